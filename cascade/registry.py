@@ -1,0 +1,114 @@
+"""The table of names that may stand in a config or on disk, and the one way to build what they name.
+
+Nothing on disk is code: a stage stores `{name: efficient, channels: [64, 128]}`, and this table, not the file, says
+which class that is. A class can be renamed or moved, and old stages still load. To add one: write it, add its row here,
+and add `conf/GROUP/NAME.yaml`.
+"""
+
+import inspect
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+from cascade.errors import CascadeError, suggest
+
+TABLE: dict[str, dict[str, str]] = {
+    "network": {
+        "efficient": "cascade.networks.efficient:EfficientUNet",
+    },
+    "preconditioning": {
+        "eps": "cascade.diffusion.preconditioning:EpsPreconditioning",
+        "v": "cascade.diffusion.preconditioning:VPreconditioning",
+        "x0": "cascade.diffusion.preconditioning:X0Preconditioning",
+        "edm": "cascade.diffusion.preconditioning:EDMPreconditioning",
+    },
+    "schedule": {
+        "cosine": "cascade.diffusion.schedule:CosineSchedule",
+        "linear_beta": "cascade.diffusion.schedule:LinearBetaSchedule",
+        "shifted": "cascade.diffusion.schedule:ShiftedSchedule",
+    },
+    "noise": {
+        "schedule": "cascade.diffusion.noise:ScheduleNoise",
+        "log_normal": "cascade.diffusion.noise:LogNormalNoise",
+    },
+    "weighting": {
+        "unit": "cascade.diffusion.weighting:UnitWeighting",
+        "simple": "cascade.diffusion.weighting:SimpleWeighting",
+        "min_snr": "cascade.diffusion.weighting:MinSNRWeighting",
+        "sigmoid": "cascade.diffusion.weighting:SigmoidWeighting",
+        "edm": "cascade.diffusion.weighting:EDMWeighting",
+    },
+    "augmentation": {
+        "none": "cascade.diffusion.augmentation:NoAugmentation",
+        "gaussian": "cascade.diffusion.augmentation:GaussianAugmentation",
+    },
+    "ema": {
+        "exponential": "cascade.diffusion.ema:ExponentialEMA",
+    },
+    "sampler": {
+        "ancestral": "cascade.sampling.ancestral:Ancestral",
+        "ddim": "cascade.sampling.ddim:DDIM",
+        "dpm_solver_pp": "cascade.sampling.dpm_solver_pp:DPMSolverPP",
+        "heun": "cascade.sampling.heun:Heun",
+    },
+    "grid": {
+        "uniform_t": "cascade.sampling.grid:uniform_t",
+        "uniform_log_snr": "cascade.sampling.grid:uniform_log_snr",
+        "karras": "cascade.sampling.grid:karras",
+    },
+    "guidance": {
+        "none": "cascade.sampling.guidance:Unguided",
+        "classifier_free": "cascade.sampling.guidance:ClassifierFree",
+    },
+    "threshold": {
+        "none": "cascade.sampling.thresholding:NoThreshold",
+        "static": "cascade.sampling.thresholding:StaticThreshold",
+        "dynamic": "cascade.sampling.thresholding:DynamicThreshold",
+    },
+}
+
+# A parameter whose value is itself a {name: ...} mapping is built from the group of its own name, but for these.
+_GROUP_OF_PARAMETER = {"base": "schedule", "reference": "noise"}
+
+
+def resolve(group: str, name: str) -> Any:
+    """Return the class or function that `name` stands for in `group`."""
+    names = TABLE[group]
+    if name not in names:
+        raise CascadeError(f"unknown {group} '{name}'; {suggest(str(name), names)}")
+    module, attribute = names[name].split(":")
+    return getattr(import_module(module), attribute)
+
+
+def build(group: str, config: Mapping[str, Any], **context: Any) -> Any:
+    """Build `{name: NAME, parameter: value, ...}` of `group`; `context` holds what the caller supplies itself.
+
+    Raises CascadeError naming the nearest name for an unknown name or parameter, and the parameter for a missing one.
+
+    >>> build("schedule", {"name": "shifted", "shift": -2.0, "base": {"name": "cosine"}}).shift
+    -2.0
+    """
+    parameters = {key: value for key, value in config.items() if key != "name"}
+    if "name" not in config:
+        raise CascadeError(f"a {group} needs a 'name': {suggest('', TABLE[group])}")
+    target = resolve(group, config["name"])
+    where = f"{group} '{config['name']}'"
+    accepted = inspect.signature(target).parameters
+    for key, value in parameters.items():
+        if key not in accepted or key in context:
+            open_names = [name for name in accepted if name not in context]
+            raise CascadeError(f"{where} has no parameter '{key}'; {suggest(key, open_names)}")
+        if isinstance(value, Mapping) and "name" in value:
+            # Context that the inner object also needs (the training noise under a weighting) does not reach it: an
+            # inner config is complete in itself.
+            parameters[key] = build(_GROUP_OF_PARAMETER.get(key, key), value)
+        elif isinstance(value, list):
+            parameters[key] = tuple(value)
+    given = {**parameters, **context}
+    missing = [n for n, p in accepted.items() if p.default is inspect.Parameter.empty and n not in given]
+    if missing:
+        raise CascadeError(f"{where} needs '{missing[0]}'")
+    try:
+        return target(**given)
+    except (TypeError, ValueError) as error:
+        raise CascadeError(f"{where}: {error}") from error
