@@ -1,0 +1,349 @@
+"""A stage and a cascade on disk: read with checks, written whole, and nothing in them is code.
+
+A stage is a folder of three files: `config.yaml` (registry names and numbers), `weights.safetensors` (the EMA weights)
+and `manifest.json` (the SHA-256 of both). A cascade is a folder of stage folders with a `cascade.yaml` that says in which
+order they run and how each is sampled.
+"""
+
+import json
+import math
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from cascade.errors import CascadeError, suggest
+from cascade.files import sha256_of, write_whole, write_whole_with
+from cascade.registry import build
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+SCHEMA = 1
+CONFIG, WEIGHTS, MANIFEST, CASCADE = "config.yaml", "weights.safetensors", "manifest.json", "cascade.yaml"
+
+
+@dataclass(frozen=True)
+class StageSampling:
+    """How a stage is sampled: registry configs of its sampler, grid, guidance and threshold, and two numbers.
+
+    `aug_log_snr` is the log-SNR of the noise added to the low-res picture (+inf = clean; None in a base stage);
+    `network_batch` the fixed size of the padded chunks in which the network is called.
+    """
+
+    sampler: dict[str, Any]
+    grid: dict[str, Any]
+    guidance: dict[str, Any] = field(default_factory=lambda: {"name": "none"})
+    threshold: dict[str, Any] = field(default_factory=lambda: {"name": "none"})
+    aug_log_snr: float | None = None
+    network_batch: int = 1
+
+    def __post_init__(self) -> None:
+        if self.network_batch < 1:
+            raise CascadeError(f"network_batch must be at least 1, not {self.network_batch}")
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """Everything needed to build a stage's denoiser and to know what it was trained for.
+
+    `low_resolution` None makes it a base stage. `class_names` is empty for an unlabelled stage. `augmentation` holds the
+    trained range of conditioning-augmentation levels, `augment_dim` the width of the geometric augmentation vector.
+    """
+
+    name: str
+    resolution: int
+    network: dict[str, Any]
+    preconditioning: dict[str, Any]
+    sampling: StageSampling
+    low_resolution: int | None = None
+    class_names: tuple[str, ...] = ()
+    augmentation: dict[str, Any] = field(default_factory=lambda: {"name": "none"})
+    augment_dim: int = 0
+    images_seen: int = 0
+    data_fingerprint: str = ""
+
+    def __post_init__(self) -> None:
+        if self.low_resolution is not None and self.resolution % self.low_resolution:
+            raise CascadeError(
+                f"stage '{self.name}': resolution {self.resolution} is no multiple of low_resolution "
+                f"{self.low_resolution}"
+            )
+        if len(set(self.class_names)) != len(self.class_names):
+            raise CascadeError(f"stage '{self.name}': a class name occurs twice")
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return the plain mapping that `config.yaml` holds."""
+        return {"schema": SCHEMA, **asdict(self), "class_names": list(self.class_names)}
+
+    @classmethod
+    def from_mapping(cls, mapping: Mapping[str, Any], where: str) -> "StageConfig":
+        """Read a mapping of `to_mapping`; `where` names the file in errors."""
+        values = _checked(cls, mapping, where, schema=True)
+        values["sampling"] = StageSampling(**_checked(StageSampling, values["sampling"], f"{where}: sampling"))
+        values["class_names"] = tuple(values.get("class_names", ()))
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage read from disk: its config, its denoiser in evaluation mode, its folder and the weights' SHA-256."""
+
+    config: StageConfig
+    denoiser: "nn.Module"
+    folder: Path
+    sha256: str
+
+
+@dataclass(frozen=True)
+class CascadeConfig:
+    """A cascade: the folder names of its stages, in the order in which they run, and how each is sampled."""
+
+    stages: tuple[tuple[str, StageSampling], ...]
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return the plain mapping that `cascade.yaml` holds."""
+        return {"schema": SCHEMA, "stages": [{"folder": f, **asdict(sampling)} for f, sampling in self.stages]}
+
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    "name": (str,),
+    "folder": (str,),
+    "resolution": (int,),
+    "low_resolution": (int, type(None)),
+    "class_names": (list, tuple),
+    "augment_dim": (int,),
+    "images_seen": (int,),
+    "data_fingerprint": (str,),
+    "aug_log_snr": (int, float, type(None)),
+    "network_batch": (int,),
+}
+
+
+def _checked(cls: type, mapping: Any, where: str, *, schema: bool = False) -> dict[str, Any]:
+    """Return `mapping` as keyword arguments of the dataclass `cls`: no unknown key, none missing, types right."""
+    if not isinstance(mapping, Mapping):
+        raise CascadeError(f"{where}: expected a mapping, found {type(mapping).__name__}")
+    values = dict(mapping)
+    if schema and values.pop("schema", None) != SCHEMA:
+        raise CascadeError(f"{where}: schema {mapping.get('schema')} is not {SCHEMA}, the one this version reads")
+    names = {f.name: f for f in fields(cls)}
+    for key, value in values.items():
+        if key not in names:
+            raise CascadeError(f"{where}: unknown key '{key}'; {suggest(str(key), names)}")
+        expected = _TYPES.get(key, (dict,))
+        if not isinstance(value, expected) or isinstance(value, bool):
+            kinds = " or ".join("null" if t is type(None) else t.__name__ for t in expected)
+            raise CascadeError(f"{where}: '{key}' must be {kinds}, not {value!r}")
+    required = [n for n, f in names.items() if f.default is f.default_factory]  # both MISSING
+    missing = [name for name in required if name not in values]
+    if missing:
+        raise CascadeError(f"{where}: '{missing[0]}' is missing")
+    return values
+
+
+def build_denoiser(config: StageConfig) -> "nn.Module":
+    """Build the denoiser a config describes, with fresh weights: preconditioning over network.
+
+    A super-resolution stage's network is any network of twice the input channels inside the low-res wrapper.
+    """
+    from cascade.networks import BaseNetwork, LowResConditioned
+
+    base = config.low_resolution is None
+    network = build(
+        "network",
+        config.network,
+        in_channels=3 if base else 6,
+        out_channels=3,
+        num_classes=len(config.class_names),
+        augment_dim=config.augment_dim,
+    )
+    wrapped = BaseNetwork(network) if base else LowResConditioned(network)
+    return build("preconditioning", config.preconditioning, network=wrapped)
+
+
+def save_stage(folder: str | Path, config: StageConfig, state: Mapping[str, "torch.Tensor"]) -> None:
+    """Write a stage folder whole: into a new folder beside the target, then renamed over it."""
+    from safetensors.torch import save_file
+
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
+        new = Path(scratch) / "new"
+        new.mkdir()
+        tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
+        write_whole_with(new / WEIGHTS, lambda path: save_file(tensors, path))
+        write_whole(new / CONFIG, yaml.safe_dump(config.to_mapping(), sort_keys=False, allow_unicode=True))
+        hashes = {name: sha256_of(new / name) for name in (CONFIG, WEIGHTS)}
+        write_whole(new / MANIFEST, json.dumps(hashes, indent=2) + "\n")
+        if folder.exists():
+            folder.rename(Path(scratch) / "old")
+        new.rename(folder)
+
+
+def find_stage(path: str | Path) -> Path:
+    """Return the stage folder that `path` means: itself, or `stage/` in a run folder."""
+    path = Path(path).expanduser()
+    for folder in (path, path / "stage"):
+        if (folder / CONFIG).is_file():
+            return folder
+    if not path.exists():
+        raise CascadeError(f"there is no stage at '{path}': no such folder")
+    hint = "its training has not finished" if (path / "last.ckpt").exists() else f"it holds no {CONFIG}"
+    raise CascadeError(f"there is no stage at '{path}': {hint}")
+
+
+def load_stage_config(path: str | Path) -> StageConfig:
+    """Read the config of a stage (or run) folder; needs no torch."""
+    file = find_stage(path) / CONFIG
+    return StageConfig.from_mapping(_read_yaml(file), str(file))
+
+
+def load_stage(path: str | Path, device: "torch.device | str" = "cpu") -> Stage:
+    """Read a stage (or run) folder: hashes checked, weights loaded as float32 without executing code.
+
+    Raises CascadeError for a missing, damaged or foreign folder, naming the first thing that is wrong.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    folder = find_stage(path)
+    config = load_stage_config(folder)
+    hashes = _read_manifest(folder)
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            raise CascadeError(f"stage '{folder}' is damaged: {name} is missing")
+        if sha256_of(folder / name) != hashes.get(name):
+            raise CascadeError(f"stage '{folder}' is damaged: {name} does not match the hash in {MANIFEST}")
+    denoiser = build_denoiser(config)
+    try:
+        state = load_file(folder / WEIGHTS)
+    except SafetensorError as error:
+        raise CascadeError(f"stage '{folder}' is damaged: {WEIGHTS} cannot be read ({error})") from error
+    load_weights(denoiser, state, f"stage '{folder}'")
+    denoiser.to(torch.device(device)).eval().requires_grad_(False)
+    return Stage(config, denoiser, folder, hashes[WEIGHTS])
+
+
+def load_weights(denoiser: "nn.Module", state: Mapping[str, "torch.Tensor"], where: str) -> None:
+    """Load `state` into `denoiser`; a checkpoint of another network is refused, naming its first odd tensor."""
+    own = denoiser.state_dict()
+    for key in [*own, *state]:
+        if key not in state:
+            raise CascadeError(f"{where} holds weights of another network: '{key}' is missing")
+        if key not in own:
+            raise CascadeError(f"{where} holds weights of another network: it has no '{key}'")
+        if own[key].shape != state[key].shape:
+            shapes = f"{tuple(state[key].shape)}, not {tuple(own[key].shape)}"
+            raise CascadeError(f"{where} holds weights of another network: '{key}' is {shapes}")
+    denoiser.load_state_dict({key: value.to(own[key].dtype) for key, value in state.items()})
+
+
+def load_cascade_config(folder: str | Path) -> CascadeConfig:
+    """Read `cascade.yaml`; needs no torch. Raises CascadeError where it is missing or malformed."""
+    file = Path(folder).expanduser() / CASCADE
+    if not file.is_file():
+        raise CascadeError(f"there is no cascade at '{folder}': it holds no {CASCADE}")
+    mapping = _read_yaml(file)
+    if not isinstance(mapping, Mapping) or mapping.get("schema") != SCHEMA:
+        raise CascadeError(f"{file}: this version reads schema {SCHEMA}")
+    rows = mapping.get("stages")
+    if set(mapping) != {"schema", "stages"} or not isinstance(rows, list) or not rows:
+        raise CascadeError(f"{file}: expected the keys schema and stages, a list of at least one stage")
+    stages = []
+    for number, row in enumerate(rows, 1):
+        where = f"{file}: stage {number}"
+        if not isinstance(row, Mapping) or not isinstance(row.get("folder"), str):
+            raise CascadeError(f"{where}: expected a mapping with 'folder'")
+        if Path(row["folder"]).name != row["folder"]:
+            raise CascadeError(f"{where}: '{row['folder']}' is not the name of a folder in the cascade")
+        sampling = _checked(StageSampling, {k: v for k, v in row.items() if k != "folder"}, where)
+        stages.append((row["folder"], StageSampling(**sampling)))
+    return CascadeConfig(tuple(stages))
+
+
+def save_cascade_config(folder: str | Path, config: CascadeConfig) -> None:
+    """Write `cascade.yaml` into `folder`, whole."""
+    write_whole(Path(folder) / CASCADE, yaml.safe_dump(config.to_mapping(), sort_keys=False, allow_unicode=True))
+
+
+def copy_stage(source: str | Path, target: str | Path) -> None:
+    """Copy a stage (or run) folder to `target`, whole or not at all."""
+    source, target = find_stage(source), Path(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
+        new = Path(scratch) / "new"
+        new.mkdir()
+        for name in (CONFIG, WEIGHTS, MANIFEST):
+            shutil.copyfile(source / name, new / name)
+        if target.exists():
+            target.rename(Path(scratch) / "old")
+        new.rename(target)
+
+
+def check_chain(configs: list[StageConfig]) -> None:
+    """Refuse stages that do not fit one behind the other, before any compute.
+
+    The first is a base stage, each next one takes the resolution before it, names differ, and labelled stages agree on
+    the class table (an unlabelled stage fits any).
+    """
+    names = [config.name for config in configs]
+    for name in names:
+        if names.count(name) > 1:
+            raise CascadeError(
+                f"two stages are named '{name}'; the name of a stage seeds its noise, so it must be unique"
+            )
+    table: StageConfig | None = None
+    for before, config in zip([None, *configs], configs, strict=False):
+        if before is None and config.low_resolution is not None:
+            raise CascadeError(f"stage '{config.name}' needs {config.low_resolution} px pictures and cannot come first")
+        if before is not None and config.low_resolution != before.resolution:
+            takes = "starts from noise" if config.low_resolution is None else f"takes {config.low_resolution} px"
+            raise CascadeError(
+                f"stage '{config.name}' {takes} and does not fit behind '{before.name}', which makes "
+                f"{before.resolution} px"
+            )
+        if config.class_names:
+            if table is not None and config.class_names != table.class_names:
+                raise CascadeError(f"stages '{table.name}' and '{config.name}' have different class tables")
+            table = table or config
+
+
+def check_aug_level(config: StageConfig, aug_log_snr: float | None) -> None:
+    """Refuse an augmentation level that the stage was not trained at (None in a super-resolution stage too)."""
+    if config.low_resolution is None:
+        if aug_log_snr is not None:
+            raise CascadeError(f"stage '{config.name}' is a base stage and has no aug_log_snr")
+        return
+    if aug_log_snr is None or math.isnan(aug_log_snr):
+        raise CascadeError(f"stage '{config.name}' needs an aug_log_snr")
+    try:
+        build("augmentation", config.augmentation).check(aug_log_snr)
+    except CascadeError as error:
+        raise CascadeError(f"stage '{config.name}': {error}") from error
+
+
+def _read_yaml(file: Path) -> Any:
+    try:
+        return yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise CascadeError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from error
+
+
+def _read_manifest(folder: Path) -> dict[str, str]:
+    file = folder / MANIFEST
+    try:
+        hashes = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CascadeError(f"stage '{folder}' is damaged: {MANIFEST} is missing") from None
+    except ValueError as error:
+        raise CascadeError(f"stage '{folder}' is damaged: {MANIFEST} is not JSON") from error
+    if not isinstance(hashes, dict):
+        raise CascadeError(f"stage '{folder}' is damaged: {MANIFEST} is not a mapping")
+    return hashes
