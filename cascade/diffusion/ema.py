@@ -1,0 +1,39 @@
+"""Exponential moving averages of the weights."""
+
+import math
+
+import torch
+from torch import nn
+
+
+class ExponentialEMA:
+    """θ̄ ← d·θ̄ + (1 − d)·θ with d = min(decay, (1 + step)/(warmup + step)).
+
+    During the warm-up the average covers the last ninth (warmup = 10) of the steps made so far, so it never remembers
+    the initial weights for long; warmup = 1 is a constant decay.
+
+    >>> ema = ExponentialEMA(0.999)
+    >>> ema.decay(0), ema.decay(10**6)
+    (0.1, 0.999)
+    """
+
+    def __init__(self, decay: float = 0.9999, warmup: float = 10.0) -> None:
+        if not 0 <= decay < 1:
+            raise ValueError(f"decay must lie in [0, 1), not {decay}")
+        if not 1 <= warmup < math.inf:
+            raise ValueError(f"warmup must be at least 1, not {warmup}")
+        self.max_decay = decay
+        self.warmup = warmup
+
+    def decay(self, step: int) -> float:
+        """Return d of the update after optimizer step `step`, counted from 0."""
+        return min(self.max_decay, (1 + step) / (self.warmup + step))
+
+    @torch.no_grad()
+    def update(self, ema_module: nn.Module, module: nn.Module, step: int) -> None:
+        """Move the averaged weights of `ema_module` towards `module`'s, in place; buffers are copied."""
+        weight = 1 - self.decay(step)
+        for average, value in zip(ema_module.parameters(), module.parameters(), strict=True):
+            average.lerp_(value.to(average), weight)
+        for average, value in zip(ema_module.buffers(), module.buffers(), strict=True):
+            average.copy_(value)

@@ -1,0 +1,85 @@
+"""Preconditionings: how a network's output is read as a posterior mean. eps, v, x0 and EDM's F live here and only here.
+
+Each calls `network(x_in, log_snr, label=, low_res=, aug_log_snr=, augment=)` with λ (B,) in x's dtype (at least
+float32) and casts the output to float32 or better before any arithmetic.
+"""
+
+import math
+
+from torch import Tensor, nn
+
+from cascade.diffusion.condition import Condition
+from cascade.diffusion.denoiser import Posterior
+from cascade.diffusion.log_snr import alpha_sigma, over, per_image, working_dtype
+
+
+class _Preconditioning(nn.Module):
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def _output(self, x_in: Tensor, log_snr: Tensor, condition: Condition) -> Tensor:
+        output = self.network(
+            x_in,
+            per_image(log_snr, x_in),
+            label=condition.label,
+            low_res=condition.low_res,
+            aug_log_snr=condition.aug_log_snr,
+            augment=condition.augment,
+        )
+        return output.to(working_dtype(output))
+
+
+class EpsPreconditioning(_Preconditioning):
+    """The network predicts the noise: x̂ = (x_t − σ·F)/α (Ho et al. 2020, eq. 15).
+
+    At λ = −20 an error of F is multiplied by 2·10⁴: prefer v or EDM where the level of pure noise matters.
+    """
+
+    def forward(self, x_t: Tensor, log_snr: Tensor, condition: Condition) -> Posterior:
+        """Return the posterior of x_t (B, C, H, W) at λ (B,)."""
+        alpha, sigma = alpha_sigma(over(log_snr, x_t))
+        return Posterior((x_t - sigma * self._output(x_t, log_snr, condition)) / alpha)
+
+
+class VPreconditioning(_Preconditioning):
+    """The network predicts v = α·ε − σ·x: x̂ = α·x_t − σ·F (Salimans & Ho 2022, section 4)."""
+
+    def forward(self, x_t: Tensor, log_snr: Tensor, condition: Condition) -> Posterior:
+        """Return the posterior of x_t (B, C, H, W) at λ (B,)."""
+        alpha, sigma = alpha_sigma(over(log_snr, x_t))
+        return Posterior(alpha * x_t - sigma * self._output(x_t, log_snr, condition))
+
+
+class X0Preconditioning(_Preconditioning):
+    """The network predicts the image: x̂ = F."""
+
+    def forward(self, x_t: Tensor, log_snr: Tensor, condition: Condition) -> Posterior:
+        """Return the posterior of x_t (B, C, H, W) at λ (B,)."""
+        return Posterior(self._output(x_t, log_snr, condition))
+
+
+class EDMPreconditioning(_Preconditioning):
+    """EDM's preconditioning (Karras et al. 2022, eq. 7 and table 1) in the variance-preserving currency.
+
+        x̂ = α·σ_d²/n² · x_t + σ·σ_d/n · F(x_t/n),  n² = σ² + α²·σ_d²
+
+    n is the standard deviation of x_t for data of standard deviation σ_d, so input and target of F have unit variance.
+    With σ_EDM = e^{−λ/2} and x_EDM = x_t/α these are the paper's c_skip, c_out and c_in; every coefficient stays
+    bounded at λ = ±20. At σ_d = 1 this is v-prediction with F = −v.
+    """
+
+    def __init__(self, network: nn.Module, sigma_data: float = 0.5) -> None:
+        super().__init__(network)
+        if not 0 < sigma_data < math.inf:
+            raise ValueError(f"sigma_data must be positive, not {sigma_data}")
+        self.sigma_data = sigma_data
+
+    def forward(self, x_t: Tensor, log_snr: Tensor, condition: Condition) -> Posterior:
+        """Return the posterior of x_t (B, C, H, W) at λ (B,)."""
+        level = over(log_snr, x_t)
+        alpha, sigma = alpha_sigma(level)
+        square = (-level).sigmoid() + level.sigmoid() * self.sigma_data**2
+        norm = square.sqrt()
+        output = self._output((x_t / norm).to(x_t.dtype), log_snr, condition)
+        return Posterior(alpha * self.sigma_data**2 / square * x_t + sigma * self.sigma_data / norm * output)

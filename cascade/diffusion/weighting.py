@@ -1,0 +1,112 @@
+"""Weightings of the loss in ε: ratio(λ) = w(λ)/p(λ), as its logarithm (Kingma & Gao 2023, eq. 11).
+
+The expected loss is ½∫ w(λ)·E‖ε − ε̂‖² dλ whatever p(λ) is drawn from. The papers name ratios **under their own p**,
+so a weighting is bound to a reference distribution: w := ratio·p_ref. `reference=None` means the training noise itself,
+and then `log_ratio` is the paper's ratio. With a reference given, another training noise changes only the variance.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid, softplus
+
+from cascade.diffusion.noise import LogNormalNoise, NoiseDistribution
+
+
+class Weighting(Protocol):
+    """What the loss needs: ln w(λ)/p(λ), of λ's shape."""
+
+    def log_ratio(self, log_snr: Tensor) -> Tensor: ...
+
+
+def _rebind(
+    log_ratio: Tensor, log_snr: Tensor, noise: NoiseDistribution, reference: NoiseDistribution | None
+) -> Tensor:
+    if reference is None or reference == noise:
+        return log_ratio
+    return log_ratio + reference.log_density(log_snr) - noise.log_density(log_snr)
+
+
+@dataclass(frozen=True)
+class UnitWeighting:
+    """The identity: ratio 1 under whatever noise is used."""
+
+    noise: NoiseDistribution | None = None
+
+    def log_ratio(self, log_snr: Tensor) -> Tensor:
+        """Return zeros."""
+        return torch.zeros_like(log_snr)
+
+
+@dataclass(frozen=True)
+class SimpleWeighting:
+    """DDPM's "simple" loss (Ho et al. 2020, eq. 14): ratio 1 under the reference."""
+
+    noise: NoiseDistribution
+    reference: NoiseDistribution | None = None
+
+    def log_ratio(self, log_snr: Tensor) -> Tensor:
+        """Return ln p_ref(λ) − ln p(λ)."""
+        return _rebind(torch.zeros_like(log_snr), log_snr, self.noise, self.reference)
+
+
+@dataclass(frozen=True)
+class MinSNRWeighting:
+    """Min-SNR-γ (Hang et al. 2023, eq. 9 on ε): ratio min(1, γ·e^{−λ}) under the reference."""
+
+    noise: NoiseDistribution
+    gamma: float = 5.0
+    reference: NoiseDistribution | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.gamma < math.inf:
+            raise ValueError(f"gamma must be positive, not {self.gamma}")
+
+    def log_ratio(self, log_snr: Tensor) -> Tensor:
+        """Return min(0, ln γ − λ) + ln p_ref(λ) − ln p(λ)."""
+        ratio = (math.log(self.gamma) - log_snr).clamp(max=0)
+        return _rebind(ratio, log_snr, self.noise, self.reference)
+
+
+@dataclass(frozen=True)
+class SigmoidWeighting:
+    """The sigmoid weighting w(λ) = sigmoid(b − λ) (Hoogeboom et al. 2024, "Simpler Diffusion"; Kingma & Gao 2023).
+
+    It is a w, not a ratio: the same loss under every noise. On x̂ it is e^b·sigmoid(λ − b).
+    """
+
+    noise: NoiseDistribution
+    bias: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.bias):
+            raise ValueError(f"bias must be finite, not {self.bias}")
+
+    def log_ratio(self, log_snr: Tensor) -> Tensor:
+        """Return ln sigmoid(b − λ) − ln p(λ)."""
+        return logsigmoid(self.bias - log_snr) - self.noise.log_density(log_snr)
+
+
+@dataclass(frozen=True)
+class EDMWeighting:
+    """EDM's weighting (Karras et al. 2022, table 1): ratio (e^{−λ} + σ_d²)/σ_d² under ln σ ~ N(−1.2, 1.2²).
+
+    It is the weight that is 1 on EDM's F: λ(σ)·c_out² = 1 with λ(σ) = (σ² + σ_d²)/(σ·σ_d)². `reference=None` is the
+    paper's log-normal, not the training noise.
+    """
+
+    noise: NoiseDistribution
+    sigma_data: float = 0.5
+    reference: NoiseDistribution | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.sigma_data < math.inf:
+            raise ValueError(f"sigma_data must be positive, not {self.sigma_data}")
+
+    def log_ratio(self, log_snr: Tensor) -> Tensor:
+        """Return ln(1 + e^{−λ}/σ_d²) + ln p_ref(λ) − ln p(λ)."""
+        ratio = softplus(-log_snr - 2 * math.log(self.sigma_data))
+        return _rebind(ratio, log_snr, self.noise, self.reference or LogNormalNoise())
