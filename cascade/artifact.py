@@ -1,7 +1,7 @@
 """A stage and a cascade on disk: read with checks, written whole, and nothing in them is code.
 
-A stage is a folder of three files: `config.yaml` (registry names and numbers), `weights.safetensors` (the EMA weights)
-and `manifest.json` (the SHA-256 of both). A cascade is a folder of stage folders with a `cascade.yaml` that says in which
+A stage is a folder of three files: `config.yaml` (registry names and numbers), `weights.safetensors` (EMA weights) and
+`manifest.json` (the SHA-256 of both). A cascade is a folder of stage folders with a `cascade.yaml` that says in which
 order they run and how each is sampled.
 """
 
@@ -10,7 +10,7 @@ import math
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,8 +52,8 @@ class StageSampling:
 class StageConfig:
     """Everything needed to build a stage's denoiser and to know what it was trained for.
 
-    `low_resolution` None makes it a base stage. `class_names` is empty for an unlabelled stage. `augmentation` holds the
-    trained range of conditioning-augmentation levels, `augment_dim` the width of the geometric augmentation vector.
+    `low_resolution` None makes it a base stage. `class_names` is empty for an unlabelled stage. `augmentation` holds
+    the trained range of conditioning-augmentation levels, `augment_dim` the width of the geometric augmentation vector.
     """
 
     name: str
@@ -140,7 +140,7 @@ def _checked(cls: type, mapping: Any, where: str, *, schema: bool = False) -> di
         if not isinstance(value, expected) or isinstance(value, bool):
             kinds = " or ".join("null" if t is type(None) else t.__name__ for t in expected)
             raise CascadeError(f"{where}: '{key}' must be {kinds}, not {value!r}")
-    required = [n for n, f in names.items() if f.default is f.default_factory]  # both MISSING
+    required = [n for n, f in names.items() if f.default is MISSING and f.default_factory is MISSING]
     missing = [name for name in required if name not in values]
     if missing:
         raise CascadeError(f"{where}: '{missing[0]}' is missing")
@@ -296,9 +296,7 @@ def check_chain(configs: list[StageConfig]) -> None:
     names = [config.name for config in configs]
     for name in names:
         if names.count(name) > 1:
-            raise CascadeError(
-                f"two stages are named '{name}'; the name of a stage seeds its noise, so it must be unique"
-            )
+            raise CascadeError(f"two stages are named '{name}'; a stage's name seeds its noise and must be unique")
     table: StageConfig | None = None
     for before, config in zip([None, *configs], configs, strict=False):
         if before is None and config.low_resolution is not None:
