@@ -1,0 +1,84 @@
+"""Embeddings of what a network is told beside the picture: noise level, label, geometric augmentation."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from cascade.errors import CascadeError
+
+
+class NoiseFeatures(nn.Module):
+    """Fourier features of a log-SNR, finite everywhere: cos and sin of 2π f s for s = (2/π)·atan(e^{−λ/2}) ∈ [0, 1]
+    (0 = clean, λ = +inf; 1 = pure noise, λ = −inf) and for λ clamped to [−20, 20] over 40, which tells the far ends apart.
+    """
+
+    def __init__(self, frequencies: int = 32) -> None:
+        super().__init__()
+        self.out_features = 4 * frequencies
+        ramp = torch.linspace(0.0, 1.0, frequencies)
+        self.register_buffer("frequencies", 0.25 * 64.0**ramp, persistent=False)
+
+    def forward(self, log_snr: Tensor) -> Tensor:
+        """(B,) → (B, out_features), at least float32."""
+        log_snr = log_snr.to(torch.promote_types(log_snr.dtype, torch.float32))
+        angle = torch.atan(torch.exp(-0.5 * log_snr)) * (2.0 / math.pi)
+        line = log_snr.clamp(-20.0, 20.0) / 40.0
+        phases = 2.0 * math.pi * self.frequencies * torch.stack([angle, line], dim=-1).unsqueeze(-1)
+        return torch.cat([phases.cos(), phases.sin()], dim=-1).flatten(1)
+
+
+class NoiseEmbedding(nn.Module):
+    """λ (B,) → (B, dim): two linear layers on `NoiseFeatures`. In float32 even under autocast: bf16 would blur λ."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.features = NoiseFeatures()
+        self.layers = nn.Sequential(nn.Linear(self.features.out_features, dim), nn.SiLU(), nn.Linear(dim, dim))
+
+    def forward(self, log_snr: Tensor) -> Tensor:
+        with torch.autocast(log_snr.device.type, enabled=False):
+            return self.layers(self.features(log_snr).to(self.layers[0].weight.dtype))
+
+
+class ConditionEmbedding(nn.Module):
+    """Noise level, label, augmentation and `extra` → one vector (B, dim), their sum.
+
+    label: (B,) int, read modulo num_classes + 1, so −1 and num_classes both are the null class; None is null for all.
+    augment: (B, augment_dim), linear without bias, so zeros (and None) are "not augmented".
+    """
+
+    def __init__(self, dim: int, num_classes: int = 0, augment_dim: int = 0) -> None:
+        super().__init__()
+        self.num_classes, self.augment_dim = num_classes, augment_dim
+        self.noise = NoiseEmbedding(dim)
+        self.label = nn.Embedding(num_classes + 1, dim) if num_classes else None
+        self.augment = nn.Linear(augment_dim, dim, bias=False) if augment_dim else None
+        if self.label is not None:
+            nn.init.normal_(self.label.weight, std=0.5)
+
+    def forward(
+        self, log_snr: Tensor, label: Tensor | None = None, augment: Tensor | None = None, extra: Tensor | None = None
+    ) -> Tensor:
+        """Return (B, dim). Raises CascadeError for a label out of range or where the network knows none."""
+        embedding = self.noise(log_snr)
+        if self.label is not None:
+            embedding = embedding + self.label(self._row(label, log_snr))
+        elif label is not None:
+            raise CascadeError("this network has no classes (num_classes=0), so label must be None")
+        if augment is not None:
+            if self.augment is None or augment.shape[-1] != self.augment_dim:
+                raise CascadeError(
+                    f"augment has {augment.shape[-1]} numbers per image; this network takes {self.augment_dim}"
+                )
+            with torch.autocast(augment.device.type, enabled=False):
+                embedding = embedding + self.augment(augment.to(embedding.dtype))
+        return embedding if extra is None else embedding + extra
+
+    def _row(self, label: Tensor | None, log_snr: Tensor) -> Tensor:
+        if label is None:
+            return torch.full(log_snr.shape, self.num_classes, device=log_snr.device)
+        if bool(((label < -1) | (label > self.num_classes)).any()):
+            wrong = int(label[(label < -1) | (label > self.num_classes)][0])
+            raise CascadeError(f"no class {wrong}; classes are 0 to {self.num_classes - 1}, and -1 means none")
+        return label % (self.num_classes + 1)
