@@ -1,0 +1,68 @@
+"""Sampling grids: the log-SNRs a sampler visits, n steps → (n+1,) float64, noisiest first, the last +inf.
+
+A grid belongs to sampling alone: it need not come from the schedule a stage was trained with. The step into +inf
+returns x̂, so n steps call the denoiser at n levels.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from cascade.diffusion import Schedule
+from cascade.errors import CascadeError
+from cascade.sampling.transition import check_grid
+
+
+def uniform_t(schedule: Schedule, n: int) -> Tensor:
+    """The levels of `schedule` at t = 1, 1 − 1/n, ..., 1/n, then +inf in the place of t = 0.
+
+    The grid of DDPM (Ho et al. 2020) and DDIM (Song et al. 2021) in continuous time. Raises CascadeError for n < 1.
+
+    >>> from cascade.diffusion import CosineSchedule
+    >>> [round(log_snr, 2) for log_snr in uniform_t(CosineSchedule(), 2).tolist()]
+    [-20.0, 0.0, inf]
+    """
+    t = torch.linspace(1, 0, _checked(n) + 1, dtype=torch.float64)[:-1]
+    return _to_clean(schedule.log_snr(t))
+
+
+def uniform_log_snr(log_snr_min: float, log_snr_max: float, n: int) -> Tensor:
+    """n levels at equal distances in λ from `log_snr_min` to `log_snr_max`, then +inf; one step starts at the minimum.
+
+    DPM-Solver's grid (Lu et al. 2022, section 3.3). Raises CascadeError unless n ≥ 1 and the ends are finite and
+    in order.
+
+    >>> uniform_log_snr(-10.0, 10.0, 3).tolist()
+    [-10.0, 0.0, 10.0, inf]
+    """
+    if not (-math.inf < log_snr_min < log_snr_max < math.inf):
+        raise CascadeError(f"log_snr_min={log_snr_min} must be below log_snr_max={log_snr_max}, and both finite")
+    return _to_clean(torch.linspace(log_snr_min, log_snr_max, _checked(n), dtype=torch.float64))
+
+
+def karras(n: int, rho: float = 7.0, sigma_min: float = 0.002, sigma_max: float = 80.0) -> Tensor:
+    """λ_i = −2 ln σ_i with σ_i = (σmax^{1/ρ} + i/(n−1) (σmin^{1/ρ} − σmax^{1/ρ}))^ρ, i < n, then +inf (σ = 0).
+
+    Karras et al. 2022 (EDM), equation 5; σ = e^{−λ/2} is the noise level of x/α. One step starts at σmax. Raises
+    CascadeError unless n ≥ 1, ρ > 0 and 0 < σmin < σmax.
+
+    >>> [round(log_snr, 2) for log_snr in karras(3).tolist()]
+    [-8.76, -1.84, 12.43, inf]
+    """
+    if not (0 < sigma_min < sigma_max < math.inf):
+        raise CascadeError(f"sigma_min={sigma_min} must be above 0 and below sigma_max={sigma_max}, and both finite")
+    if not 0 < rho < math.inf:
+        raise CascadeError(f"rho={rho} must be above 0 and finite")
+    root = torch.linspace(sigma_max ** (1 / rho), sigma_min ** (1 / rho), _checked(n), dtype=torch.float64)
+    return _to_clean(-2 * rho * root.log())
+
+
+def _checked(n: int) -> int:
+    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+        raise CascadeError(f"a grid has a whole number n ≥ 1 of steps, not {n}")
+    return n
+
+
+def _to_clean(log_snrs: Tensor) -> Tensor:
+    return check_grid(torch.cat([log_snrs, log_snrs.new_tensor([math.inf])]))
