@@ -1,0 +1,71 @@
+"""Six classes of pictures that need no download: each is a seeded function on the unit square, at any resolution."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from cascade.data.painting import Canvas, Draws
+from cascade.data.scenes import SCENES
+from cascade.errors import CascadeError, suggest
+
+VERSION = 1  # goes up when any picture changes
+SIZES = {"train": 6000, "val": 600}
+_STRIP = 1 << 16  # pixels drawn at once, so that a field stays in the cache of the processor
+
+
+@dataclass(frozen=True)
+class ProceduralDataset:
+    """Pictures of planets, flowers, shells, leaves, gems and mountains; index i is the same picture at every resolution.
+
+    The label is i mod 6. All of picture i is drawn from the numbers named ("procedural", split, i), so the two splits
+    never meet, and `size` (by default 6000 for "train", 600 for "val") only says where the list ends.
+
+    >>> dataset = ProceduralDataset(resolution=16, split="val", size=12)
+    >>> len(dataset), dataset.image(2).shape, dataset.class_names[dataset.label(2)]
+    (12, torch.Size([3, 16, 16]), 'shell')
+    """
+
+    resolution: int
+    split: str = "train"
+    size: int | None = None
+    class_names: ClassVar[list[str]] = list(SCENES)
+
+    def __post_init__(self) -> None:
+        if self.split not in SIZES:
+            raise CascadeError(f"unknown split '{self.split}' of the procedural data; {suggest(self.split, SIZES)}")
+        if not 8 <= self.resolution <= 8192:
+            raise CascadeError(f"procedural pictures of {self.resolution} px: the resolution must be in 8..8192")
+        if self.size is not None and self.size < 1:
+            raise CascadeError(f"{self.size} procedural pictures: the size must be 1 or more")
+
+    def __len__(self) -> int:
+        return SIZES[self.split] if self.size is None else self.size
+
+    @property
+    def fingerprint(self) -> str:
+        """Name of the data: which pictures, how many, at which resolution."""
+        names = ("procedural", VERSION, self.split, len(self), self.resolution)
+        return hashlib.sha256(repr(names).encode()).hexdigest()
+
+    def label(self, i: int) -> int:
+        """The class of picture i, a place in `class_names`."""
+        return self._checked(i) % len(SCENES)
+
+    def image(self, i: int) -> Tensor:
+        """Picture i, uint8 (3, resolution, resolution)."""
+        scene = list(SCENES.values())[self.label(i)]
+        rows = max(1, _STRIP // self.resolution)
+        strips = []
+        for first in range(0, self.resolution, rows):
+            canvas = Canvas.rows(self.resolution, first, min(first + rows, self.resolution))
+            # Each strip draws the picture's choices again from the start, so all strips agree.
+            strips.append(canvas.crop(scene(canvas, Draws("procedural", self.split, i))))
+        return (torch.cat(strips, dim=1).clamp_(0, 1) * 255).round_().to(torch.uint8)
+
+    def _checked(self, i: int) -> int:
+        if not 0 <= i < len(self):
+            raise IndexError(f"picture {i} of {len(self)}")
+        return i
