@@ -180,7 +180,7 @@ def leaf(canvas: Canvas, draws: Draws) -> Tensor:
     v = v + draws.between(-0.16, 0.16) * (1 - u * u)
     along = ((u + 1) / 2).clamp(0, 1)
     count, broad = draws.pick((7, 8, 9)), draws.between(0.44, 0.56)
-    half = broad * torch.sin(math.pi * along**0.72) ** 0.9
+    half = broad * torch.sin(math.pi * along**0.72).clamp_min(0) ** 0.9
     side = v.abs()
     rise = count * (along - 0.33 * side - 0.25 * side**2)
     tooth = rise * 3 - (rise * 3).floor()
