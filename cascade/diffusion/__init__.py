@@ -4,9 +4,11 @@ from cascade.diffusion.augmentation import Augmentation, GaussianAugmentation, N
 from cascade.diffusion.condition import NULL_LABEL, UNCONDITIONED, Condition
 from cascade.diffusion.denoiser import Denoiser, Posterior
 from cascade.diffusion.ema import ExponentialEMA
+from cascade.diffusion.geometric import AugmentPipe
 from cascade.diffusion.log_snr import alpha_sigma, diffuse, eps_from_mean, score_from_mean, v_from_mean
 from cascade.diffusion.loss import diffusion_loss
 from cascade.diffusion.noise import LogNormalNoise, NoiseDistribution, ScheduleNoise
+from cascade.diffusion.oracle import GaussianDenoiser, MixtureDenoiser
 from cascade.diffusion.preconditioning import (
     EDMPreconditioning,
     EpsPreconditioning,
@@ -26,6 +28,7 @@ from cascade.diffusion.weighting import (
 __all__ = [
     "NULL_LABEL",
     "UNCONDITIONED",
+    "AugmentPipe",
     "Augmentation",
     "Condition",
     "CosineSchedule",
@@ -36,9 +39,11 @@ __all__ = [
     "EpsPreconditioning",
     "ExponentialEMA",
     "GaussianAugmentation",
+    "GaussianDenoiser",
     "LinearBetaSchedule",
     "LogNormalNoise",
     "MinSNRWeighting",
+    "MixtureDenoiser",
     "NoAugmentation",
     "NoiseDistribution",
     "Posterior",

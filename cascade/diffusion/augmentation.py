@@ -32,7 +32,12 @@ class Augmentation(Protocol):
 
 
 def augment(low_res: Tensor, aug_log_snr: Tensor, eps: Tensor) -> Tensor:
-    """Return α_a·low + σ_a·ε for low, ε (B, 3, h, w) and λ_a (B,); +inf leaves an image as it is, bit for bit."""
+    """Return α_a·low + σ_a·ε for low, ε (B, 3, h, w) and λ_a (B,); +inf leaves an image as it is, bit for bit.
+
+    >>> low, eps = torch.ones(2, 3, 4, 4), torch.zeros(2, 3, 4, 4)
+    >>> augment(low, torch.tensor([0.0, CLEAN]), eps)[:, 0, 0, 0]
+    tensor([0.7071, 1.0000])
+    """
     level = over(aug_log_snr, low_res)
     alpha, sigma = alpha_sigma(level)
     return torch.where(level == CLEAN, low_res, alpha * low_res + sigma * eps)
@@ -40,7 +45,11 @@ def augment(low_res: Tensor, aug_log_snr: Tensor, eps: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class NoAugmentation:
-    """The identity: every level is +inf, and the low-res picture stays as it is."""
+    """The identity: every level is +inf, and the low-res picture stays as it is.
+
+    >>> NoAugmentation().level(torch.tensor([0.3]))
+    tensor([inf])
+    """
 
     default = CLEAN
 
@@ -78,6 +87,9 @@ class GaussianAugmentation:
     >>> augmentation = GaussianAugmentation(-2.0, 6.0, default=3.0)
     >>> augmentation.level(torch.tensor([0.0, 0.5, 1.0]))
     tensor([-2.,  2.,  6.])
+    >>> augmentation.check(7.0)
+    Traceback (most recent call last):
+    cascade.errors.CascadeError: augmentation level 7 was not trained; choose a log-SNR from -2 to 6
     """
 
     log_snr_min: float
@@ -97,7 +109,10 @@ class GaussianAugmentation:
             raise ValueError(
                 f"need 0 < blur_sigma_min <= blur_sigma_max, not {self.blur_sigma_min} and {self.blur_sigma_max}"
             )
-        self.check(self.default)
+        try:
+            self.check(self.default)
+        except CascadeError as error:
+            raise ValueError(f"default: {error}") from error
 
     def level(self, u: Tensor) -> Tensor:
         """Return λ_a for uniform u ∈ [0, 1]: the first `include_clean` of it is +inf, the rest covers the range."""

@@ -9,8 +9,8 @@ from torch import nn
 class ExponentialEMA:
     """θ̄ ← d·θ̄ + (1 − d)·θ with d = min(decay, (1 + step)/(warmup + step)).
 
-    During the warm-up the average covers the last ninth (warmup = 10) of the steps made so far, so it never remembers
-    the initial weights for long; warmup = 1 is a constant decay.
+    While it warms up, the average is a power function of the step: its mean age is 1/warmup of the steps made so
+    far, and what is left of the initial weights falls as steps^{1 − warmup}. warmup = 1 is a constant decay.
 
     >>> ema = ExponentialEMA(0.999)
     >>> ema.decay(0), ema.decay(10**6)
@@ -31,7 +31,13 @@ class ExponentialEMA:
 
     @torch.no_grad()
     def update(self, ema_module: nn.Module, module: nn.Module, step: int) -> None:
-        """Move the averaged weights of `ema_module` towards `module`'s, in place; buffers are copied."""
+        """Move the averaged weights of `ema_module` towards `module`'s, in place; buffers are copied.
+
+        >>> average, model = nn.Linear(1, 1), nn.Linear(1, 1)
+        >>> ExponentialEMA(decay=0.0).update(average, model, step=0)
+        >>> torch.equal(average.weight, model.weight)
+        True
+        """
         weight = 1 - self.decay(step)
         for average, value in zip(ema_module.parameters(), module.parameters(), strict=True):
             average.lerp_(value.to(average), weight)

@@ -14,7 +14,15 @@ def diffusion_loss(  # noqa: PLR0917
     """Return for each image the mean over C·H·W of ratio(λ)·(ε − ε̂)², (B,), at least float32.
 
     It is computed as ratio·e^λ·(x − x̂)², which is the same number (Kingma & Gao 2023, eq. 9) with one rounding less.
-    There is no ½: nats = ½·C·H·W times it. With EDM2's u in the posterior: e^{−u}·loss + u (Karras et al. 2024, eq. 14).
+    There is no ½: nats = ½·C·H·W times it. With EDM2's u in the posterior, e^{−u}·loss + u (Karras et al. 2024,
+    eq. 14).
+
+    >>> import torch
+    >>> from cascade.diffusion import GaussianDenoiser, UnitWeighting
+    >>> oracle = GaussianDenoiser(torch.zeros(1), torch.eye(1))
+    >>> x, eps = torch.tensor([[1.0]]), torch.tensor([[1.0]])
+    >>> diffusion_loss(oracle, x, torch.zeros(1), eps, Condition(), UnitWeighting())
+    tensor([0.])
     """
     level = per_image(log_snr, x)
     posterior = denoiser(diffuse(x, eps, level), level, condition)

@@ -1,7 +1,7 @@
 """Exact denoisers: the posterior of Gaussian data and of a mixture of Gaussians, in closed form.
 
 They prove samplers, guidance, losses and likelihoods right without training anything, and let a user see what a sampler
-does. Images (B, ...) are flattened to D numbers; arithmetic is in the oracle's dtype or x's, whichever is better.
+does. Images (B, ...) are flattened to D numbers; the arithmetic is float64, the answers have x_t's dtype.
 """
 
 import torch
@@ -39,6 +39,7 @@ class MixtureDenoiser:
             raise ValueError("weights must not be negative, and their sum must be positive")
         if not torch.allclose(covariances, covariances.mT, rtol=1e-5, atol=1e-8):
             raise ValueError("covariances must be symmetric")
+        weights, means, covariances = weights.double(), means.double(), covariances.double()
         variances, self._axes = torch.linalg.eigh(covariances)
         if bool((variances < -1e-5 * variances.abs().amax().clamp(min=1e-30)).any()):
             raise ValueError("covariances must have no negative eigenvalue")
@@ -76,7 +77,7 @@ class MixtureDenoiser:
         return self._log_joint(x, level, UNCONDITIONED).log_softmax(1).to(x_t.dtype)
 
     def _read(self, x_t: Tensor, log_snr: Tensor) -> tuple[Tensor, Tensor]:
-        x = x_t.flatten(1).to(torch.promote_types(x_t.dtype, self._means.dtype))
+        x = x_t.flatten(1).double()
         if x.shape[1] != self._means.shape[1]:
             raise ValueError(f"the oracle knows {self._means.shape[1]} numbers for each image, x_t has {x.shape[1]}")
         return x, per_image(log_snr, x)

@@ -34,6 +34,12 @@ class EpsPreconditioning(_Preconditioning):
     """The network predicts the noise: x̂ = (x_t − σ·F)/α (Ho et al. 2020, eq. 15).
 
     At λ = −20 an error of F is multiplied by 2·10⁴: prefer v or EDM where the level of pure noise matters.
+
+    >>> import torch
+    >>> zero = lambda x, log_snr, **condition: torch.zeros_like(x)
+    >>> x_t, level = torch.ones(1, 3, 2, 2), torch.zeros(1)
+    >>> EpsPreconditioning(zero)(x_t, level, Condition()).mean[0, 0, 0, 0]
+    tensor(1.4142)
     """
 
     def forward(self, x_t: Tensor, log_snr: Tensor, condition: Condition) -> Posterior:
@@ -43,7 +49,14 @@ class EpsPreconditioning(_Preconditioning):
 
 
 class VPreconditioning(_Preconditioning):
-    """The network predicts v = α·ε − σ·x: x̂ = α·x_t − σ·F (Salimans & Ho 2022, section 4)."""
+    """The network predicts v = α·ε − σ·x: x̂ = α·x_t − σ·F (Salimans & Ho 2022, section 4).
+
+    >>> import torch
+    >>> zero = lambda x, log_snr, **condition: torch.zeros_like(x)
+    >>> x_t, level = torch.ones(1, 3, 2, 2), torch.zeros(1)
+    >>> VPreconditioning(zero)(x_t, level, Condition()).mean[0, 0, 0, 0]
+    tensor(0.7071)
+    """
 
     def forward(self, x_t: Tensor, log_snr: Tensor, condition: Condition) -> Posterior:
         """Return the posterior of x_t (B, C, H, W) at λ (B,)."""
@@ -52,7 +65,14 @@ class VPreconditioning(_Preconditioning):
 
 
 class X0Preconditioning(_Preconditioning):
-    """The network predicts the image: x̂ = F."""
+    """The network predicts the image: x̂ = F.
+
+    >>> import torch
+    >>> zero = lambda x, log_snr, **condition: torch.zeros_like(x)
+    >>> x_t, level = torch.ones(1, 3, 2, 2), torch.zeros(1)
+    >>> X0Preconditioning(zero)(x_t, level, Condition()).mean[0, 0, 0, 0]
+    tensor(0.)
+    """
 
     def forward(self, x_t: Tensor, log_snr: Tensor, condition: Condition) -> Posterior:
         """Return the posterior of x_t (B, C, H, W) at λ (B,)."""
@@ -67,6 +87,12 @@ class EDMPreconditioning(_Preconditioning):
     n is the standard deviation of x_t for data of standard deviation σ_d, so input and target of F have unit variance.
     With σ_EDM = e^{−λ/2} and x_EDM = x_t/α these are the paper's c_skip, c_out and c_in; every coefficient stays
     bounded at λ = ±20. At σ_d = 1 this is v-prediction with F = −v.
+
+    >>> import torch
+    >>> zero = lambda x, log_snr, **condition: torch.zeros_like(x)
+    >>> x_t, level = torch.ones(1, 3, 2, 2), torch.zeros(1)
+    >>> EDMPreconditioning(zero, sigma_data=0.5)(x_t, level, Condition()).mean[0, 0, 0, 0]
+    tensor(0.2828)
     """
 
     def __init__(self, network: nn.Module, sigma_data: float = 0.5) -> None:

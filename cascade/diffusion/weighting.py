@@ -3,6 +3,7 @@
 The expected loss is ½∫ w(λ)·E‖ε − ε̂‖² dλ whatever p(λ) is drawn from. The papers name ratios **under their own p**,
 so a weighting is bound to a reference distribution: w := ratio·p_ref. `reference=None` means the training noise itself,
 and then `log_ratio` is the paper's ratio. With a reference given, another training noise changes only the variance.
+Outside the ends of the training noise the ratio is infinite: λ comes from that noise.
 """
 
 import math
@@ -32,7 +33,11 @@ def _rebind(
 
 @dataclass(frozen=True)
 class UnitWeighting:
-    """The identity: ratio 1 under whatever noise is used."""
+    """The identity: ratio 1 under whatever noise is used.
+
+    >>> UnitWeighting().log_ratio(torch.tensor([3.0]))
+    tensor([0.])
+    """
 
     noise: NoiseDistribution | None = None
 
@@ -43,7 +48,15 @@ class UnitWeighting:
 
 @dataclass(frozen=True)
 class SimpleWeighting:
-    """DDPM's "simple" loss (Ho et al. 2020, eq. 14): ratio 1 under the reference."""
+    """DDPM's "simple" loss (Ho et al. 2020, eq. 14): ratio 1 under the reference.
+
+    Trained under EDM's noise, the loss is still the one of `reference`:
+
+    >>> from cascade.diffusion import CosineSchedule, ScheduleNoise
+    >>> weighting = SimpleWeighting(LogNormalNoise(), reference=ScheduleNoise(CosineSchedule()))
+    >>> weighting.log_ratio(torch.tensor([2.4])).exp()
+    tensor([0.5288])
+    """
 
     noise: NoiseDistribution
     reference: NoiseDistribution | None = None
@@ -55,7 +68,11 @@ class SimpleWeighting:
 
 @dataclass(frozen=True)
 class MinSNRWeighting:
-    """Min-SNR-γ (Hang et al. 2023, eq. 9 on ε): ratio min(1, γ·e^{−λ}) under the reference."""
+    """Min-SNR-γ (Hang et al. 2023, on ε): ratio min(1, γ·e^{−λ}) under the reference.
+
+    >>> MinSNRWeighting(LogNormalNoise(), gamma=5).log_ratio(torch.tensor([0.0, math.log(10)])).exp()
+    tensor([1.0000, 0.5000])
+    """
 
     noise: NoiseDistribution
     gamma: float = 5.0
@@ -76,6 +93,11 @@ class SigmoidWeighting:
     """The sigmoid weighting w(λ) = sigmoid(b − λ) (Hoogeboom et al. 2024, "Simpler Diffusion"; Kingma & Gao 2023).
 
     It is a w, not a ratio: the same loss under every noise. On x̂ it is e^b·sigmoid(λ − b).
+
+    >>> weighting = SigmoidWeighting(LogNormalNoise(), bias=-1.0)
+    >>> level = torch.tensor([-1.0])
+    >>> (weighting.log_ratio(level) + weighting.noise.log_density(level)).exp()
+    tensor([0.5000])
     """
 
     noise: NoiseDistribution
@@ -96,6 +118,9 @@ class EDMWeighting:
 
     It is the weight that is 1 on EDM's F: λ(σ)·c_out² = 1 with λ(σ) = (σ² + σ_d²)/(σ·σ_d)². `reference=None` is the
     paper's log-normal, not the training noise.
+
+    >>> EDMWeighting(LogNormalNoise(), sigma_data=0.5).log_ratio(torch.tensor([0.0])).exp()
+    tensor([5.])
     """
 
     noise: NoiseDistribution
