@@ -18,8 +18,8 @@ from torch import Tensor
 
 from cascade import rng
 
-_TILE = 256  # texels along the side of the noise tile
-_WAVES = 32  # waves along it: 8 texels to a wave
+_TILE = 512  # texels along the side of the noise tile
+_WAVES = 64  # waves along it: 8 texels to a wave
 
 Choice = TypeVar("Choice")
 
@@ -191,6 +191,11 @@ def ramp(t: Tensor, colours: Sequence[Tensor]) -> Tensor:
     for k in range(len(colours) - 1):
         total = total + (colours[k + 1] - colours[k]) * (t - k).clamp(0, 1)
     return total
+
+
+def lit(colour: Tensor, light: Tensor) -> Tensor:
+    """`colour` (3, ...) under `light` (h, w), 1 = as it is; shadows gain chroma as they darken, so they stay clean."""
+    return light * (colour + 0.6 * (1 - light) * (colour - colour.mean(0)))
 
 
 def over(below: Tensor, above: Tensor, share: Tensor) -> Tensor:

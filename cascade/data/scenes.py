@@ -13,10 +13,10 @@ from torch import Tensor
 from cascade.data.painting import (
     Canvas,
     Draws,
-    footprint,
     inside,
     line,
     lines,
+    lit,
     noise,
     oklch,
     over,
@@ -32,258 +32,263 @@ TAU = 2 * math.pi
 def planet(canvas: Canvas, draws: Draws) -> Tensor:
     """A banded planet in a dark sky, mostly with a ring."""
     x, y = canvas.x, canvas.y
-    hue, dusk = draws.pick((25, 50, 75, 350, 200)), draws.between(255, 300)
+    hue, dusk = draws.pick((30, 50, 75, 350, 195)), draws.between(255, 300)
     sky = ramp(0.5 + 0.35 * (x * 0.6 - y), [oklch(0.13, 0.04, dusk), oklch(0.24, 0.09, dusk + 20)])
-    cloud = smooth(-0.6, 2.2, noise(x * 0.9, y * 0.9, draws.place(), 5))
+    cloud = smooth(-0.6, 2.4, noise(x * 0.9, y * 0.9, draws.place(), 6))
     sky = sky + oklch(0.5, 0.14, dusk + 40) * (0.35 * cloud)
-    for waves, least, light in ((7.0, 2.6, 0.8), (22.0, 2.5, 0.9), (70.0, 2.7, 0.8)):
-        sky = sky + light * smooth(least, least + 1.2, noise(x * waves, y * waves, draws.place(), 1))
+    for waves, least, light in ((9.0, 3.0, 0.9), (24.0, 2.6, 0.8), (75.0, 2.6, 0.7)):
+        sky = sky + light * (0.4 + cloud) * smooth(least, least + 0.9, noise(x * waves, y * waves, draws.place(), 1))
 
     ringed = draws.between(0, 1) < 0.75
-    radius = draws.between(0.38, 0.44) if ringed else draws.between(0.52, 0.62)
-    lean, nod = draws.between(-0.5, 0.5), draws.between(0.2, 0.4)
-    u, v = canvas.turned(draws.between(-0.1, 0.1), draws.between(-0.1, 0.1), lean, radius)
-    square = u * u + v * v
-    depth = (1 - square).clamp_min(0).sqrt()
-    north, near = v * math.cos(nod) + depth * math.sin(nod), depth * math.cos(nod) - v * math.sin(nod)
-    east = torch.atan2(u, near.clamp_min(1e-3))
-    swirl = noise(east * 1.2, north * 3, draws.place(), 6)
-    band = noise(east * 0.15 + 0.05 * swirl, north * 2.6 + 0.16 * swirl, draws.place(), 5, gain=0.62)
-    body = ramp(
-        (0.5 + 0.26 * band).clamp(0, 1),
-        [
-            oklch(0.42, 0.10, hue - 15),
-            oklch(0.62, 0.14, hue),
-            oklch(0.78, 0.11, hue + 15),
-            oklch(0.93, 0.04, hue + 30),
-        ],
-    )
+    radius = draws.between(0.40, 0.45) if ringed else draws.between(0.54, 0.62)
+    lean, nod = draws.between(-0.45, 0.45), draws.between(0.2, 0.38)
+    u, v = canvas.turned(draws.between(-0.08, 0.08), draws.between(-0.08, 0.08), lean, radius)
+    reach = torch.hypot(u, v)
+    depth = (1 - reach**2).clamp_min(0).sqrt()
+    # The light as a unit vector along (u, v, towards us), and the axis of the planet, (0, cos nod, sin nod).
     sun = draws.between(2.0, 2.6) - lean
-    day = (0.62 * (math.cos(sun) * u + math.sin(sun) * v) + 0.78 * depth).clamp_min(0)
-    air = oklch(0.85, 0.09, hue + 180 if hue != 200 else 200)
-    body = body * (0.05 + 1.05 * day) + air * (0.55 * (1 - depth) ** 3 * day)
-    halo = torch.exp(-6 * (square.sqrt() - 1).clamp_min(0)) * smooth(-1, 1, math.cos(sun) * u + math.sin(sun) * v)
-    picture = sky + air * (0.22 * halo)
-    disc = inside(square.sqrt() - 1)
+    light_u, light_v, light_z = 0.62 * math.cos(sun), 0.62 * math.sin(sun), 0.78
+    rise = light_v * math.cos(nod) + light_z * math.sin(nod)
+    north, near = v * math.cos(nod) + depth * math.sin(nod), depth * math.cos(nod) - v * math.sin(nod)
+    east = torch.atan2(u, near.clamp_min(1e-3)) * (1 - north**2).clamp_min(0).sqrt()
+
+    swirl = noise(east * 1.4, north * 3.5, draws.place(), 7)
+    band = noise(east * 0.12 + 0.04 * swirl, north * 2.4 + 0.1 * swirl, draws.place(), 6, gain=0.6)
+    stops = ((0.42, 0.10, -15), (0.60, 0.13, 0), (0.76, 0.11, 12), (0.92, 0.05, 25))
+    body = ramp((0.5 + 0.24 * band + 0.03 * swirl).clamp(0, 1), [oklch(li, ch, hue + turn) for li, ch, turn in stops])
+    day = (light_u * u + light_v * v + light_z * depth).clamp_min(0)
+    air = oklch(0.85, 0.09, 230)
+    body = body * (0.05 + 1.08 * day) + air * (0.5 * (1 - depth) ** 3 * day)
+    halo = torch.exp(-7 * (reach - 1).clamp_min(0)) * smooth(-1, 1, (light_u * u + light_v * v) / 0.62)
+    picture, disc = sky + air * (0.25 * halo), inside(reach - 1)
     if not ringed:
         return over(picture, body, disc)
-    reach = torch.sqrt(u * u + (v / math.sin(nod)) ** 2)
-    grooves = noise(reach * 5, torch.zeros_like(u), draws.place(), 7, gain=0.8)
-    share = inside((reach - 1.72).abs() - 0.42) * (0.62 + 0.2 * grooves).clamp(0, 1)
-    share = share * (1 - 0.85 * line(reach - draws.between(1.75, 1.95), 0.035))
-    night = smooth(0.1, -0.1, math.cos(sun) * u + math.sin(sun) * v) * smooth(
-        1.15, 0.9, (math.cos(sun) * v - math.sin(sun) * u).abs()
+
+    def band_of(distance: Tensor) -> Tensor:
+        return smooth(1.28, 1.36, distance) * smooth(2.14, 2.08, distance)
+
+    # From a point of the body towards the sun, to the plane of the ring: is the ring in the way?
+    away = -north / rise
+    crossing = torch.sqrt((1 + 2 * away * day + away**2).clamp_min(0))
+    body = body * (1 - 0.6 * band_of(crossing) * (away > 0))
+    # A point of the ring lies in the plane north = 0; the planet's shadow is a cylinder behind it.
+    plane = -v / math.tan(nod)
+    orbit = torch.sqrt(u**2 + v**2 + plane**2)
+    along = light_u * u + light_v * v + light_z * plane
+    night = smooth(1.08, 0.92, orbit**2 - along**2) * (along < 0)
+    grooves = noise(orbit * 4, torch.zeros_like(u), draws.place(), 8, gain=0.75)
+    gap = draws.between(1.75, 1.95)
+    share = (
+        inside((orbit - 1.71).abs() - 0.43) * (0.66 + 0.2 * grooves).clamp(0, 1) * (1 - 0.9 * line(orbit - gap, 0.03))
     )
-    ring = oklch(0.88, 0.05, hue + 25) * (0.95 + 0.08 * grooves) * (1 - 0.9 * night)
-    picture = over(picture, ring, share)
-    shade = 1 - 0.55 * smooth(0.5, 0.2, (torch.sqrt(u * u + ((v + 0.16) / math.sin(nod)) ** 2) - 1.6).abs()) * (
-        v > -0.2
-    )
-    picture = over(picture, body * shade, disc)
-    return over(picture, ring, share * disc * (v < 0))
+    dust = 1 + 0.05 * noise(u * 60, v * 120, draws.place(), 1)
+    ring = oklch(0.88, 0.05, hue + 25) * (0.92 + 0.1 * grooves) * dust * (1 - 0.88 * night)
+    return over(over(over(picture, ring, share), body, disc), ring, share * disc * (v < 0))
 
 
 def flower(canvas: Canvas, draws: Draws) -> Tensor:
     """A flower seen from above over a blurred meadow: two crowns of petals and a domed heart."""
     x, y = canvas.x, canvas.y
-    hue, green = draws.pick((350, 5, 330, 310, 20)), draws.between(130, 150)
+    hue, green = draws.pick((350, 5, 325, 305, 20)), draws.between(130, 150)
     blur = noise(x * 0.9, y * 0.9, draws.place(), 2)
-    meadow = ramp(
-        (0.5 + 0.3 * y + 0.12 * blur).clamp(0, 1), [oklch(0.55, 0.13, green + 8), oklch(0.82, 0.13, green - 15)]
-    )
-    u, v = canvas.turned(
-        draws.between(-0.1, 0.1), draws.between(-0.1, 0.1), draws.between(0, TAU), draws.between(0.72, 0.84)
-    )
+    meadow = [oklch(0.55, 0.13, green + 8), oklch(0.82, 0.13, green - 15)]
+    picture = ramp((0.5 + 0.3 * y + 0.12 * blur).clamp(0, 1), meadow)
+    size, turn0 = draws.between(0.72, 0.84), draws.between(0, TAU)
+    u, v = canvas.turned(draws.between(-0.1, 0.1), draws.between(-0.1, 0.1), turn0, size)
     radius, turn = torch.hypot(u, v).clamp_min(1e-4), torch.atan2(v, u) / TAU
-    petals, round_ = draws.pick((5, 6, 8)), draws.between(1.8, 2.6)
-    picture = meadow
+    petals, plump, notch = draws.pick((5, 6, 8)), draws.between(1.8, 2.6), draws.between(0.02, 0.09)
     weave = noise(u * 2, v * 2, draws.place(), 5)
-    for crown, (start, size, dim) in enumerate(((0.5, 1.0, 0.86), (0.0, 0.92, 1.0))):
+    fleck = noise(u * 45, v * 45, draws.place(), 2)
+    for start, length, deeper in ((0.5, 1.0, 0.09), (0.0, 0.92, 0.0)):
         phase = turn * petals + start
         across = 2 * (phase - phase.round())
-        tip = size * (0.34 + 0.66 * (1 - across.abs() ** round_).clamp_min(0) ** 0.5)
-        field = radius - tip * (1 - 0.08 * torch.exp(-((across / 0.18) ** 2)))
+        tip = length * (0.34 + 0.66 * (1 - across.abs() ** plump).clamp_min(0).sqrt())
+        field = radius - tip * (1 - notch * torch.exp(-((across / 0.18) ** 2)))
         along = (radius / tip).clamp(0, 1)
-        petal = ramp(
-            along,
-            [
-                oklch(0.48, 0.2, hue - 8),
-                oklch(0.66, 0.19, hue),
-                oklch(0.83, 0.10, hue + 6),
-                oklch(0.93, 0.05, hue + 12),
-            ],
-        )
+        stops = ((0.48, 0.20, -8), (0.66, 0.19, 0), (0.82, 0.11, 6), (0.93, 0.05, 12))
+        petal = ramp(along, [oklch(li - deeper, ch + 0.4 * deeper, hue + more) for li, ch, more in stops])
         fade = along * (1 - along) * 4
         fibres = stripes(across * 7 + 0.25 * weave) + 0.6 * stripes(across * 41 + 0.8 * weave)
-        light = 1 - 0.22 * across**2 + 0.07 * across + 0.035 * fade * fibres + 0.02 * weave
-        picture = picture * (1 - (0.3 if crown == 0 else 0.35) * smooth(0.10, -0.06, field))
-        picture = over(picture, petal * light * dim, inside(field, footprint(field)))
+        light = 1 - 0.15 * across**2 + 0.06 * across + 0.04 * fade * fibres + 0.02 * weave + 0.012 * fleck
+        picture = picture * (1 - 0.3 * smooth(0.10, -0.06, field))
+        picture = over(picture, lit(petal, light), inside(field))
     heart = draws.between(0.2, 0.26)
     field = radius - heart
     seeds = stripes(turn * 21 + 4.2 * radius.log()) * stripes(turn * 34 - 6.8 * radius.log())
     dome = (1 - (radius / heart) ** 2).clamp_min(0).sqrt()
     pollen = smooth(1.0, 2.2, noise(u * 60, v * 60, draws.place(), 2))
-    gold = ramp(
-        (0.25 + 0.6 * dome + 0.2 * seeds).clamp(0, 1),
-        [oklch(0.5, 0.13, 55), oklch(0.75, 0.16, 75), oklch(0.92, 0.16, 98)],
-    )
+    gold = [oklch(0.5, 0.13, 55), oklch(0.75, 0.16, 75), oklch(0.92, 0.16, 98)]
     picture = picture * (1 - 0.45 * smooth(0.09, -0.03, field))
-    return over(picture, gold + 0.25 * pollen, inside(field))
+    return over(picture, ramp((0.22 + 0.6 * dome + 0.2 * seeds).clamp(0, 1), gold) + 0.2 * pollen, inside(field))
 
 
 def shell(canvas: Canvas, draws: Draws) -> Tensor:
     """A scallop lying in shallow water over which the light plays."""
     x, y = canvas.x, canvas.y
     hue, sea = draws.pick((35, 50, 65, 15)), draws.between(188, 205)
-    ripple = noise(x * 1.3, y * 1.3, draws.place(), 2)
-    caustic = torch.exp(-9 * noise(x * 1.4 + 0.3 * ripple, y * 1.4 + 0.3 * ripple, draws.place(), 1).abs())
-    water = ramp((0.5 + 0.35 * y + 0.1 * ripple).clamp(0, 1), [oklch(0.6, 0.1, sea + 10), oklch(0.8, 0.09, sea - 10)])
-    water = water + 0.12 * caustic
-    u, v = canvas.turned(
-        draws.between(-0.08, 0.08), draws.between(-0.62, -0.52), draws.between(-0.3, 0.3), draws.between(1.18, 1.32)
-    )
+    ripple = noise(x * 1.1, y * 1.1, draws.place(), 2)
+    caustic = torch.exp(-3 * noise(x * 1.2 + 0.25 * ripple, y * 1.6 + 0.25 * ripple, draws.place(), 1).abs())
+    sand = noise(x * 50, y * 50, draws.place(), 3)
+    water = [oklch(0.6, 0.1, sea + 10), oklch(0.82, 0.09, sea - 12)]
+    water = ramp((0.4 + 0.35 * y + 0.1 * ripple + 0.25 * caustic**2).clamp(0, 1), water) * (1 + 0.012 * sand)
+
+    size, lean = draws.between(1.1, 1.22), draws.between(-0.25, 0.25)
+    u, v = canvas.turned(draws.between(-0.06, 0.06) + 0.6 * math.sin(lean), draws.between(-0.62, -0.54), lean, size)
     radius, angle = torch.hypot(u, v).clamp_min(1e-4), torch.atan2(u, v)
-    wide, ribs = draws.between(0.98, 1.12), draws.pick((11, 13, 15))
+    wide, ribs = draws.between(0.95, 1.1), draws.pick((11, 13, 15))
     fan = angle / wide
     phase = fan * (ribs / 2)
     field = radius - (1 - 0.2 * fan**2 - 0.08 * fan**4) * (1 + 0.018 * torch.cos(TAU * phase))
     field = torch.maximum(field, (fan.abs() - 1) * radius * wide)
-    ear = torch.maximum((v - 0.11).abs() - 0.09 + 0.25 * u.abs(), u.abs() - 0.24)
+    ear = torch.maximum((v - 0.1).abs() - 0.09 + 0.2 * u.abs(), u.abs() - 0.24 + 0.5 * (v - 0.1) ** 2)
     weave = noise(u * 2, v * 2, draws.place(), 6)
-    growth = noise(radius * 4 + 0.12 * weave, torch.zeros_like(u), draws.place(), 6, gain=0.75)
-    cloth = ramp(
-        (radius * 0.9 + 0.16 * growth - 0.02).clamp(0, 1),
-        [oklch(0.95, 0.03, hue + 40), oklch(0.82, 0.09, hue + 10), oklch(0.9, 0.05, hue + 25), oklch(0.7, 0.13, hue)],
-    )
-    rib = stripes(phase)
-    light = 0.86 + 0.16 * rib - 0.12 * torch.sin(fan * 1.4) - 0.16 * fan**2 + 0.05 * growth * radius + 0.02 * weave
-    light = light + 0.03 * stripes(radius * 62 + 0.8 * weave) + 0.07 * smooth(0.5, 1.0, radius)
-    shadow_u, shadow_v = u - 0.03, v + 0.05
-    both = torch.minimum(field, ear)
-    picture = water * (1 - 0.5 * smooth(0.12, -0.08, both + 0.0 * shadow_u * shadow_v))
-    picture = over(picture, oklch(0.84, 0.07, hue + 15) * (0.9 + 0.1 * stripes(u * 40) - 0.4 * u), inside(ear))
+    growth = noise(radius * 4 + 0.05 * weave, torch.zeros_like(u), draws.place(), 7, gain=0.7)
+    cloth = [
+        oklch(0.95, 0.03, hue + 40),
+        oklch(0.84, 0.08, hue + 10),
+        oklch(0.91, 0.05, hue + 25),
+        oklch(0.7, 0.13, hue),
+    ]
+    cloth = ramp((radius * 0.9 + 0.15 * growth + 0.02 * weave - 0.02).clamp(0, 1), cloth)
+    light = 0.94 + 0.13 * stripes(phase) - 0.10 * torch.sin(fan * 1.4) - 0.12 * fan**2 + 0.05 * smooth(0.5, 1.0, radius)
+    scales = stripes(radius * 58 + 0.5 * weave + 0.15 * torch.cos(TAU * phase))
+    light = light + radius * (0.04 * scales + 0.02 * weave) + 0.012 * sand
+    shadow = smooth(0.14, -0.1, torch.minimum(field, ear))
+    picture = water * (1 - 0.5 * shadow)
+    ear_light = 0.92 + 0.07 * stripes(u * 34) + 0.05 * stripes(v * 60) - 0.3 * u
+    picture = over(picture, lit(oklch(0.84, 0.07, hue + 15), ear_light), inside(ear))
     picture = picture * (1 - 0.25 * smooth(0.06, -0.02, field))
-    return over(picture, cloth * light, inside(field))
+    return over(picture, lit(cloth, light), inside(field))
 
 
 def leaf(canvas: Canvas, draws: Draws) -> Tensor:
     """A leaf on paper, its veins in the light."""
     x, y = canvas.x, canvas.y
-    hue, warm = draws.pick((135, 120, 70, 45, 30)), draws.between(75, 95)
-    fibre = noise(x * 30, y * 30, draws.place(), 4)
-    paper = ramp((0.5 + 0.25 * (y - x)).clamp(0, 1), [oklch(0.88, 0.035, warm), oklch(0.965, 0.02, warm)]) * (
-        1 + 0.008 * fibre
-    )
-    u, v = canvas.turned(
-        draws.between(-0.06, 0.06), draws.between(-0.06, 0.06), draws.between(0.5, 1.2), draws.between(0.8, 0.9)
-    )
+    hue, young = draws.pick(((138, -22), (125, -22), (95, 14), (55, 22), (32, 22)))
+    warm = draws.between(75, 95)
+    fibre = noise(x * 24, y * 40, draws.place(), 4)
+    paper = [oklch(0.88, 0.035, warm), oklch(0.965, 0.02, warm)]
+    paper = ramp((0.5 + 0.25 * (y - x)).clamp(0, 1), paper) * (1 + 0.006 * fibre)
+    size, lean = draws.between(0.8, 0.88), draws.between(0.5, 1.3)
+    u, v = canvas.turned(draws.between(-0.02, 0.1), draws.between(-0.02, 0.1), lean, size)
     v = v + draws.between(-0.16, 0.16) * (1 - u * u)
     along = ((u + 1) / 2).clamp(0, 1)
-    count, broad = draws.pick((7, 8, 9)), draws.between(0.44, 0.56)
-    half = broad * torch.sin(math.pi * along**0.72).clamp_min(0) ** 0.9
+    count, broad = draws.pick((7, 8, 9)), draws.between(0.46, 0.58)
     side = v.abs()
-    rise = count * (along - 0.33 * side - 0.25 * side**2)
+    rise = count * (along - 0.36 * side - 0.2 * side**2)
+    half = broad * torch.sin(math.pi * along**0.72).clamp_min(0) ** 0.9
+    smooth_field = side - half + 2 * (u.abs() - 1).clamp_min(0)
     tooth = rise * 3 - (rise * 3).floor()
-    field = side - half * (0.97 + 0.05 * tooth) + 2 * (u.abs() - 1).clamp_min(0)
-    stalk = line(v + 0.06 * (u + 1) ** 2, 0.018) * inside((u + 1.12).abs() - 0.14)
+    field = smooth_field + 0.04 * half * (1 - tooth)
     weave = noise(u * 2, v * 2, draws.place(), 6)
-    patch = (0.55 - 0.45 * side / broad + 0.16 * weave + 0.1 * (1 - along)).clamp(0, 1)
-    blade = ramp(
-        patch,
-        [oklch(0.72, 0.15, hue - 25 if hue < 100 else hue - 30), oklch(0.6, 0.16, hue), oklch(0.46, 0.12, hue + 8)],
-    )
-    veins = lines(rise + 0.03 * weave, 0.045)
-    across = noise(rise * 2.2, side * 14, draws.place(), 2)
-    mesh = torch.exp(-6 * noise(u * 26, v * 26, draws.place(), 2).abs())
-    nets = lines(side * 26 + 4 * rise + 0.5 * across, 0.06)
-    pillow = 0.06 * stripes(rise + 0.5) + 0.03 * across
-    light = 0.98 + pillow + 0.10 * torch.tanh(v * 12) - 0.05 * mesh
-    blade = blade * light
-    pale = oklch(0.86, 0.09, hue - 10)
-    blade = over(blade, pale, (0.55 * veins + 0.22 * nets * (1 - veins)).clamp(0, 1))
-    blade = over(blade, pale, 0.85 * line(v, 0.016 * (1.3 - along)))
-    picture = paper * (1 - 0.35 * smooth(0.12, -0.05, field))
-    picture = over(picture, oklch(0.5, 0.1, hue - 20), stalk)
+    patch = (0.45 - 0.45 * side / broad + 0.09 * weave + 0.25 * (1 - along)).clamp(0, 1)
+    blade = ramp(patch, [oklch(0.76, 0.15, hue + young), oklch(0.62, 0.15, hue), oklch(0.47, 0.11, hue - young / 3)])
+    cells = noise(u * 30, v * 30, draws.place(), 3, gain=0.7)
+    taper = (1 - side / (half + 0.05)).clamp(0, 1)
+    veins = lines(rise + 0.02 * weave, 0.02 + 0.035 * taper)
+    nets = lines(side * 22 + 3 * rise + 0.3 * weave, 0.08)
+    pillow = stripes(rise + 0.5 + 0.02 * weave)
+    light = 1.0 - 0.06 * pillow + 0.11 * torch.tanh(v * 10) + 0.035 * cells
+    pale = oklch(0.87, 0.09, hue + young)
+    blade = lit(blade, light)
+    blade = over(blade, pale, (0.6 * veins + 0.2 * nets * (1 - veins)).clamp(0, 1))
+    blade = over(blade, pale, 0.9 * line(v, 0.015 * (1.35 - along)))
+    stalk = line(v + 0.06 * (u + 1) ** 2, 0.016) * inside((u + 1.1).abs() - 0.12)
+    picture = paper * (1 - 0.38 * smooth(0.14, -0.07, smooth_field))
+    picture = over(picture, oklch(0.55, 0.1, hue + young), stalk)
     return over(picture, blade, inside(field))
 
 
 def gem(canvas: Canvas, draws: Draws) -> Tensor:
-    """A cut stone: a convex polyhedron whose far facets are seen through the near ones."""
+    """A cut stone: a convex polyhedron whose far facets are seen, refracted, through the near ones."""
     x, y = canvas.x, canvas.y
-    hue, mauve = draws.pick((20, 160, 265, 310, 230)), draws.between(290, 310)
+    hue, mauve = draws.pick((20, 160, 265, 320, 230)), draws.between(290, 310)
     glow = torch.exp(-1.6 * (x * x + y * y))
-    picture = ramp((0.75 * glow + 0.2 + 0.1 * y).clamp(0, 1), [oklch(0.45, 0.1, mauve), oklch(0.85, 0.07, mauve)])
-    turn, nod = draws.between(0, TAU / 8), draws.between(0.35, 0.6)
-    u, v = canvas.turned(
-        draws.between(-0.06, 0.06), draws.between(-0.02, 0.1), draws.between(-0.15, 0.15), draws.between(0.68, 0.78)
-    )
-    cut = [(0.0, 1.0, 0.0, 0.36)]
-    for k in range(8):
-        angle = turn + k * TAU / 8
-        for slant, dist in ((0.72, 0.84), (-0.86, 0.70)):
-            cut.append((math.cos(angle) * math.cos(slant), math.sin(slant), math.sin(angle) * math.cos(slant), dist))
-    front, second, back = torch.full_like(u, 9.0), torch.full_like(u, 9.0), torch.full_like(u, -9.0)
-    near, far = torch.zeros_like(u), torch.zeros_like(u)
-    for nx, ny, nz, dist in cut:
-        ny, nz = ny * math.cos(nod) - nz * math.sin(nod), ny * math.sin(nod) + nz * math.cos(nod)
-        depth = (dist - nx * u - ny * v) / nz
-        tone = draws.between(-0.12, 0.12) + 0.5 * (0.6 * ny - 0.5 * nx + 0.3 * nz)
-        if nz > 0:
-            nearer = depth < front
-            second = torch.where(nearer, front, torch.minimum(second, depth))
-            near = torch.where(nearer, tone, near)
-            front = torch.minimum(front, depth)
-        else:
-            farther = depth > back
-            far = torch.where(farther, tone + 0.25 * math.sin(37 * nx), far)
-            back = torch.maximum(back, depth)
-    field = (back - front) * 0.4
-    ray = noise(u * 3, v * 3, draws.place(), 6)
-    tone = 0.5 + 0.55 * near + 0.35 * far + 0.25 * v + 0.03 * ray
-    stone = ramp(
-        tone.clamp(0, 1),
-        [oklch(0.26, 0.12, hue), oklch(0.5, 0.19, hue), oklch(0.72, 0.15, hue), oklch(0.94, 0.05, hue)],
-    )
-    edge = line(second - front, 0.03)
-    stone = stone + 0.4 * edge
-    picture = over(picture, oklch(0.3, 0.1, mauve), 0.5 * torch.exp(-((x / 0.5) ** 2) - ((y + 0.8) / 0.12) ** 2))
-    return over(picture, stone, inside(field))
+    picture = ramp((0.75 * glow + 0.2 + 0.1 * y).clamp(0, 1), [oklch(0.45, 0.1, mauve), oklch(0.87, 0.06, mauve)])
+    picture = over(picture, oklch(0.3, 0.1, mauve), 0.5 * torch.exp(-((x / 0.5) ** 2) - ((y + 0.78) / 0.12) ** 2))
+    turn, nod = draws.between(0, TAU / 8), draws.between(0.4, 0.65)
+    size, lean = draws.between(0.62, 0.7), draws.between(-0.15, 0.15)
+    u, v = canvas.turned(draws.between(-0.06, 0.06), draws.between(-0.02, 0.1), lean, size)
+    near, far = [], []
+    for start, slant, distance in CUT:
+        for k in range(8 if slant < 1.5 else 1):
+            angle = turn + (k + start) * TAU / 8
+            nx, up, nz = math.cos(angle) * math.cos(slant), math.sin(slant), math.sin(angle) * math.cos(slant)
+            ny, nz = up * math.cos(nod) - nz * math.sin(nod), up * math.sin(nod) + nz * math.cos(nod)
+            (near if nz > 0 else far).append((nx, ny, nz, distance, draws.between(-1, 1)))
+    front, second, normal = _envelope(u, v, near, 1.0)
+    back, _, _ = _envelope(u, v, far, -1.0)
+    nx, ny, nz, own = normal
+    _, _, behind = _envelope(u * 0.9 - 0.45 * nx, v * 0.9 - 0.45 * ny, far, -1.0)
+    fire = behind[3]
+    gloss = 0.55 * ny - 0.45 * nx + 0.3 * nz
+    polish = stripes((u * ny - v * nx) * 55)
+    tone = 0.42 + 0.30 * gloss + 0.24 * fire + 0.1 * own + 0.12 * v + 0.012 * polish
+    stops = ((0.24, 0.12), (0.46, 0.19), (0.68, 0.16), (0.95, 0.05))
+    stone = ramp(tone.clamp(0, 1), [oklch(li, ch, hue) for li, ch in stops])
+    stone = stone + 0.35 * line(second - front, 0.015)
+    return over(picture, stone, inside((back - front) * 0.5))
+
+
+# Rings of eight facets of a brilliant: (turn in eighths, slant of the normal above the girdle, distance), and the table.
+CUT = (
+    (0, math.pi / 2, 0.42),
+    (0, 0.72, 0.84),
+    (0.5, 1.0, 0.77),
+    (0.5, 0.45, 1.04),
+    (0, -0.86, 0.70),
+    (0.5, -0.6, 0.93),
+)
+
+
+def _envelope(
+    u: Tensor, v: Tensor, facets: list[tuple[float, ...]], sign: float
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Depth of the least of sign·(facet planes) at (u, v), of the next one, and the least one's (nx, ny, nz, own)."""
+    first, second = torch.full_like(u, 9.0), torch.full_like(u, 9.0)
+    marks = [torch.zeros_like(u) for _ in range(4)]
+    for nx, ny, nz, distance, own in facets:
+        depth = (distance / nz - (nx / nz) * u - (ny / nz) * v) * sign
+        wins = (depth < first).float()
+        second = torch.minimum(second, torch.maximum(first, depth))
+        first = torch.minimum(first, depth)
+        marks = [mark + (value - mark) * wins for mark, value in zip(marks, (nx, ny, nz, own), strict=True)]
+    return first * sign, second * sign, marks
 
 
 def mountain(canvas: Canvas, draws: Draws) -> Tensor:
     """A snowy peak under a morning sky, ridges of forest before it."""
     x, y = canvas.x, canvas.y
-    sky = ramp(
-        (0.42 + 0.5 * y).clamp(0, 1),
-        [oklch(0.9, 0.07, 65), oklch(0.86, 0.05, 40), oklch(0.72, 0.1, 245), oklch(0.55, 0.13, 255)],
-    )
-    wisp = smooth(0.2, 2.2, noise(x * 0.8, y * 3, draws.place(), 6))
-    sky = over(sky, oklch(0.97, 0.02, 60), 0.5 * wisp)
-    peak, top, steep = draws.between(-0.25, 0.25), draws.between(0.5, 0.72), draws.between(1.0, 1.3)
-    zero = torch.zeros_like(x)
-    away = noise(x * 1.1, zero, draws.place(), 8) * 0.1 - 0.1
-    picture = over(sky, oklch(0.74, 0.07, 255), inside(y - away))
-    crag = noise(x * 2, y * 1.4, draws.place(), 8, gain=0.55)
-    outline = noise(x * 1.8, zero, draws.place(), 9, gain=0.5)
-    height = top - steep * ((x - peak).abs() ** 1.05) + 0.05 * outline * smooth(0.0, 0.25, (x - peak).abs())
-    ridge = x - peak - 0.06 * noise(y * 2.2, zero, draws.place(), 6) - 0.1 * (top - y)
-    relief = slope(crag, 2.6)
-    lit = smooth(0.12, -0.12, ridge + 0.03 * crag) * 0.5 + 0.035 * relief
-    rock = ramp((0.35 + lit).clamp(0, 1), [oklch(0.36, 0.05, 270), oklch(0.5, 0.05, 265), oklch(0.68, 0.05, 50)])
-    snow = ramp((0.3 + 1.2 * lit).clamp(0, 1), [oklch(0.7, 0.07, 258), oklch(0.88, 0.03, 255), oklch(0.99, 0.015, 80)])
-    cover = smooth(-0.05, 0.05, y - (top - 0.42) + 0.1 * crag - 0.015 * relief)
-    haze = smooth(0.1, -0.7, y)
-    mass = over(over(rock, snow, cover), oklch(0.8, 0.05, 250), 0.55 * haze)
+    row, zero = x[:1], torch.zeros_like(x[:1])
+    dawn = draws.between(35, 75)
+    sky = [oklch(0.92, 0.07, dawn + 10), oklch(0.87, 0.06, dawn - 15), oklch(0.74, 0.09, 245), oklch(0.56, 0.13, 255)]
+    sky = ramp((0.42 + 0.5 * y).clamp(0, 1), sky)
+    wisp = smooth(0.3, 2.6, noise(x * 0.8, y * 3, draws.place(), 6))
+    picture = over(sky, oklch(0.98, 0.02, dawn), 0.7 * wisp)
+    away = noise(row * 1.1, zero, draws.place(), 9) * 0.1 - 0.12
+    picture = over(picture, oklch(0.76, 0.07, 252), inside(y - away))
+
+    peak, top, steep = draws.between(-0.22, 0.22), draws.between(0.52, 0.72), draws.between(0.95, 1.25)
+    off, down = x - peak, top - y
+    outline = noise(row * 1.8, zero, draws.place(), 9)
+    height = top - steep * (row - peak).abs() + 0.06 * outline * smooth(0.0, 0.3, (row - peak).abs())
+    # Gullies fall away from the summit: noise in the angle about it, stretched downhill.
+    crag = noise(off / (down + 0.5) * 3, down * 1.1, draws.place(), 8)
+    relief = slope(crag, 2.4)
+    crest = off - 0.07 * noise(y[:, :1] * 2.2, torch.zeros_like(y[:, :1]), draws.place(), 6) - 0.12 * down
+    light = 0.5 - 0.34 * torch.tanh((crest + 0.05 * crag) * 9) + 0.012 * relief
+    rock = ramp(light.clamp(0, 1), [oklch(0.34, 0.06, 275), oklch(0.5, 0.05, 290), oklch(0.72, 0.06, dawn)])
+    snow = ramp(light.clamp(0, 1), [oklch(0.62, 0.09, 260), oklch(0.86, 0.04, 255), oklch(0.99, 0.02, dawn + 20)])
+    cover = smooth(0.46, 0.30, down + 0.16 * crag + 0.004 * relief)
+    mass = over(over(rock, snow, cover), oklch(0.8, 0.05, 250), 0.6 * smooth(0.1, -0.6, y))
     picture = over(picture, mass, inside(y - height))
-    for level, lightness, teeth in ((-0.38, 0.5, 0.02), (-0.62, 0.34, 0.03)):
-        hill = level + 0.1 * noise(x * 1.0, zero, draws.place(), 3)
-        trees = hill + teeth * (1.2 * noise(x * 22, zero, draws.place(), 5, gain=0.7)).abs()
-        wood = (
-            oklch(lightness, 0.06, 190)
-            * (1 + 0.10 * noise(x * 14, y * 7, draws.place(), 5, gain=0.7))
-            * (1 - 0.35 * smooth(0.0, -0.4, y - hill))
-        )
-        picture = over(picture, wood, inside(y - trees))
+    for level, lightness, teeth in ((-0.36, 0.52, 0.02), (-0.52, 0.41, 0.03), (-0.70, 0.28, 0.045)):
+        hill = level + 0.08 * noise(row, zero, draws.place(), 3)
+        trees = hill + teeth * (noise(row * 20, zero, draws.place(), 5, gain=0.7)).abs()
+        mist = smooth(0.02, -0.3, y - hill)
+        grain = noise(x * 22, y * 8, draws.place(), 4, gain=0.7)
+        wood = oklch(lightness, 0.06, 165) * (1 + 0.06 * grain)
+        picture = over(picture, over(wood, oklch(lightness + 0.16, 0.05, 200), 0.6 * mist), inside(y - trees))
     return picture
 
 
