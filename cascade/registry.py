@@ -13,6 +13,11 @@ from typing import Any
 from cascade.errors import CascadeError, suggest
 
 TABLE: dict[str, dict[str, str]] = {
+    "data": {
+        "procedural": "cascade.data.procedural:ProceduralDataset",
+        "folder": "cascade.data.folder:FolderDataset",
+        "cache": "cascade.data.cache:CachedDataset",
+    },
     "network": {
         "efficient": "cascade.networks.efficient:EfficientUNet",
     },

@@ -1,0 +1,181 @@
+"""Your own photographs: a folder of pictures of any size and format, with class folders or without."""
+
+import csv
+import hashlib
+import io
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from cascade.data.dataset import UNLABELLED
+from cascade.data.listing import Found, Listing, list_pictures
+from cascade.data.parallel import available_cores, ordered_map
+from cascade.data.picture import UnreadablePicture, read_square
+from cascade.errors import CascadeError, suggest
+from cascade.files import sha256_of, write_whole
+
+SMALL = ("error", "skip", "upscale")
+VERSION = 1  # goes up when the same file gives other pixels
+
+Progress = Callable[[int, int], object]
+"""progress(done, total), called for every file."""
+
+
+@dataclass(frozen=True)
+class BadFile:
+    """A file that was left out: its path below the root, and why."""
+
+    path: str
+    reason: str
+
+
+def write_bad_files(path: str | Path, bad_files: list[BadFile]) -> None:
+    """Write `bad_files.csv`: a header, then one row (path, reason) for each file, in order."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["path", "reason"])
+    writer.writerows((bad.path, bad.reason) for bad in bad_files)
+    # A file name that is not UTF-8 is written as the bytes it has on disk.
+    write_whole(path, text.getvalue().encode("utf-8", "surrogateescape"))
+
+
+class FolderDataset:
+    """The centre squares of the pictures in a folder, at one resolution, decoded whenever they are asked for.
+
+    ROOT/{train,val}/CLASS/…, ROOT/CLASS/… or ROOT/… (`list_pictures`); `labelled=False` ignores the class folders.
+    `split` is "train", "val" or "all". Every file is decoded once at the beginning, so that a file that cannot be read
+    is left out, named in `bad_files` and counted, whatever the number of loader workers or processes.
+    `small` says what happens to pictures whose shorter side is less than the resolution: "error", "skip" (they go to
+    `bad_files`) or "upscale". `workers` threads look the files through (default: all cores) and tell `progress`.
+
+    Raises CascadeError for a root without (readable) pictures, pictures that are too small, a class without pictures.
+
+    >>> import tempfile; from PIL import Image; root = Path(tempfile.mkdtemp())
+    >>> for name in ("cat", "dog"):
+    ...     (root / name).mkdir(); Image.new("L", (40, 32), 128).save(root / name / "1.png")
+    >>> dataset = FolderDataset(root, resolution=16, split="all")
+    >>> dataset.class_names, dataset.label(1), dataset.image(1).shape
+    (['cat', 'dog'], 1, torch.Size([3, 16, 16]))
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        resolution: int,
+        split: str = "train",
+        *,
+        labelled: bool = True,
+        val_fraction: float = 0.05,
+        small: str = "error",
+        workers: int | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        if small not in SMALL:
+            raise CascadeError(f"small={small}: unknown choice; {suggest(str(small), SMALL)}")
+        if resolution < 1:
+            raise CascadeError(f"resolution={resolution} must be at least 1")
+        self.root, self.resolution, self.split = Path(root).expanduser(), resolution, split
+        listing = list_pictures(self.root, split, labelled, val_fraction)
+        seen = _look_through(self.root, listing.pictures, resolution, workers or available_cores(), progress)
+        kept = _kept(seen, self.root, resolution, small)
+        self.class_names = listing.class_names
+        self.bad_files = sorted(
+            [BadFile(*left) for left in listing.left_out]
+            + [BadFile(look.found.path, look.reason) for look in kept if look.reason],
+            key=lambda bad: bad.path,
+        )
+        good = [look for look in kept if not look.reason]
+        if not good:
+            raise CascadeError(
+                f"none of the {len(seen)} pictures in {self.root} can be used; "
+                f"the first, {self.bad_files[0].path}: {self.bad_files[0].reason}"
+            )
+        places = {name: place for place, name in enumerate(self.class_names)}
+        self.paths = [look.found.path for look in good]
+        self.labels = [UNLABELLED if look.found.category is None else places[look.found.category] for look in good]
+        if split != "val":
+            _refuse_empty_classes(listing, self.labels, self.root, split)
+        self.fingerprint = _fingerprint(good, self.labels, self.class_names, resolution)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def image(self, index: int) -> Tensor:
+        """Picture `index`, uint8 (3, R, R)."""
+        try:
+            return read_square(self.root / self.paths[index], self.resolution)[0]
+        except UnreadablePicture as error:
+            raise CascadeError(
+                f"{self.root / self.paths[index]} could be read when the folder was looked through, "
+                f"but not any more: {error}"
+            ) from error
+
+    def label(self, index: int) -> int:
+        """The class of picture `index`, a place in `class_names`, or −1."""
+        return self.labels[index]
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What decoding a file once has shown: its size and SHA-256, or the reason why it is left out."""
+
+    found: Found
+    size: tuple[int, int] = (0, 0)
+    sha256: str = ""
+    reason: str = ""
+
+
+def _look_through(
+    root: Path, pictures: list[Found], resolution: int, workers: int, progress: Progress | None
+) -> list[_Look]:
+    def look(found: Found) -> _Look:
+        try:
+            _, size = read_square(root / found.path, resolution)
+            return _Look(found, size, sha256_of(root / found.path))
+        except (UnreadablePicture, OSError) as error:
+            return _Look(found, reason=str(error))
+
+    looks = []
+    for seen in ordered_map(look, pictures, workers):
+        looks.append(seen)
+        if progress is not None:
+            progress(len(looks), len(pictures))
+    return looks
+
+
+def _kept(looks: list[_Look], root: Path, resolution: int, small: str) -> list[_Look]:
+    """Apply the rule for small pictures."""
+    too_small = [look for look in looks if not look.reason and min(look.size) < resolution]
+    if small == "upscale" or not too_small:
+        return looks
+    if small == "error":
+        width, height = too_small[0].size
+        raise CascadeError(
+            f"{len(too_small)} of {len(looks)} pictures in {root} are smaller than {resolution} px (the first: "
+            f"{too_small[0].found.path}, {width}×{height}); data.small=skip leaves them out, data.small=upscale "
+            "enlarges them"
+        )
+    reasons = {look.found.path: f"{look.size[0]}×{look.size[1]}, smaller than {resolution} px" for look in too_small}
+    return [
+        _Look(look.found, reason=reasons[look.found.path]) if look.found.path in reasons else look for look in looks
+    ]
+
+
+def _refuse_empty_classes(listing: Listing, labels: list[int], root: Path, split: str) -> None:
+    counts = Counter(labels)
+    for label, name in enumerate(listing.class_names):
+        if not counts[label]:
+            raise CascadeError(
+                f"class '{name}' in {root} has no picture that can be used for {split}; "
+                "add some, remove its folder, or lower val_fraction"
+            )
+
+
+def _fingerprint(looks: list[_Look], labels: list[int], class_names: list[str], resolution: int) -> str:
+    rows = [[look.found.name, look.sha256, label] for look, label in zip(looks, labels, strict=True)]
+    content = json.dumps(["folder", VERSION, resolution, class_names, rows])
+    return hashlib.sha256(content.encode()).hexdigest()

@@ -1,0 +1,151 @@
+"""Which files of a folder are its pictures, in which class and in which split; nothing is decoded here."""
+
+import hashlib
+import os
+import unicodedata
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cascade.data.picture import looks_like_picture
+from cascade.errors import CascadeError, suggest
+
+SPLITS = ("train", "val", "all")
+
+
+@dataclass(frozen=True)
+class Found:
+    """A picture file: its path below the root with forward slashes, and its class (None: unlabelled)."""
+
+    path: str
+    category: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The path as every system spells it: macOS decomposes accents (NFD), Linux keeps what it was given."""
+        return unicodedata.normalize("NFC", self.path)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The pictures of one split in their order, the class table of all splits, and files left out with the reason."""
+
+    pictures: list[Found]
+    class_names: list[str]
+    left_out: list[tuple[str, str]] = field(default_factory=list)
+
+
+def list_pictures(root: Path, split: str, labelled: bool = True, val_fraction: float = 0.05) -> Listing:
+    """List ROOT/{train,val}/CLASS/…, ROOT/CLASS/… or ROOT/… (in this order of preference; … to any depth).
+
+    Without train and val folders about `val_fraction` of the pictures are "val": those whose path has a small SHA-256,
+    and at least one; so a picture stays in its split when others are added. "all" is both splits.
+    Hidden files and folders, `__MACOSX` and files that are not pictures are passed over; links are followed, but not
+    round in circles. Pictures beside class folders are left out; so many of them that the folders can hardly be
+    classes, or different classes in train and val, raise CascadeError, as does a root that holds no picture.
+    """
+    if split not in SPLITS:
+        raise CascadeError(f"unknown split '{split}'; {suggest(split, SPLITS)}")
+    if not 0 <= val_fraction < 1:
+        raise CascadeError(f"val_fraction={val_fraction} must be at least 0 and less than 1")
+    if not root.is_dir():
+        raise CascadeError(f"the folder {root} {'is a file' if root.exists() else 'does not exist'}")
+    _, folders = _visible(root)
+    if {"train", "val"} <= set(folders):
+        return _from_split_folders(root, split, labelled)
+    base = "train/" if folders == ["train"] else ""
+    listing = _list_base(root, base, labelled)
+    _refuse_empty(listing.pictures, root)
+    return Listing(_hash_split(listing.pictures, split, val_fraction, root), listing.class_names, listing.left_out)
+
+
+def _from_split_folders(root: Path, split: str, labelled: bool) -> Listing:
+    train, val = (_list_base(root, f"{name}/", labelled) for name in ("train", "val"))
+    for name, listing in (("train", train), ("val", val)):
+        if split in (name, "all"):
+            _refuse_empty(listing.pictures, root / name)
+    if bool(train.class_names) != bool(val.class_names) and train.pictures and val.pictures:
+        with_classes, without = ("train", "val") if train.class_names else ("val", "train")
+        raise CascadeError(
+            f"{root / with_classes} has class folders and {root / without} has none; labelled=false ignores classes"
+        )
+    for name in val.class_names:
+        if name not in train.class_names:
+            raise CascadeError(f"class '{name}' of {root / 'val'} is not in {root / 'train'}")
+    parts = {"train": [train], "val": [val], "all": [train, val]}[split]
+    return Listing(
+        [found for part in parts for found in part.pictures],
+        train.class_names,
+        [left for part in parts for left in part.left_out],
+    )
+
+
+def _list_base(root: Path, base: str, labelled: bool) -> Listing:
+    """List the pictures below ROOT/BASE: in class folders, or all together."""
+    beside: list[Found] = []
+    inside: list[Found] = []
+    for path in _walk(root, base):
+        first, *deeper = path[len(base) :].split("/")
+        if labelled and deeper:
+            inside.append(Found(path, unicodedata.normalize("NFC", first)))
+        else:
+            beside.append(Found(path))
+    if len(beside) > len(inside) > 0:
+        raise CascadeError(
+            f"{root / base} holds {len(beside)} pictures beside folders with only {len(inside)}: "
+            "put them into class folders, or set labelled=false to ignore classes"
+        )
+    pictures, left_out = (inside, beside) if inside else (beside, [])
+    return Listing(
+        sorted(pictures, key=lambda found: (found.name, found.path)),
+        sorted({found.category for found in pictures if found.category is not None}),
+        sorted((found.path, "beside the class folders, so without a class") for found in left_out),
+    )
+
+
+def _hash_split(pictures: list[Found], split: str, val_fraction: float, root: Path) -> list[Found]:
+    if split == "all":
+        return pictures
+    if split == "val" and val_fraction == 0:
+        raise CascadeError(f"{root} has no val folder and val_fraction=0: there are no validation pictures")
+    if len(pictures) < 2 and val_fraction > 0:
+        raise CascadeError(f"{root} holds one picture, which cannot be split; set val_fraction=0 to train on it")
+    ranks = [_rank(found) for found in pictures]
+    threshold = max(val_fraction, min(ranks)) if val_fraction > 0 else -1.0
+    return [found for found, rank in zip(pictures, ranks, strict=True) if (rank <= threshold) == (split == "val")]
+
+
+def _rank(found: Found) -> float:
+    """A number in [0, 1) that belongs to the path."""
+    digest = hashlib.sha256(found.name.encode("utf-8", "surrogateescape")).digest()
+    return int.from_bytes(digest[:6], "big") / 2**48
+
+
+def _walk(root: Path, base: str, above: frozenset[tuple[int, int]] = frozenset()) -> list[str]:
+    """Paths below `root` of the pictures below `base` ('' or 'folder/'), not entering a folder from inside itself."""
+    status = (root / base).stat()
+    identity = (status.st_dev, status.st_ino)
+    if identity in above:
+        return []
+    files, folders = _visible(root / base)
+    found = [base + name for name in files if looks_like_picture(root / base / name)]
+    for name in folders:
+        found += _walk(root, f"{base}{name}/", above | {identity})
+    return found
+
+
+def _visible(folder: Path) -> tuple[list[str], list[str]]:
+    """Names of the files and of the folders in `folder` that are not hidden, sorted."""
+    files, folders = [], []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if not entry.name.startswith(".") and entry.name != "__MACOSX":
+                    (folders if entry.is_dir() else files).append(entry.name)
+    except OSError as error:
+        raise CascadeError(f"the folder {folder} cannot be listed: {error.strerror}") from error
+    return sorted(files), sorted(folders)
+
+
+def _refuse_empty(pictures: list[Found], folder: Path) -> None:
+    if not pictures:
+        raise CascadeError(f"the folder {folder} holds no picture that Pillow reads (jpg, png, webp, tiff, …)")
