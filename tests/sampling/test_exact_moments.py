@@ -1,0 +1,292 @@
+"""With a Gaussian oracle a sampler is an affine map of its noise: its output moments are exact, and have a closed form.
+
+The map is read with one batch of unit impulses. The recursions it is held against are scalar, one for each eigenvalue
+of the data's covariance, and written in other forms than the samplers: Bayes' rule, ᾱ, and x/α over σ.
+"""
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+
+from cascade.diffusion import Condition, CosineSchedule, Posterior
+from cascade.diffusion.oracle import GaussianDenoiser
+from cascade.rng import randn
+from cascade.sampling import DDIM, Ancestral, DPMSolverPP, Heun, karras, uniform_log_snr, uniform_t
+
+F64 = torch.float64
+FRACTION = 0.3
+IRREGULAR = torch.tensor([-7.0, -6.5, -3.0, -2.9, 0.4, 2.0, 6.0, 6.1], dtype=F64)
+GRIDS = {
+    "uniform_t": uniform_t(CosineSchedule(), 6),
+    "karras": karras(6),
+    "karras, finite": karras(6)[:-1],
+    "uniform λ": uniform_log_snr(-9.0, 9.0, 7),
+    "uniform λ, finite": uniform_log_snr(-9.0, 9.0, 7)[:-1],
+    "irregular": IRREGULAR,
+    "one step": torch.tensor([-3.0, math.inf], dtype=F64),
+    "one step, finite": torch.tensor([-3.0, 1.0], dtype=F64),
+}
+SAMPLERS = [
+    Ancestral("small"),
+    Ancestral("large"),
+    Ancestral("learned"),
+    Ancestral("optimal"),
+    DDIM(0.0),
+    DDIM(0.4),
+    DDIM(1.0),
+    DPMSolverPP(1),
+    DPMSolverPP(2),
+    Heun(),
+    Heun(s_churn=2.0),
+    Heun(s_churn=9.0, s_min=0.1, s_max=10.0, s_noise=1.1),
+]
+
+
+class WithFraction:
+    """The exact denoiser, also giving a constant variance fraction."""
+
+    def __init__(self, oracle):
+        self.oracle = oracle
+
+    def __call__(self, x_t, log_snr, condition):
+        posterior = self.oracle(x_t, log_snr, condition)
+        return Posterior(posterior.mean, posterior.covariance, torch.full_like(x_t, FRACTION))
+
+
+def gaussian(dim, name="data"):
+    """Mean, eigenvalues and eigenvectors of Gaussian data."""
+    basis, _ = torch.linalg.qr(randn(name, dim, shape=(dim, dim)).to(F64))
+    mean = randn(name, "mean", dim, shape=(dim,)).to(F64)
+    values = (randn(name, "values", dim, shape=(dim,)).to(F64) * 1.5).exp()
+    return mean, values, basis
+
+
+def output_moments(sampler, denoiser, grid, dim, start_mean, start_root):
+    """Mean and covariance of the output for x ~ N(start_mean, root rootᵀ), read from the affine map itself."""
+    steps = len(grid) - 1
+    rows = 1 + dim + steps * dim
+    x = start_mean.expand(rows, dim).clone()
+    x[1 : 1 + dim] += start_root.mT
+
+    def impulses(step, draw=0):
+        assert draw == 0
+        z = torch.zeros(rows, dim, dtype=F64)
+        z[1 + dim * (step + 1) : 1 + dim * (step + 2)] = torch.eye(dim, dtype=F64)
+        return z
+
+    out = sampler(denoiser, x, grid, Condition(), impulses)
+    columns = out[1:] - out[0]
+    return out[0], columns.mT @ columns
+
+
+def levels(grid):
+    for log_snr in grid.tolist():
+        yield (
+            (1.0, 0.0)
+            if log_snr == math.inf
+            else (
+                math.sqrt(1 / (1 + math.exp(-log_snr))),
+                math.sqrt(1 / (1 + math.exp(log_snr))),
+            )
+        )
+
+
+def regression(m, c, alpha, sigma):
+    """x̂ = a + b x_t of scalar data N(m, c), and the variance that is left."""
+    gain = alpha * c / (alpha**2 * c + sigma**2)
+    return m - gain * alpha * m, gain, c - gain * alpha * c
+
+
+class Affine:
+    """A scalar random variable: constant + coefficients · independent standard normals."""
+
+    def __init__(self, constant, noise=()):
+        self.constant, self.noise = constant, list(noise)
+
+    def combine(self, a, other, b):
+        size = max(len(self.noise), len(other.noise))
+        pad = lambda noise: noise + [0.0] * (size - len(noise))  # noqa: E731
+        return Affine(
+            a * self.constant + b * other.constant,
+            [a * p + b * q for p, q in zip(pad(self.noise), pad(other.noise), strict=True)],
+        )
+
+    def plus_noise(self, scale):
+        return Affine(self.constant, [*self.noise, scale])
+
+    def predict(self, m, c, alpha, sigma):
+        a, b, _ = regression(m, c, alpha, sigma)
+        return Affine(a + b * self.constant, [b * q for q in self.noise])
+
+    @property
+    def variance(self):
+        return sum(q * q for q in self.noise)
+
+
+def ancestral_recursion(variance, m, c, points):
+    """By Bayes: x_s | x has precision 1/σs², and x_t | x_s is N(k x_s, σt² − k²σs²), k = αt/αs."""
+    x = Affine(0.0, [points[0][1]])
+    for (alpha_t, sigma_t), (alpha_s, sigma_s) in pairwise(points):
+        mean = x.predict(m, c, alpha_t, sigma_t)
+        if sigma_s == 0:
+            return mean
+        k = alpha_t / alpha_s
+        forward = sigma_t**2 - k**2 * sigma_s**2
+        small = 1 / (1 / sigma_s**2 + k**2 / forward)
+        of_mean = small * alpha_s / sigma_s**2
+        left = regression(m, c, alpha_t, sigma_t)[2]
+        noise = {
+            "small": small,
+            "large": forward,
+            "learned": forward**FRACTION * small ** (1 - FRACTION),
+            "optimal": small + of_mean**2 * left,
+        }[variance]
+        x = mean.combine(of_mean, x, small * k / forward).plus_noise(math.sqrt(noise))
+    return x
+
+
+def ddim_recursion(eta, m, c, points):
+    """In ᾱ, as the paper writes it."""
+    x = Affine(0.0, [points[0][1]])
+    for (alpha_t, sigma_t), (alpha_s, _) in pairwise(points):
+        bar_t, bar_s = alpha_t**2, alpha_s**2
+        mean = x.predict(m, c, alpha_t, sigma_t)
+        eps = x.combine(1 / math.sqrt(1 - bar_t), mean, -math.sqrt(bar_t / (1 - bar_t)))
+        noise = eta * math.sqrt((1 - bar_s) / (1 - bar_t)) * math.sqrt(1 - bar_t / bar_s)
+        x = mean.combine(math.sqrt(bar_s), eps, math.sqrt(1 - bar_s - noise**2)).plus_noise(noise)
+    return x
+
+
+def multistep_recursion(order, m, c, points):
+    """On x/α, in the clock τ = −ln(σ/α)."""
+    bar, before = Affine(0.0, [points[0][1] / points[0][0]]), None
+    for (alpha_t, sigma_t), (alpha_s, sigma_s) in pairwise(points):
+        mean = bar.combine(alpha_t, bar, 0.0).predict(m, c, alpha_t, sigma_t)
+        if sigma_s == 0:
+            return mean
+        h = math.log(sigma_t / alpha_t) - math.log(sigma_s / alpha_s)
+        used = mean
+        if order == 2 and before is not None:
+            ratio = before[0] / h
+            used = mean.combine(1 + 1 / (2 * ratio), before[1], -1 / (2 * ratio))
+        bar, before = bar.combine(math.exp(-h), used, 1 - math.exp(-h)), (h, mean)
+    return bar.combine(points[-1][0], bar, 0.0)
+
+
+def heun_recursion(sampler, m, c, points):
+    """EDM's algorithm 2: everything on x/α over σ."""
+
+    def slope(bar, sigma):
+        alpha = 1 / math.sqrt(1 + sigma**2)
+        mean = bar.combine(alpha, bar, 0.0).predict(m, c, alpha, alpha * sigma)
+        return bar.combine(1 / sigma, mean, -1 / sigma)
+
+    sigmas = [sigma / alpha for alpha, sigma in points]
+    bar = Affine(0.0, [sigmas[0]])
+    for sigma, following in pairwise(sigmas):
+        churns = sampler.s_min <= sigma <= sampler.s_max
+        gamma = min(sampler.s_churn / (len(sigmas) - 1), math.sqrt(2) - 1) if churns else 0.0
+        hat = sigma * (1 + gamma)
+        bar = bar.plus_noise(sampler.s_noise * math.sqrt(hat**2 - sigma**2))
+        d = slope(bar, hat)
+        euler = bar.combine(1, d, following - hat)
+        if following == 0:
+            return euler
+        d = d.combine(0.5, slope(euler, following), 0.5)
+        bar = bar.combine(1, d, following - hat)
+    return bar.combine(points[-1][0], bar, 0.0)
+
+
+def recursion(sampler, m, c, points):
+    if isinstance(sampler, Ancestral):
+        return ancestral_recursion(sampler.variance, m, c, points)
+    if isinstance(sampler, DDIM):
+        return ddim_recursion(sampler.eta, m, c, points)
+    if isinstance(sampler, DPMSolverPP):
+        return multistep_recursion(sampler.order, m, c, points)
+    return heun_recursion(sampler, m, c, points)
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3, 4])
+@pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS.keys())
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=str)
+def test_output_moments_equal_the_scalar_recursion(sampler, grid, dim):
+    mean, values, basis = gaussian(dim)
+    oracle = WithFraction(GaussianDenoiser(mean, basis @ values.diag() @ basis.mT))
+    points = list(levels(grid))
+    start = points[0][1] * torch.eye(dim, dtype=F64)
+    got_mean, got_covariance = output_moments(sampler, oracle, grid, dim, torch.zeros(dim, dtype=F64), start)
+
+    along = [recursion(sampler, m, c, points) for m, c in zip((basis.mT @ mean).tolist(), values.tolist(), strict=True)]
+    want_mean = basis @ torch.tensor([a.constant for a in along], dtype=F64)
+    want_covariance = basis @ torch.tensor([a.variance for a in along], dtype=F64).diag() @ basis.mT
+    for got, want in [(got_mean, want_mean), (got_covariance, want_covariance)]:
+        # Relative to the whole: Heun's few steps from λ = −20 overshoot to covariances of 10⁸.
+        scale = max(1.0, want.abs().max().item())
+        torch.testing.assert_close(got / scale, want / scale, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("dim", [1, 3])
+@pytest.mark.parametrize("grid", [uniform_log_snr(-9.0, 9.0, n)[:-1] for n in (2, 3, 9)] + [IRREGULAR], ids=len)
+def test_optimal_variance_gives_exactly_the_data(grid, dim):
+    """From the exact marginal at λ0, the output is the exact marginal at the last level, at any number of steps."""
+    mean, values, basis = gaussian(dim)
+    covariance = basis @ values.diag() @ basis.mT
+    points = list(levels(grid))
+
+    def marginal(alpha, sigma):
+        return alpha * mean, alpha**2 * covariance + sigma**2 * torch.eye(dim, dtype=F64)
+
+    start_mean, start_covariance = marginal(*points[0])
+    start_root = torch.linalg.cholesky(start_covariance)
+    oracle = GaussianDenoiser(mean, covariance)
+    got_mean, got_covariance = output_moments(Ancestral("optimal"), oracle, grid, dim, start_mean, start_root)
+    want_mean, want_covariance = marginal(*points[-1])
+    torch.testing.assert_close(got_mean, want_mean, rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(got_covariance, want_covariance, rtol=1e-11, atol=1e-11)
+
+
+def test_small_variance_gives_too_little_and_tends_to_the_data():
+    oracle = GaussianDenoiser(torch.zeros(1, dtype=F64), torch.eye(1, dtype=F64))
+    zero, one = torch.zeros(1, dtype=F64), torch.eye(1, dtype=F64)
+    grids = [uniform_log_snr(-12.0, 12.0, n + 1)[:-1] for n in (5, 20, 160, 320)]
+    variances = [output_moments(Ancestral("small"), oracle, grid, 1, zero, one)[1].item() for grid in grids]
+    gaps = [1 - variance for variance in variances]
+    assert gaps == sorted(gaps, reverse=True)
+    assert gaps[0] > 0.2
+    assert gaps[-1] > 0
+    assert gaps[-2] / gaps[-1] == pytest.approx(2, rel=0.05)
+
+
+def test_churn_keeps_the_marginal():
+    """A churned step from the marginal at λ is an unchurned one from the marginal at λ̂ = λ − 2 ln(1+γ)."""
+    mean, values, basis = gaussian(3)
+    covariance = basis @ values.diag() @ basis.mT
+    oracle = GaussianDenoiser(mean, covariance)
+    gamma = 0.25
+    grid = torch.tensor([-1.0, 2.0], dtype=F64)
+    louder = torch.tensor([-1.0 - 2 * math.log(1 + gamma), 2.0], dtype=F64)
+
+    def from_marginal(sampler, grid):
+        alpha, sigma = next(levels(grid))
+        root = torch.linalg.cholesky(alpha**2 * covariance + sigma**2 * torch.eye(3, dtype=F64))
+        return output_moments(sampler, oracle, grid, 3, alpha * mean, root)
+
+    churned, plain = from_marginal(Heun(s_churn=gamma), grid), from_marginal(Heun(), louder)
+    torch.testing.assert_close(churned, plain, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("dim", "shape"), [(12, (3, 2, 2)), (3, (3,))])
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=str)
+def test_pictures_are_sampled_as_flat_vectors(sampler, dim, shape):
+    mean, values, basis = gaussian(dim)
+    oracle = WithFraction(GaussianDenoiser(mean, basis @ values.diag() @ basis.mT))
+
+    def sample(shape):
+        noise = lambda step, draw=0: randn("noise", step, shape=(2, dim)).to(F64).reshape(2, *shape)  # noqa: E731
+        return sampler(oracle, noise(-1), IRREGULAR, Condition(), noise)
+
+    assert sample(shape).shape == (2, *shape)
+    torch.testing.assert_close(sample(shape).flatten(1), sample((dim,)), rtol=1e-13, atol=1e-13)
