@@ -1,7 +1,7 @@
 """Networks: tensors in, tensors out. They know no schedule, no loss and no sampler.
 
-Every network is called as `network(x, log_snr, label=None, augment=None, extra=None)` and returns (B, out_channels, H, W).
-`BaseNetwork` and `LowResConditioned` give it the signature a preconditioning calls.
+Every network is called as `network(x, log_snr, label=None, augment=None, extra=None)` and returns
+(B, out_channels, H, W). `BaseNetwork` and `LowResConditioned` give it the signature that a preconditioning calls.
 """
 
 from cascade.networks.dropout import Dropout, seeded_dropout

@@ -1,7 +1,7 @@
 """A U-Net for small machines: space-to-depth at the input, most of its work where the map is small."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -10,31 +10,34 @@ from torch import Tensor, nn
 from cascade.errors import CascadeError
 from cascade.networks.attention import SelfAttention
 from cascade.networks.embedding import ConditionEmbedding
-from cascade.networks.layers import NORMS, Double, Halve, ResidualBlock
+from cascade.networks.layers import NORMS, Grow, PixelHead, ResidualBlock, Shrink
 
 
 class EfficientUNet(nn.Module):
-    """U-Net on `patch`×`patch` pixel patches with FiLM conditioning.
+    """U-Net on `patch`×`patch` pixel patches, told its condition by FiLM.
 
     Ronneberger et al., "U-Net" (2015); Saharia et al., "Imagen" (2022), appendix B.1 ("Efficient U-Net"); the
     space-to-depth input of Hoogeboom et al., "simple diffusion" (2023), section 3.4.
 
-    Level l of `channels` works at 1/(patch·2^l) of the picture's side with `blocks[l]` residual blocks on the way down
-    and as many on the way up, each of which reads the matching output of the way down. x is (B, in_channels, H, W) with
-    H and W multiples of patch·2^(levels−1) (else CascadeError), log_snr (B,), the result (B, out_channels, H, W), exactly
-    0 before training.
+    Level l works at 1/(patch·2^l) of the picture's side with `blocks[l]` residual blocks of `channels[l]` on the way
+    down and as many on the way up, each of which also reads its mirror image on the way down; `attention[l]` adds
+    global attention to each of them. H and W are any multiples of `multiple` = patch·2^(levels−1) (else CascadeError).
+    Before training the output is exactly 0.
 
-    norm="pixel" without attention makes the network local: a crop and the full frame agree at pixels that are further
-    than `receptive_radius` from the crop's border.
+    norm="group" is the faster to train; norm="pixel" without attention makes the network local: a crop and the full
+    frame agree at pixels further than `receptive_radius` from the crop's border. `head_channels` is the width of an
+    attention head, `refine` the width of the last convolution, at full resolution (0: none, see `PixelHead`).
 
-    >>> network = EfficientUNet(channels=(16, 32), blocks=(1, 1), attention=(False, True), num_classes=3)
-    >>> x, log_snr = torch.randn(2, 3, 16, 24, generator=torch.Generator().manual_seed(0)), torch.zeros(2)
-    >>> network(x, log_snr, label=torch.tensor([1, -1])).shape
+    >>> network = EfficientUNet(channels=(16, 32), blocks=(1, 1), attention=(False, False), norm="pixel", num_classes=3)
+    >>> network(torch.randn(2, 3, 16, 24), torch.zeros(2), label=torch.tensor([1, -1])).shape
     torch.Size([2, 3, 16, 24])
+    >>> network.multiple, network.receptive_radius
+    (4, 31.0)
     """
 
     def __init__(
         self,
+        *,
         in_channels: int = 3,
         out_channels: int = 3,
         num_classes: int = 0,
@@ -43,78 +46,75 @@ class EfficientUNet(nn.Module):
         channels: Sequence[int] = (64, 128, 192),
         blocks: Sequence[int] = (2, 2, 2),
         attention: Sequence[bool] = (False, False, True),
-        head_channels: int = 32,
+        head_channels: int = 64,
         norm: str = "group",
         dropout: float = 0.0,
         embedding_dim: int = 256,
+        refine: int = 0,
     ) -> None:
         super().__init__()
-        levels = len(channels)
-        if not len(blocks) == len(attention) == levels:
+        levels = range(len(channels))
+        if not len(channels) == len(blocks) == len(attention) > 0:
             raise ValueError(
-                f"channels, blocks and attention must be of one length, not {levels}, {len(blocks)}, {len(attention)}"
+                f"channels, blocks and attention name the same levels, not {len(channels)}, {len(blocks)} and "
+                f"{len(attention)}"
             )
         if norm not in NORMS:
             raise ValueError(f"norm is one of {', '.join(NORMS)}, not '{norm}'")
-        self.in_channels, self.out_channels, self.num_classes = in_channels, out_channels, num_classes
-        self.embedding_dim, self.patch, self.blocks = embedding_dim, patch, tuple(blocks)
-        self.multiple = patch * 2 ** (levels - 1)
+        self.in_channels, self.out_channels, self.embedding_dim = in_channels, out_channels, embedding_dim
+        self.patch, self.blocks, self.refine = patch, tuple(blocks), refine
+        self.multiple = patch * 2 ** (len(channels) - 1)
         self.local = norm == "pixel" and not any(attention)
+
+        def stack(make: Callable[[int, int], nn.Module]) -> nn.ModuleList:
+            return nn.ModuleList(nn.ModuleList(make(i, channels[i]) for _ in range(blocks[i])) for i in levels)
+
+        def block(_: int, width: int) -> nn.Module:
+            return ResidualBlock(width, embedding_dim, norm, dropout)
+
+        def attend(level: int, width: int) -> nn.Module:
+            return SelfAttention(width, head_channels, norm) if attention[level] else nn.Identity()
 
         self.embedding = ConditionEmbedding(embedding_dim, num_classes, augment_dim)
         self.input = nn.Conv2d(in_channels * patch**2, channels[0], 3, padding=1)
-
-        def block(level: int) -> nn.Module:
-            return ResidualBlock(channels[level], embedding_dim, norm, dropout)
-
-        def attend(level: int) -> nn.Module:
-            width = channels[level]
-            return SelfAttention(width, head_channels, NORMS[norm](width)) if attention[level] else nn.Identity()
-
-        def each(level: int, make: object) -> nn.ModuleList:
-            return nn.ModuleList(make(level) for _ in range(blocks[level]))
-
-        every = range(levels)
-        self.down = nn.ModuleList(each(level, block) for level in every)
-        self.down_attention = nn.ModuleList(each(level, attend) for level in every)
-        self.shrink = nn.ModuleList(Halve(channels[level], channels[level + 1]) for level in every[:-1])
-        self.fuse = nn.ModuleList(
-            each(level, lambda level: nn.Conv2d(2 * channels[level], channels[level], 1)) for level in every
-        )
-        self.up = nn.ModuleList(each(level, block) for level in every)
-        self.up_attention = nn.ModuleList(each(level, attend) for level in every)
-        self.grow = nn.ModuleList(Double(channels[level + 1], channels[level]) for level in every[:-1])
+        self.down, self.down_attention = stack(block), stack(attend)
+        self.shrink = nn.ModuleList(Shrink(channels[i], channels[i + 1]) for i in levels[:-1])
+        self.fuse = stack(lambda _, width: nn.Conv2d(2 * width, width, 1))
+        self.up, self.up_attention = stack(block), stack(attend)
+        self.grow = nn.ModuleList(Grow(channels[i + 1], channels[i]) for i in levels[:-1])
         self.norm = NORMS[norm](channels[0])
-        self.output = nn.Conv2d(channels[0], out_channels * patch**2, 3, padding=1)
-        nn.init.zeros_(self.output.weight)
-        nn.init.zeros_(self.output.bias)
+        self.output = PixelHead(channels[0], out_channels, patch, refine)
 
     def forward(
         self,
         x: Tensor,
         log_snr: Tensor,
         label: Tensor | None = None,
+        *,
         augment: Tensor | None = None,
         extra: Tensor | None = None,
     ) -> Tensor:
-        """x (B, in_channels, H, W), log_snr (B,), label (B,) or None, augment (B, k) or None, extra (B, embedding_dim)."""
+        """x (B, in_channels, H, W) → (B, out_channels, H, W).
+
+        log_snr (B,); label (B,) int64 or None; augment (B, augment_dim) or None; extra (B, embedding_dim) or None.
+        """
         self._check(x)
         embedding = F.silu(self.embedding(log_snr, label, augment, extra))
         h = self.input(F.pixel_unshuffle(x, self.patch))
-        skips = []
-        for level, blocks in enumerate(self.down):
+        mirror = []
+        for level, (blocks, attentions) in enumerate(zip(self.down, self.down_attention, strict=True)):
             if level:
                 h = self.shrink[level - 1](h)
-            for block, attend in zip(blocks, self.down_attention[level], strict=True):
+            for block, attend in zip(blocks, attentions, strict=True):
                 h = attend(block(h, embedding))
-                skips.append(h)
+                mirror.append(h)
         for level in reversed(range(len(self.up))):
             for fuse, block, attend in zip(self.fuse[level], self.up[level], self.up_attention[level], strict=True):
-                h = fuse(torch.cat([h, skips.pop()], dim=1))
+                h = fuse(torch.cat([h, mirror.pop()], dim=1))
                 h = attend(block(h, embedding))
             if level:
                 h = self.grow[level - 1](h)
-        return F.pixel_shuffle(self.output(F.silu(self.norm(h))), self.patch)
+        return self.output(F.silu(self.norm(h)))
 
     def _check(self, x: Tensor) -> None:
         if x.shape[1] != self.in_channels:
@@ -122,34 +122,36 @@ class EfficientUNet(nn.Module):
         height, width = x.shape[-2:]
         if height % self.multiple or width % self.multiple:
             raise CascadeError(
-                f"{height}×{width} pixels do not fit this network: both must be multiples of {self.multiple}"
+                f"{height}×{width} pixels do not fit the network: make both multiples of {self.multiple}"
             )
 
     @property
     def receptive_radius(self) -> float:
-        """Largest distance in pixels between an output and an input it depends on; inf with group norm or attention."""
+        """Largest distance in pixels between an output and an input that it depends on; inf unless local.
+
+        Found by walking back, for each place of a pixel on the coarsest grid, through the reach of every convolution.
+        """
         if not self.local:
             return math.inf
-        radius = 0
+        radius, margin = 0, 1 if self.refine else 0
         for pixel in range(self.multiple):
-            low, high = self._interval(pixel // self.patch, pixel // self.patch)
+            low, high = self._reach((pixel - margin) // self.patch, (pixel + margin) // self.patch)
             radius = max(radius, pixel - low * self.patch, (high + 1) * self.patch - 1 - pixel)
         return float(radius)
 
-    def _interval(self, low: int, high: int) -> tuple[int, int]:
-        """Walk back from patches low..high of the output to the patches of the input that they depend on."""
-        low, high = low - 1, high + 1
-        needed: list[tuple[int, int]] = []
+    def _reach(self, low: int, high: int) -> tuple[int, int]:
+        """First and last patch of the input that patches low..high of the output depend on, in one dimension."""
+        low, high = low - 1, high + 1  # output convolution
+        at_level: list[tuple[int, int]] = []
         for level, count in enumerate(self.blocks):
-            for _ in range(count):
-                low, high = low - 2, high + 2
-                needed.append((low, high))
-            if level + 1 < len(self.blocks):
-                low, high = low // 2, high // 2
-        for level in reversed(range(len(self.blocks))):
-            for _ in range(self.blocks[level]):
-                skip_low, skip_high = needed.pop()
-                low, high = min(low, skip_low) - 2, max(high, skip_high) + 2
             if level:
-                low, high = 2 * low, 2 * high + 1
-        return low - 1, high + 1
+                low, high = low // 2, high // 2  # Grow
+            low, high = low - 2 * count, high + 2 * count  # blocks of the way up
+            at_level.append((low, high))
+        for level in reversed(range(len(self.blocks))):
+            # What the mirror images are asked for lies within what comes up from below, or at the coarsest level is it.
+            low, high = min(low, at_level[level][0]), max(high, at_level[level][1])
+            low, high = low - 2 * self.blocks[level], high + 2 * self.blocks[level]  # blocks of the way down
+            if level:
+                low, high = 2 * low, 2 * high + 1  # Shrink
+        return low - 1, high + 1  # input convolution

@@ -9,22 +9,28 @@ from cascade.errors import CascadeError
 
 
 class NoiseFeatures(nn.Module):
-    """Fourier features of a log-SNR, finite everywhere: cos and sin of 2π f s for s = (2/π)·atan(e^{−λ/2}) ∈ [0, 1]
-    (0 = clean, λ = +inf; 1 = pure noise, λ = −inf) and for λ clamped to [−20, 20] over 40, which tells the far ends apart.
+    """Fourier features of a log-SNR λ, finite everywhere: cos and sin of 2π f u, f from 0.25 to 16, for two readings u of λ.
+
+    u = (2/π)·atan(e^{−λ/2}) ∈ [0, 1] is 0 for a clean picture (λ = +inf) and 1 for pure noise (λ = −inf);
+    u = λ/40, with λ clamped to [−20, 20], tells the far ends apart, where the first is flat.
+
+    >>> bool(NoiseFeatures()(torch.tensor([-torch.inf, 0.0, torch.inf])).isfinite().all())
+    True
     """
 
     def __init__(self, frequencies: int = 32) -> None:
         super().__init__()
+        self.frequencies = frequencies
         self.out_features = 4 * frequencies
-        ramp = torch.linspace(0.0, 1.0, frequencies)
-        self.register_buffer("frequencies", 0.25 * 64.0**ramp, persistent=False)
 
     def forward(self, log_snr: Tensor) -> Tensor:
         """(B,) → (B, out_features), at least float32."""
         log_snr = log_snr.to(torch.promote_types(log_snr.dtype, torch.float32))
         angle = torch.atan(torch.exp(-0.5 * log_snr)) * (2.0 / math.pi)
         line = log_snr.clamp(-20.0, 20.0) / 40.0
-        phases = 2.0 * math.pi * self.frequencies * torch.stack([angle, line], dim=-1).unsqueeze(-1)
+        # Made here, not kept as a buffer, so that a network cast to bf16 still reads exact frequencies.
+        ramp = torch.linspace(0.0, 1.0, self.frequencies, dtype=log_snr.dtype, device=log_snr.device)
+        phases = 2.0 * math.pi * 0.25 * 64.0**ramp * torch.stack([angle, line], dim=-1).unsqueeze(-1)
         return torch.cat([phases.cos(), phases.sin()], dim=-1).flatten(1)
 
 
@@ -42,10 +48,15 @@ class NoiseEmbedding(nn.Module):
 
 
 class ConditionEmbedding(nn.Module):
-    """Noise level, label, augmentation and `extra` → one vector (B, dim), their sum.
+    """Noise level, label, geometric augmentation and `extra` → one vector (B, dim), the sum of their embeddings.
 
     label: (B,) int, read modulo num_classes + 1, so −1 and num_classes both are the null class; None is null for all.
-    augment: (B, augment_dim), linear without bias, so zeros (and None) are "not augmented".
+    augment: (B, augment_dim), linear without bias, so zeros (and None) are "not augmented"
+    (Karras et al., EDM (2022), appendix F.2).
+
+    >>> embedding, clock = ConditionEmbedding(8, num_classes=3), torch.zeros(2)
+    >>> torch.equal(embedding(clock), embedding(clock, label=torch.tensor([-1, 3])))
+    True
     """
 
     def __init__(self, dim: int, num_classes: int = 0, augment_dim: int = 0) -> None:

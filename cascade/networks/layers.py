@@ -1,4 +1,4 @@
-"""The parts of a convolutional network: two norms, a residual block told by an embedding, halving and doubling."""
+"""The parts of a convolutional network: two norms, a residual block told by an embedding, shrinking, growing, the head."""
 
 import torch
 import torch.nn.functional as F
@@ -8,67 +8,101 @@ from cascade.networks.dropout import Dropout
 
 
 class GroupNorm(nn.GroupNorm):
-    """Wu & He (2018): zero mean, unit variance over each group of 16 channels and all pixels of an image."""
+    """Zero mean and unit variance over each group of 16 channels and all pixels of an image (Wu & He, 2018)."""
 
-    def __init__(self, channels: int) -> None:
-        super().__init__(num_groups=max(1, channels // 16), num_channels=channels)
+    def __init__(self, channels: int, affine: bool = True) -> None:
+        super().__init__(num_groups=max(1, channels // 16), num_channels=channels, affine=affine)
 
 
-class PixelNorm(nn.Module):
-    """y = x·g/√(mean over channels of x² + 1e-5) at each pixel: no statistic crosses pixels, so crops agree with the
-    full frame. Karras et al., "Progressive growing of GANs" (2018), section 4.2, with a learned gain g.
+class PixelNorm(nn.LayerNorm):
+    """Zero mean and unit RMS over the channels of each pixel: no statistic crosses pixels, so crops and frames agree.
+
+    Liu et al., "ConvNeXt" (2022), section 2.6. The mean is taken out as well because the layer norm is one fused
+    kernel, also in bf16: an RMS norm alone made a network 1.6 times slower to train on a CPU.
+
+    >>> x = torch.randn(1, 8, 4, 4)
+    >>> torch.equal(PixelNorm(8)(x)[..., :2, :2], PixelNorm(8)(x[..., :2, :2]))
+    True
     """
 
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(channels))
+    def __init__(self, channels: int, affine: bool = True) -> None:
+        super().__init__(channels, elementwise_affine=affine)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x.permute(0, 2, 3, 1), self.weight.shape, self.weight, 1e-5).permute(0, 3, 1, 2)
+        """(B, C, H, W) → (B, C, H, W)."""
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
-NORMS: dict[str, type[nn.Module]] = {"group": GroupNorm, "pixel": PixelNorm}
+NORMS: dict[str, type[GroupNorm] | type[PixelNorm]] = {"group": GroupNorm, "pixel": PixelNorm}
 
 
 class ResidualBlock(nn.Module):
     """x + conv(dropout(silu(norm(conv(silu(norm(x))))·(1 + scale) + shift))), scale and shift linear in the embedding.
 
-    FiLM: Perez et al. (2018); in diffusion: Dhariwal & Nichol (2021), equation 10 of the appendix ("AdaGN").
-    The last convolution is zero-initialised, so the block is the identity at the start.
+    FiLM: Perez et al. (2018); in diffusion: Dhariwal & Nichol (2021), section 3 ("adaptive group normalization").
+    The last convolution is zero-initialised, so the block is the identity before training.
     """
 
     def __init__(self, channels: int, embedding_dim: int, norm: str, dropout: float) -> None:
         super().__init__()
         self.norm1 = NORMS[norm](channels)
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.norm2 = NORMS[norm](channels, affine=False)
         self.film = nn.Linear(embedding_dim, 2 * channels)
-        self.norm2 = NORMS[norm](channels)
         self.dropout = Dropout(dropout)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
-        nn.init.zeros_(self.conv2.weight)
-        nn.init.zeros_(self.conv2.bias)
+        self.conv2 = zeroed(nn.Conv2d(channels, channels, 3, padding=1))
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """x (B, C, H, W), embedding (B, E), already activated → (B, C, H, W)."""
+        """x (B, C, H, W), embedding (B, E) → (B, C, H, W)."""
         h = self.conv1(F.silu(self.norm1(x)))
         scale, shift = self.film(embedding)[:, :, None, None].to(h.dtype).chunk(2, dim=1)
         h = torch.addcmul(shift, self.norm2(h), 1 + scale)
         return x + self.conv2(self.dropout(F.silu(h)))
 
 
-class Halve(nn.Conv2d):
-    """2×2 convolution of stride 2: every output reads its own 2×2 pixels, so aligned crops stay aligned."""
+class Shrink(nn.Conv2d):
+    """Half the side by a 2×2 convolution of stride 2: an output reads its own 2×2 pixels, so aligned crops agree."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(in_channels, out_channels, kernel_size=2, stride=2)
 
 
-class Double(nn.Module):
-    """1×1 convolution, then each pixel repeated 2×2 (the channels change where there are fewer pixels)."""
+class Grow(nn.Module):
+    """Twice the side: a 1×1 convolution where there are fewer pixels, then each pixel repeated 2×2."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) → (B, out_channels, 2H, 2W)."""
         return F.interpolate(self.conv(x), scale_factor=2.0, mode="nearest")
+
+
+class PixelHead(nn.Module):
+    """Depth-to-space: one 3×3 convolution on patches gives all pixels of a patch. Zero-initialised.
+
+    With `refine` > 0 it gives `refine` channels for each pixel, which one more 3×3 convolution at full resolution reads:
+    neighbouring pixels of two patches are then as close as those of one, so no grid of patches shows.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, patch: int, refine: int) -> None:
+        super().__init__()
+        self.patch = patch
+        self.conv = nn.Conv2d(in_channels, (refine or out_channels) * patch**2, 3, padding=1)
+        self.refine = zeroed(nn.Conv2d(refine, out_channels, 3, padding=1)) if refine else None
+        if self.refine is None:
+            zeroed(self.conv)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) → (B, out_channels, patch·H, patch·W)."""
+        pixels = F.pixel_shuffle(self.conv(x), self.patch)
+        return pixels if self.refine is None else self.refine(F.silu(pixels))
+
+
+def zeroed(layer: nn.Conv2d) -> nn.Conv2d:
+    """Return `layer` with weights and bias set to 0."""
+    nn.init.zeros_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer

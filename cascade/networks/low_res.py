@@ -1,4 +1,4 @@
-"""Two adapters that give any network the signature a preconditioning calls: without and with a low-resolution picture."""
+"""Two adapters that give any network the signature a preconditioning calls: without and with a low-res picture."""
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,7 @@ class BaseNetwork(nn.Module):
         x: Tensor,
         log_snr: Tensor,
         label: Tensor | None = None,
+        *,
         low_res: Tensor | None = None,
         aug_log_snr: Tensor | None = None,
         augment: Tensor | None = None,
@@ -29,7 +30,8 @@ class BaseNetwork(nn.Module):
             raise CascadeError("a base stage starts from noise alone: low_res and aug_log_snr must be None")
         return self.network(x, log_snr, label=label, augment=augment)
 
-    def receptive_radius(self, factor: int = 1) -> float:  # noqa: ARG002
+    @property
+    def receptive_radius(self) -> float:
         """The network's own, in pixels."""
         return self.network.receptive_radius
 
@@ -60,13 +62,14 @@ class LowResConditioned(nn.Module):
         x: Tensor,
         log_snr: Tensor,
         label: Tensor | None = None,
+        *,
         low_res: Tensor | None = None,
         aug_log_snr: Tensor | None = None,
         augment: Tensor | None = None,
     ) -> Tensor:
         """x (B, C, H, W), log_snr (B,), low_res (B, C, h, w) → (B, out_channels, H, W)."""
         if low_res is None:
-            raise CascadeError("a super-resolution stage needs low_res")
+            raise CascadeError("a super-resolution stage starts from a picture: low_res must be given")
         if aug_log_snr is None:
             aug_log_snr = torch.full_like(log_snr, torch.inf)
         upsampled = upsample(low_res, x.shape[-2:])
@@ -84,8 +87,8 @@ class LowResConditioned(nn.Module):
             extra_channels = y.shape[1] - direct.shape[1]
             return y + (F.pad(direct, (0, 0, 0, 0, 0, extra_channels)) if extra_channels else direct)
 
-    def receptive_radius(self, factor: int) -> float:
-        """In pixels of x: the network's own, and the ±2.5 low-res pixels that a bicubic output reads."""
+    def receptive_radius_for(self, factor: int) -> float:
+        """In pixels of x, at an upsampling factor: the network's own, and the ±2.5 low-res pixels that bicubic reads."""
         return self.network.receptive_radius + (5 * factor + 1) // 2
 
 
