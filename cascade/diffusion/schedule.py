@@ -72,8 +72,9 @@ class CosineSchedule:
         """Return the t at which λ(t) = log_snr, in [0, 1]; beyond the ends, the end."""
         log_snr = as_tensor(log_snr)
         start, end, length = self._angles
-        small = ((-log_snr.abs() / 2).exp().atan() - torch.where(log_snr > 0, start, end)) / length
-        return torch.where(log_snr > 0, small, 1 - small).clamp(0, 1)
+        # As in log_snr, each half is measured from its own end.
+        angle = (-log_snr.abs() / 2).exp().atan()
+        return torch.where(log_snr > 0, (angle - start) / length, 1 - (angle - end) / length).clamp(0, 1)
 
     def log_slope(self, log_snr: Tensor | float) -> Tensor:
         """Return ln |dt/dλ| = ln sech(λ/2) − ln 4a."""

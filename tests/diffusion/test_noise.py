@@ -1,0 +1,110 @@
+"""p(λ): quantile function and density belong together."""
+
+import math
+from statistics import NormalDist
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from cascade.diffusion import (
+    CosineSchedule,
+    DiscreteBetas,
+    LinearBetaSchedule,
+    LogNormalNoise,
+    ScheduleNoise,
+    ShiftedSchedule,
+)
+
+NOISES = [
+    ScheduleNoise(CosineSchedule()),
+    ScheduleNoise(CosineSchedule(-5.0, 12.0)),
+    ScheduleNoise(LinearBetaSchedule()),
+    ScheduleNoise(LinearBetaSchedule(log_snr_max=4.0)),
+    ScheduleNoise(ShiftedSchedule(CosineSchedule(), -2.8)),
+    ScheduleNoise(DiscreteBetas("linear", 1000)),
+    LogNormalNoise(),
+    LogNormalNoise(-0.4, 1.0),
+    LogNormalNoise(0.0, 3.0, -4.0, 6.0),
+]
+each = pytest.mark.parametrize("noise", NOISES, ids=repr)
+SMOOTH = [noise for noise in NOISES if "Discrete" not in repr(noise)]
+
+
+def ends(noise):
+    return [float(noise.icdf(u)) for u in (0.0, 1.0)]
+
+
+@pytest.mark.parametrize("noise", SMOOTH, ids=repr)
+def test_density_integrates_to_one(noise, integrate):
+    assert integrate(lambda level: noise.log_density(level).exp(), *ends(noise)) == pytest.approx(1, abs=1e-10)
+
+
+def test_density_of_a_ladder_gives_every_gap_the_same_mass():
+    ladder = DiscreteBetas("linear", 1000)
+    middle = (ladder.log_snrs[1:] + ladder.log_snrs[:-1]) / 2
+    mass = ScheduleNoise(ladder).log_density(middle).exp() * -ladder.log_snrs.diff()
+    assert_close(mass, torch.full_like(mass, 1 / 999), rtol=1e-10, atol=0)
+
+
+@each
+def test_derivative_of_the_quantile_function_is_one_over_the_density(noise):
+    u = torch.linspace(0.0031, 0.9969, 101, dtype=torch.float64, requires_grad=True)
+    level = noise.icdf(u)
+    (slope,) = torch.autograd.grad(level.sum(), u)
+    assert bool((slope > 0).all())
+    assert_close(slope * noise.log_density(level.detach()).exp(), torch.ones_like(u), rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("noise", SMOOTH, ids=repr)
+def test_mass_below_a_quantile_is_its_number(noise, integrate):
+    low, _ = ends(noise)
+    for u in (0.01, 0.3, 0.5, 0.95):
+        mass = integrate(lambda level: noise.log_density(level).exp(), low, float(noise.icdf(u)))
+        assert mass == pytest.approx(u, abs=1e-10)
+
+
+@each
+def test_levels_are_finite_and_inside_for_every_uniform_number(noise):
+    # torch.rand gives 0, and 1 − 2⁻²⁴, about once in ten million draws: less than an hour of training.
+    low, high = ends(noise)
+    for dtype in (torch.float32, torch.float64):
+        level = noise.icdf(torch.tensor([0.0, 2**-24, 1 - 2**-24, 1.0], dtype=dtype))
+        assert level.dtype == dtype
+        assert bool(level.isfinite().all())
+        assert bool(noise.log_density(level).isfinite().all())
+    outside = torch.tensor([low - 0.1, high + 0.1])
+    assert bool((noise.log_density(outside) == -math.inf).all())
+
+
+def test_cosine_density_is_the_hyperbolic_secant():
+    # Kingma & Gao (2023), table 1: sech(λ/2)/2π on the whole line; the cut at ±20 restores the missing 1.2·10⁻⁴.
+    level = torch.linspace(-20, 20, 201, dtype=torch.float64)
+    whole = 1 / (2 * math.pi * (level / 2).cosh())
+    missing = 4 * math.atan(math.exp(-10)) / math.pi
+    assert_close(ScheduleNoise(CosineSchedule()).log_density(level).exp(), whole / (1 - missing), rtol=1e-12, atol=0)
+
+
+def test_log_normal_is_edms_distribution_of_sigma():
+    noise = LogNormalNoise(p_mean=-1.2, p_std=1.2)
+    for z in (-2.0, -1.0, 0.0, 0.5, 3.0):
+        log_sigma = -noise.icdf(NormalDist().cdf(-z)) / 2
+        assert float(log_sigma) == pytest.approx(-1.2 + 1.2 * z, abs=1e-9)
+    level = torch.linspace(-10, 12, 45, dtype=torch.float64)
+    mean = torch.tensor(2.4, dtype=torch.float64)
+    density = torch.distributions.Normal(mean, mean).log_prob(level)
+    assert_close(noise.log_density(level), density, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: LogNormalNoise(p_std=0.0),
+        lambda: LogNormalNoise(p_std=math.nan),
+        lambda: LogNormalNoise(p_mean=11.0),
+        lambda: LogNormalNoise(log_snr_min=3.0, log_snr_max=2.0),
+    ],
+)
+def test_impossible_numbers_are_refused_in_one_line(make):
+    with pytest.raises(ValueError, match=r"^[^\n]+$"):
+        make()

@@ -1,0 +1,177 @@
+"""Schedules: inverses, ends, slopes, and the values of the papers."""
+
+import math
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from cascade.diffusion import CosineSchedule, DiscreteBetas, LinearBetaSchedule, ShiftedSchedule
+
+SCHEDULES = [
+    CosineSchedule(),
+    CosineSchedule(-8.0, 14.0),
+    CosineSchedule(2.0, 9.0),
+    LinearBetaSchedule(),
+    LinearBetaSchedule(0.3, 0.3, log_snr_max=12.0),
+    ShiftedSchedule(CosineSchedule(), 2 * math.log(64 / 256)),
+    ShiftedSchedule(LinearBetaSchedule(), 1.5),
+    DiscreteBetas("linear", 1000),
+    DiscreteBetas("cosine", 50),
+]
+each = pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
+
+
+def exact(actual, expected, tolerance=1e-12):
+    assert_close(actual, torch.as_tensor(expected, dtype=torch.float64), rtol=tolerance, atol=tolerance)
+
+
+@each
+def test_t_is_the_inverse_of_log_snr(schedule):
+    t = torch.linspace(0, 1, 997, dtype=torch.float64)
+    log_snr = schedule.log_snr(t)
+    exact(schedule.t(log_snr), t, 1e-11)
+    exact(schedule.log_snr(schedule.t(log_snr)), log_snr, 1e-9)
+
+
+@each
+def test_a_schedule_falls_from_its_largest_to_its_smallest_log_snr(schedule):
+    log_snr = schedule.log_snr(torch.linspace(0, 1, 501, dtype=torch.float64))
+    assert bool((log_snr.diff() < 0).all())
+    exact(log_snr[[0, -1]], [schedule.log_snr_max, schedule.log_snr_min], 1e-13)
+    beyond = torch.tensor([schedule.log_snr_max + 3, schedule.log_snr_min - 3], dtype=torch.float64)
+    exact(schedule.t(beyond), [0.0, 1.0])
+
+
+@each
+def test_log_slope_is_the_logarithm_of_the_inverses_derivative(schedule):
+    log_snr = schedule.log_snr(torch.linspace(0.013, 0.987, 77, dtype=torch.float64)).requires_grad_()
+    (slope,) = torch.autograd.grad(schedule.t(log_snr).sum(), log_snr)
+    exact(schedule.log_slope(log_snr.detach()).exp(), slope.abs(), 1e-10)
+
+
+@each
+def test_tensors_keep_their_dtype_and_numbers_are_float64(schedule):
+    single = schedule.log_snr(torch.tensor([0.25, 0.9]))
+    assert single.dtype == torch.float32
+    assert schedule.t(single).dtype == torch.float32
+    assert schedule.log_slope(single).dtype == torch.float32
+    assert schedule.log_snr(0.25).dtype == torch.float64
+    assert float(schedule.t(float(schedule.log_snr(0.25)))) == pytest.approx(0.25, abs=1e-11)
+    exact(single.double(), schedule.log_snr(torch.tensor([0.25, 0.9]).double()), 1e-5)
+
+
+def test_cosine_ends_at_plus_and_minus_twenty_and_is_antisymmetric():
+    schedule = CosineSchedule()
+    t = torch.arange(0, 1025, dtype=torch.float64) / 1024
+    log_snr = schedule.log_snr(t)
+    assert log_snr[0] == 20.0
+    assert log_snr[-1] == -20.0
+    assert abs(float(log_snr[512])) < 1e-15
+    # The noisy half is as accurate as the clean one: 1 ulp of π/2 alone would cost 10⁻¹¹ here.
+    exact(log_snr, -log_snr.flip(0), 1e-14)
+
+
+def test_cosine_is_the_cosine_of_the_paper_when_hardly_truncated():
+    t = torch.linspace(0.01, 0.99, 99, dtype=torch.float64)
+    alpha_squared = CosineSchedule(-70, 70).log_snr(t).sigmoid()
+    exact(alpha_squared, (math.pi * t / 2).cos().square(), 1e-13)
+
+
+def test_cosine_truncated_is_linear_in_the_angle():
+    schedule = CosineSchedule(-6.0, 10.0)
+    angle = (-schedule.log_snr(torch.linspace(0, 1, 33, dtype=torch.float64)) / 2).exp().atan()
+    exact(angle.diff(), [float(angle[-1] - angle[0]) / 32] * 32, 1e-13)
+    exact(angle[[0, -1]].tan(), [math.exp(-5), math.exp(3)], 1e-13)
+
+
+def test_linear_beta_is_the_integral_of_beta(integrate):
+    schedule = LinearBetaSchedule(beta_min=0.1, beta_max=20.0)
+    for t in (1e-6, 1e-3, 0.1, 0.5, 0.9, 1.0):
+        integral = integrate(lambda s: 0.1 + s * (20 - 0.1), 0, t, panels=4)
+        alpha_squared, sigma_squared = math.exp(-integral), -math.expm1(-integral)
+        assert float(schedule.log_snr(t)) == pytest.approx(math.log(alpha_squared / sigma_squared), rel=1e-12)
+
+
+def test_linear_beta_is_cut_where_the_integral_is_smallest():
+    schedule = LinearBetaSchedule()
+    assert float(schedule.log_snr(0.0)) == 20
+    assert float(schedule.log_snr(schedule.t_min * 1.001)) < 20
+    assert float(schedule.log_snr(schedule.t_min * 0.999)) == 20
+    assert schedule.t_min == pytest.approx(math.exp(-20) / 0.1, rel=1e-6)
+
+
+def test_shift_is_additive_in_log_snr():
+    base = CosineSchedule()
+    t = torch.linspace(0, 1, 21, dtype=torch.float64)
+    exact(ShiftedSchedule(base, -2.5).log_snr(t), base.log_snr(t) - 2.5)
+    exact(ShiftedSchedule(ShiftedSchedule(base, -2.5), 1.0).log_snr(t), base.log_snr(t) - 1.5)
+    # Simple diffusion: at d pixels, the shift divides the signal-to-noise ratio by (d/64)².
+    wide = ShiftedSchedule(base, 2 * math.log(64 / 256)).log_snr(t).exp()
+    exact(wide * 16, base.log_snr(t).exp(), 1e-11)
+
+
+def cumulative_products(betas):
+    product, products = 1.0, []
+    for beta in betas.tolist():
+        product *= 1 - beta
+        products.append(product)
+    return torch.tensor(products, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(("kind", "steps"), [("linear", 1000), ("cosine", 1000), ("cosine", 50), ("linear", 100)])
+def test_the_table_is_the_log_snr_of_the_cumulative_product(kind, steps):
+    ladder = DiscreteBetas(kind, steps)
+    product = cumulative_products(ladder.betas)
+    assert len(product) == steps
+    exact(ladder.log_snrs, (product / (1 - product)).log(), 1e-10)
+    assert bool((ladder.log_snrs.diff() < 0).all())
+
+
+def test_linear_betas_are_ddpms():
+    ladder = DiscreteBetas("linear", 1000)
+    exact(ladder.betas[[0, 333, 999]], [1e-4, 1e-4 + 333 * (0.02 - 1e-4) / 999, 0.02], 1e-14)
+    # Shorter ladders keep the integral of β: ᾱ_T hardly moves.
+    assert DiscreteBetas("linear", 4000).log_snr_min == pytest.approx(ladder.log_snr_min, abs=0.1)
+    assert cumulative_products(ladder.betas)[-1] == pytest.approx(4.0358e-5, rel=1e-4)
+
+
+def test_cosine_betas_telescope_to_the_cosine_and_are_clipped():
+    ladder = DiscreteBetas("cosine", 1000)
+    t = torch.arange(1001, dtype=torch.float64) / 1000
+    curve = ((t + 0.008) / 1.008 * math.pi / 2).cos().square()
+    exact(cumulative_products(ladder.betas)[:-1], (curve / curve[0])[1:-1], 1e-12)
+    assert float(ladder.betas[-1]) == 0.999
+
+
+@pytest.mark.parametrize("kind", ["linear", "cosine"])
+def test_the_step_of_a_table_level_is_its_index_and_others_are_interpolated(kind):
+    ladder = DiscreteBetas(kind, 1000)
+    index = torch.arange(1000, dtype=torch.float64)
+    assert torch.equal(ladder.step(ladder.log_snrs), index)
+    assert torch.equal(ladder.step(ladder.log_snrs.float()), index.float())
+    assert torch.equal(ladder.step(ladder.log_snrs + 0.9e-5), index)
+    middle = ladder.log_snrs[:-1] * 0.75 + ladder.log_snrs[1:] * 0.25
+    exact(ladder.step(middle), index[:-1] + 0.25, 1e-10)
+    exact(ladder.step(torch.tensor([30.0, -30.0], dtype=torch.float64)), [0.0, 999.0])
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: CosineSchedule(5.0, 5.0),
+        lambda: CosineSchedule(-20.0, math.inf),
+        lambda: CosineSchedule(math.nan, 20.0),
+        lambda: LinearBetaSchedule(0.0, 20.0),
+        lambda: LinearBetaSchedule(2.0, 1.0),
+        lambda: LinearBetaSchedule(0.1, 500.0),
+        lambda: LinearBetaSchedule(log_snr_max=-11.0),
+        lambda: ShiftedSchedule(CosineSchedule(), math.inf),
+        lambda: DiscreteBetas("quadratic", 1000),
+        lambda: DiscreteBetas("linear", 20),
+        lambda: DiscreteBetas("cosine", 1),
+    ],
+)
+def test_impossible_numbers_are_refused_in_one_line(make):
+    with pytest.raises(ValueError, match=r"^[^\n]+$"):
+        make()

@@ -1,0 +1,153 @@
+"""Weightings: the papers' ratios, and the same objective whatever noise is drawn."""
+
+import math
+from itertools import combinations
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from cascade.diffusion import (
+    Condition,
+    CosineSchedule,
+    EDMPreconditioning,
+    EDMWeighting,
+    LinearBetaSchedule,
+    LogNormalNoise,
+    MinSNRWeighting,
+    ScheduleNoise,
+    ShiftedSchedule,
+    SigmoidWeighting,
+    SimpleWeighting,
+    UnitWeighting,
+    diffusion_loss,
+)
+from cascade.errors import CascadeError
+from cascade.registry import TABLE, build
+
+COSINE, LOG_NORMAL = ScheduleNoise(CosineSchedule()), LogNormalNoise()
+LEVELS = torch.linspace(-12, 14, 53, dtype=torch.float64)
+SNR = LEVELS.exp()
+SIGMA = SNR.rsqrt()
+
+
+def ratio(weighting):
+    return weighting.log_ratio(LEVELS).exp()
+
+
+# Each row in the paper's own variable. A weight on x̂ becomes one on ε by ‖x̂ − x‖² = ‖ε̂ − ε‖²/SNR.
+PAPERS = {
+    "unit": (UnitWeighting(COSINE), torch.ones_like(SNR)),
+    "simple": (SimpleWeighting(COSINE), torch.ones_like(SNR)),
+    "min-SNR 5, on x": (MinSNRWeighting(COSINE), SNR.clamp(max=5) / SNR),
+    "min-SNR 0.3, on x": (MinSNRWeighting(LOG_NORMAL, gamma=0.3), SNR.clamp(max=0.3) / SNR),
+    "EDM λ(σ), on x": (EDMWeighting(LOG_NORMAL, 0.5), (SIGMA**2 + 0.25) / (SIGMA * 0.5) ** 2 * SIGMA**2),
+    "EDM at σ_d = 2, on x": (EDMWeighting(LOG_NORMAL, 2.0), (SIGMA**2 + 4) / (SIGMA * 2) ** 2 * SIGMA**2),
+    "sigmoid, SiD2 on x": (
+        SigmoidWeighting(COSINE, bias=-2.0),
+        math.exp(-2) * (LEVELS + 2).sigmoid() / SNR / COSINE.log_density(LEVELS).exp(),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_ratio_is_the_papers(name):
+    weighting, expected = PAPERS[name]
+    assert_close(ratio(weighting), expected, rtol=1e-11, atol=0)
+
+
+def test_edm_weight_times_c_out_squared_is_one_on_f():
+    c_out = SIGMA * 0.5 / (SIGMA**2 + 0.25).sqrt()
+    # ratio on ε = weight on F, times ‖F̂ − F‖²/‖ε̂ − ε‖² = (σ/c_out)².
+    assert_close(ratio(EDMWeighting(LOG_NORMAL, 0.5)) * c_out**2 / SIGMA**2, torch.ones_like(SNR), rtol=1e-12, atol=0)
+
+
+def test_edm_loss_is_the_plain_square_of_the_networks_error(normal):
+    x, eps, log_snr = normal(9, 6), normal(9, 6, name="eps"), torch.linspace(-9, 12, 9, dtype=torch.float64)
+    answer = normal(9, 6, name="F")
+    denoiser = EDMPreconditioning(lambda *_, **__: answer, sigma_data=0.5)
+    sigma = (-log_snr / 2).exp()[:, None]
+    # Karras et al., eq. 8 with its effective weight λ·c_out² = 1.
+    c_skip, c_out = 0.25 / (sigma**2 + 0.25), 0.5 * sigma / (sigma**2 + 0.25).sqrt()
+    target = (x - c_skip * (x + sigma * eps)) / c_out
+    loss = diffusion_loss(denoiser, x, log_snr, eps, Condition(), EDMWeighting(LOG_NORMAL, 0.5))
+    assert_close(loss, (answer - target).square().mean(1), rtol=1e-9, atol=0)
+
+
+def test_the_objective_does_not_depend_on_the_noise_it_is_drawn_from(integrate):
+    reference = ScheduleNoise(CosineSchedule(-8.0, 8.0))
+    makers = {
+        "simple": lambda noise: SimpleWeighting(noise, reference),
+        "min_snr": lambda noise: MinSNRWeighting(noise, 5.0, reference),
+        "edm": lambda noise: EDMWeighting(noise, 0.5, reference),
+    }
+    noises = [COSINE, LogNormalNoise(), LogNormalNoise(0.4, 2.0), ScheduleNoise(CosineSchedule(-9.0, 15.0))]
+
+    def error(level):  # any error curve will do
+        return 1 / (1 + (0.7 * level - 1).exp()) + 0.1 * (level / 3).sin().square()
+
+    def objective(noise, weighting, low, high):
+        def integrand(level):
+            return (noise.log_density(level) + weighting.log_ratio(level)).exp() * error(level)
+
+        return integrate(integrand, low, high)
+
+    for name, make in makers.items():
+        values = [objective(noise, make(noise), -8.0, 8.0) for noise in noises]
+        own = objective(reference, make(reference), -8.0, 8.0)
+        assert values == pytest.approx([own] * len(noises), rel=1e-10), name
+    # The sigmoid and EDM need no reference to be told: their w is absolute.
+    for make in (lambda noise: SigmoidWeighting(noise, -1.0), EDMWeighting):
+        values = [objective(noise, make(noise), -9.0, 15.0) for noise in noises]
+        for one, other in combinations(values, 2):
+            assert one == pytest.approx(other, rel=1e-10)
+
+
+def test_without_a_reference_the_ratio_moves_with_the_noise_but_edms_does_not():
+    other = ScheduleNoise(ShiftedSchedule(CosineSchedule(), 3.0))
+    for make in (SimpleWeighting, MinSNRWeighting):
+        assert torch.equal(ratio(make(COSINE)), ratio(make(other)))
+    under_cosine = EDMWeighting(COSINE).log_ratio(LEVELS) + COSINE.log_density(LEVELS)
+    own = EDMWeighting(LOG_NORMAL).log_ratio(LEVELS) + LOG_NORMAL.log_density(LEVELS)
+    assert_close(under_cosine, own, rtol=1e-12, atol=1e-12)
+
+
+def test_a_reference_that_never_goes_there_gives_weight_zero():
+    narrow = ScheduleNoise(CosineSchedule(-2.0, 2.0))
+    weighting = SimpleWeighting(COSINE, narrow)
+    assert float(weighting.log_ratio(torch.tensor(5.0)).exp()) == 0
+
+
+def test_float32_agrees_with_float64_at_both_ends():
+    level = torch.tensor([-20.0, -10.0, 0.0, 10.0, 20.0], dtype=torch.float64)
+    for name, (weighting, _) in PAPERS.items():
+        if weighting.noise is LOG_NORMAL or name.startswith("sigmoid"):
+            single, double = weighting.log_ratio(level.float()), weighting.log_ratio(level)
+            assert_close(single.double(), double, rtol=1e-6, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
+
+
+@pytest.mark.parametrize("name", TABLE["weighting"])
+def test_every_weighting_takes_the_training_noise_by_name(name):
+    noise = ScheduleNoise(LinearBetaSchedule())
+    weighting = build("weighting", {"name": name}, noise=noise)
+    assert weighting.noise is noise
+    assert weighting.log_ratio(torch.zeros(3)).shape == (3,)
+
+
+def test_the_registry_builds_a_weighting_with_its_reference():
+    config = {"name": "simple", "reference": {"name": "schedule", "schedule": {"name": "cosine"}}}
+    weighting = build("weighting", config, noise=LOG_NORMAL)
+    assert weighting == SimpleWeighting(LOG_NORMAL, COSINE)
+
+
+@pytest.mark.parametrize(
+    ("config", "line"),
+    [
+        ({"name": "min_snr", "gamma": 0}, "gamma must be positive, not 0"),
+        ({"name": "edm", "sigma_data": -1.0}, "sigma_data must be positive"),
+        ({"name": "sigmoid", "bias": math.inf}, "bias must be finite"),
+    ],
+)
+def test_impossible_numbers_are_refused(config, line):
+    with pytest.raises(CascadeError, match=line):
+        build("weighting", config, noise=COSINE)
