@@ -39,7 +39,8 @@ def from_uint8(images: Tensor) -> Tensor:
 def shrink(images: Tensor, size: int | tuple[int, int]) -> Tensor:
     """Shrink whole pictures (…, C, H, W) in [−1, 1] to `size` (one number, or height and width), on 8-bit levels.
 
-    Antialiased bicubic, then clamp and round: bicubic overshoots. Agrees with Pillow's BICUBIC to one level.
+    Antialiased bicubic, then clamp and round: bicubic overshoots. Agrees with Pillow's BICUBIC to one level
+    (but where Pillow clips between its two directions).
     Raises CascadeError if a side would grow.
 
     >>> shrink(torch.ones(2, 3, 8, 8), 2).shape, shrink(torch.ones(3, 8, 4), (4, 2)).shape
