@@ -47,6 +47,9 @@ TABLE: dict[str, dict[str, str]] = {
         "none": "cascade.diffusion.augmentation:NoAugmentation",
         "gaussian": "cascade.diffusion.augmentation:GaussianAugmentation",
     },
+    "geometric": {
+        "affine": "cascade.diffusion.geometric:AugmentPipe",
+    },
     "ema": {
         "exponential": "cascade.diffusion.ema:ExponentialEMA",
     },

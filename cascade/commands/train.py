@@ -1,0 +1,25 @@
+"""`cascade train`: train a stage, or continue its run."""
+
+import signal
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+def run(config: "DictConfig") -> None:
+    """Train the stage of `config`; a run that was stopped by a signal exits with 128 + its number."""
+    from omegaconf import OmegaConf
+
+    from stages.run import train
+
+    def tell(line: str) -> None:
+        print(line, flush=True)
+
+    plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    outcome = train(plain, tell)
+    if outcome.stopped_by is not None:
+        tell(f"stopped at step {outcome.step} by {signal.Signals(outcome.stopped_by).name}; the same command continues")
+        raise SystemExit(128 + outcome.stopped_by)
+    already = "was already" if outcome.resumed_from == outcome.step else "is"
+    tell(f"the run {already} finished at step {outcome.step}; its stage is {outcome.folder / 'stage'}")

@@ -1,0 +1,106 @@
+"""From a configuration to the objects of a training run. The leaves are built here and handed on; no class reads configs."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from hydra.utils import get_class
+
+from cascade.artifact import StageConfig, StageSampling, build_denoiser, check_aug_level
+from cascade.data.dataset import PictureDataset
+from cascade.data.views import EvaluationView, TrainingView
+from cascade.errors import CascadeError
+from cascade.registry import build
+from stages.base_stage import BaseStage
+from stages.diffusion_stage import DiffusionStage, Recipe
+from stages.super_resolution_stage import SuperResolutionStage
+
+Config = Mapping[str, Any]
+
+
+def build_dataset(config: Config, split: str) -> PictureDataset:
+    """The pictures of a split, at the stage's resolution."""
+    return build("data", config["data"], resolution=config["stage"]["resolution"], split=split)
+
+
+def stage_config(config: Config, dataset: PictureDataset) -> StageConfig:
+    """What the exported stage will say of itself (images seen: none yet)."""
+    stage = config["stage"]
+    classes = tuple(dataset.class_names) if stage["labelled"] else ()
+    base = stage["low_resolution"] is None
+    augmentation = {"name": "none"} if base else dict(config["augmentation"])
+    level = stage["aug_log_snr"]
+    if not base and level is None:
+        level = build("augmentation", augmentation).default
+    result = StageConfig(
+        name=stage["name"],
+        resolution=stage["resolution"],
+        low_resolution=stage["low_resolution"],
+        class_names=classes,
+        network=dict(config["network"]),
+        preconditioning=dict(config["preconditioning"]),
+        augmentation=augmentation,
+        augment_dim=build("geometric", config["geometric"]).dim if base else 0,
+        data_fingerprint=dataset.fingerprint,
+        sampling=StageSampling(
+            sampler=dict(config["sampler"]),
+            grid=dict(config["grid"]),
+            guidance=dict(config["guidance"]) if classes else {"name": "none"},
+            threshold=dict(config["threshold"]),
+            aug_log_snr=None if base else level,
+            network_batch=stage["network_batch"],
+        ),
+    )
+    check_aug_level(result, result.sampling.aug_log_snr)
+    return result
+
+
+def build_stage(config: Config, described: StageConfig) -> DiffusionStage:
+    """The Lightning module, with weights that depend on the run's seed alone."""
+    trainer, stage = config["trainer"], config["stage"]
+    # The layers' initialisers know only the global generator: it is forked, seeded and given back.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config["seed"])
+        denoiser = build_denoiser(described)
+    noise = build("noise", config["noise"])
+    recipe = Recipe(
+        noise=noise,
+        weighting=build("weighting", config["weighting"], noise=noise),
+        ema=build("ema", config["ema"]),
+        optimizer=_optimizer(trainer["optimizer"]),
+        run_seed=config["seed"],
+        global_batch=trainer["batch"],
+        label_dropout=stage["label_dropout"],
+        warmup_steps=trainer["warmup_steps"],
+        gradient_clip=trainer["gradient_clip"],
+    )
+    if described.low_resolution is None:
+        return BaseStage(denoiser, recipe, build("geometric", config["geometric"]))
+    return SuperResolutionStage(denoiser, recipe, build("augmentation", described.augmentation))
+
+
+def training_view(config: Config, dataset: PictureDataset) -> TrainingView:
+    """Random crops (aligned to whole patches of the low-res picture) and flips."""
+    stage = config["stage"]
+    return TrainingView(dataset, config["seed"], crop=stage["crop"], factor=_factor(stage), flip=stage["flip"])
+
+
+def validation_view(config: Config, dataset: PictureDataset) -> EvaluationView:
+    """Centre crops of the training size."""
+    stage = config["stage"]
+    return EvaluationView(dataset, factor=_factor(stage), crop=stage["crop"])
+
+
+def _factor(stage: Config) -> int | None:
+    return None if stage["low_resolution"] is None else stage["resolution"] // stage["low_resolution"]
+
+
+def _optimizer(config: Config) -> Any:
+    parameters = {key: value for key, value in config.items() if key != "_target_"}
+    factory = partial(get_class(config["_target_"]), **parameters)
+    try:
+        factory([torch.nn.Parameter(torch.zeros(1))])
+    except (TypeError, ValueError) as error:
+        raise CascadeError(f"trainer.optimizer: {error}") from error
+    return factory

@@ -1,0 +1,109 @@
+"""Checkpoints to resume from: written whole, only after an optimizer step, read without executing code."""
+
+import signal
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from cascade.errors import CascadeError
+from cascade.files import write_whole_with
+
+LAST = "last.ckpt"
+
+
+class WholeCheckpointIO(TorchCheckpointIO):
+    """Lightning's checkpoint files, but whole or not at all, and without pickled code."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:  # noqa: ARG002
+        """Write through a temporary file beside the target."""
+        write_whole_with(path, lambda temporary: torch.save(checkpoint, temporary))
+
+    def load_checkpoint(self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = None) -> Any:  # noqa: ARG002
+        """Read tensors and plain values only."""
+        return read_checkpoint(Path(path), map_location)
+
+
+def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
+    """Return the checkpoint at `path`; a damaged one is a CascadeError."""
+    try:
+        return torch.load(path, map_location=map_location, weights_only=True)
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise CascadeError(f"{path} cannot be read ({reason}); remove it to start again, or use fresh=true") from error
+    except Exception as error:
+        # torch hides its unpickler's error class; anything else is not ours to explain.
+        if type(error).__name__ != "UnpicklingError":
+            raise
+        raise CascadeError(f"{path} is not a checkpoint of this program, or is damaged; use fresh=true") from error
+
+
+class ResumeCheckpoint(Callback):
+    """Saves `last.ckpt` every so many steps or minutes, at the end, and when asked to stop (SIGINT, SIGTERM).
+
+    Batches of the run are a pure function of the optimizer step, so the step in the checkpoint is the whole position.
+    A stop ends the run after the current step; `stopped_by` then holds the signal.
+    """
+
+    def __init__(self, folder: Path, every_steps: int, every_minutes: float) -> None:
+        self.path = folder / LAST
+        self.every_steps = every_steps
+        self.every_seconds = every_minutes * 60
+        self.stopped_by: int | None = None
+        self._asked: int | None = None
+        self._saved_step = -1
+        self._saved_time = 0.0
+        self._handlers: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        """Take over the signals that ask a process to stop."""
+        self._saved_step, self._saved_time = trainer.global_step, time.monotonic()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._handlers[number] = signal.signal(number, self._ask)
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,  # noqa: ARG002
+        outputs: Any,  # noqa: ARG002
+        batch: Any,  # noqa: ARG002
+        batch_idx: int,
+    ) -> None:
+        """Save when it is time, but never between the micro-batches of a step."""
+        if (batch_idx + 1) % trainer.accumulate_grad_batches or trainer.global_step == self._saved_step:
+            return
+        asked = self._agreed(trainer, self._asked is not None)
+        if asked:
+            self.stopped_by = self._asked or signal.SIGTERM
+            trainer.should_stop = True
+        late = self._agreed(trainer, time.monotonic() - self._saved_time > self.every_seconds)
+        due = trainer.global_step % self.every_steps == 0 or trainer.global_step == trainer.max_steps
+        if asked or late or due or trainer.should_stop:
+            self.save(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        """Give the signals back."""
+        while self._handlers:
+            signal.signal(*self._handlers.popitem())
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:  # noqa: ARG002
+        """Give the signals back after an error too."""
+        self.on_train_end(trainer, pl_module)
+
+    def save(self, trainer: Trainer) -> None:
+        """Write the checkpoint of this step (once)."""
+        if trainer.global_step != self._saved_step:
+            trainer.save_checkpoint(self.path)
+        self._saved_step, self._saved_time = trainer.global_step, time.monotonic()
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        self._asked = number
+
+    @staticmethod
+    def _agreed(trainer: Trainer, mine: bool) -> bool:
+        # Every process must take the same decision at the same step, else one waits for the others for ever.
+        return trainer.strategy.reduce_boolean_decision(mine, all=False) if trainer.world_size > 1 else mine

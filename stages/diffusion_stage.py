@@ -1,0 +1,173 @@
+"""What every stage shares: one loss, an average of the weights, and steps that are exact to repeat."""
+
+import copy
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from torch import Tensor, nn
+
+from cascade.diffusion import Condition, diffusion_loss
+from cascade.diffusion.ema import ExponentialEMA
+from cascade.diffusion.noise import NoiseDistribution
+from cascade.diffusion.weighting import Weighting
+from cascade.errors import CascadeError
+from cascade.networks.dropout import seeded_dropout
+from stages.draws import Draws
+
+Batch = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a stage is trained, whatever it is given: the loss, the optimizer and the numbers of the run.
+
+    global_batch   images of one optimizer step, over all processes and micro-batches
+    label_dropout  share of the images whose label is dropped, for classifier-free guidance
+    warmup_steps   steps over which the learning rate rises linearly to its full value
+    gradient_clip  the largest norm of the gradient; 0 = no clipping
+    """
+
+    noise: NoiseDistribution
+    weighting: Weighting
+    ema: ExponentialEMA
+    optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+    run_seed: int
+    global_batch: int
+    label_dropout: float = 0.1
+    warmup_steps: int = 0
+    gradient_clip: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.label_dropout <= 1:
+            raise CascadeError(f"label_dropout is a share in [0, 1], not {self.label_dropout}")
+        for name in ("run_seed", "warmup_steps", "gradient_clip"):
+            if getattr(self, name) < 0:
+                raise CascadeError(f"{name} cannot be negative, as {getattr(self, name)} is")
+
+
+class DiffusionStage(LightningModule):
+    """Trains a denoiser by the loss ratio(λ)·‖ε − ε̂‖², λ stratified over the global batch.
+
+    A batch holds `image` (b, 3, H, W) in [−1, 1], `label` (b,), and `step` and `index` (b,), the images' places in the
+    run. Subclasses say in `examples` what the network is told. `average` holds the EMA weights, the ones that are
+    validated, sampled and exported.
+
+    A step whose loss or gradient is not finite leaves the weights alone and is counted in `skipped_steps`.
+    """
+
+    def __init__(self, denoiser: nn.Module, recipe: Recipe) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+        self.average = copy.deepcopy(denoiser).eval().requires_grad_(False)
+        self.recipe = recipe
+        # Losses and gradient norms since the last row of metrics; kept in checkpoints, so that the curve of a resumed
+        # run is that of an unbroken one.
+        self.register_buffer("loss_sum", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("norm_sum", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("sum_steps", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("skipped_steps", torch.zeros((), dtype=torch.int64))
+
+    def examples(self, batch: Batch, draws: Draws) -> tuple[Tensor, Condition]:
+        """Return the clean images and the condition of a training batch."""
+        raise TypeError(f"{type(self).__name__} is no kind of stage: it does not define `examples`")
+
+    def validation_examples(self, batch: Batch, draws: Draws) -> tuple[Tensor, Condition]:
+        """The same for validation: without what only training wants (geometric augmentation, dropped labels)."""
+        return self.examples(batch, draws)
+
+    def labels(self, batch: Batch) -> Tensor | None:
+        """The batch's labels, or None where the stage is unlabelled (labels of −1)."""
+        label = batch.get("label")
+        return None if label is None or bool((label < 0).all()) else label
+
+    def train(self, mode: bool = True) -> "DiffusionStage":
+        """Training mode for the denoiser only: the average stays in evaluation mode."""
+        super().train(mode)
+        self.average.eval()
+        return self
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
+        """The mean loss of a micro-batch."""
+        draws = Draws(
+            self.recipe.run_seed, int(batch["step"][0]), tuple(batch["index"].tolist()), self.recipe.global_batch
+        )
+        x, condition = self.examples(batch, draws)
+        condition = condition.drop((draws.uniform("label dropout") < self.recipe.label_dropout).to(x.device))
+        log_snr = self.recipe.noise.icdf(draws.stratified("log_snr")).to(x)
+        eps = draws.normal("eps", tuple(x.shape[1:])).to(x)
+        with seeded_dropout(draws.generators("dropout")):
+            loss = diffusion_loss(self.denoiser, x, log_snr, eps, condition, self.recipe.weighting).mean()
+        self.loss_sum += loss.detach().nan_to_num(0.0, 0.0, 0.0) / self.trainer.accumulate_grad_batches
+        return loss
+
+    @torch.no_grad()
+    def validation_loss(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Return (log_snr, weighted loss, plain ‖ε − ε̂‖²/CHW), (b,) each, of the averaged weights.
+
+        Levels and noise depend on the picture's index alone, so the figure of two checkpoints differs by the weights.
+        `batch` also holds `log_snr` (b,).
+        """
+        draws = Draws(self.recipe.run_seed, -1, tuple(batch["index"].tolist()), self.recipe.global_batch)
+        x, condition = self.validation_examples(batch, draws)
+        log_snr = batch["log_snr"].to(x)
+        eps = draws.normal("eps", tuple(x.shape[1:])).to(x)
+        loss = diffusion_loss(self.average, x, log_snr, eps, condition, self.recipe.weighting)
+        return log_snr, loss, loss * (-self.recipe.weighting.log_ratio(log_snr)).exp()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """The optimizer over all parameters that learn."""
+        optimizer = self.recipe.optimizer(self.denoiser.parameters())
+        for group in optimizer.param_groups:
+            group["full_lr"] = group["lr"]
+        return optimizer
+
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: torch.optim.Optimizer | LightningOptimizer,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
+        """One step at the warmed-up rate, then the average moves after it."""
+        step = self.global_step
+        for group in optimizer.param_groups:
+            group["lr"] = group["full_lr"] * min(1.0, (step + 1) / max(1, self.recipe.warmup_steps))
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        self.recipe.ema.update(self.average, self.denoiser, step)
+        self.sum_steps += 1
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,  # noqa: ARG002
+        gradient_clip_algorithm: str | None = None,  # noqa: ARG002
+    ) -> None:
+        """Clip the norm of the gradient; where it is not finite, take the step away: without gradients it does nothing.
+
+        On several processes the gradients are already the reduced ones here, so all of them decide alike.
+        """
+        norm = nn.utils.clip_grad_norm_(self.denoiser.parameters(), self.recipe.gradient_clip or math.inf)
+        if not bool(norm.isfinite()):
+            optimizer.zero_grad(set_to_none=True)
+            self.skipped_steps += 1
+            return
+        self.norm_sum += norm.detach()
+
+    def take_metrics(self) -> dict[str, float]:
+        """Return the mean loss and gradient norm since the last call, over all processes, and begin anew."""
+        steps = max(1, int(self.sum_steps))
+        loss = self.trainer.strategy.reduce(self.loss_sum.clone(), reduce_op="mean")
+        metrics = {
+            "train/loss": float(loss) / steps,
+            "train/gradient_norm": float(self.norm_sum) / steps,
+            "train/lr": float(self.trainer.optimizers[0].param_groups[0]["lr"]),
+            "train/skipped_steps": float(self.skipped_steps),
+        }
+        for total in (self.loss_sum, self.norm_sum, self.sum_steps):
+            total.zero_()
+        return metrics

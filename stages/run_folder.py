@@ -1,0 +1,112 @@
+"""A run's folder: the configuration it was started with, and what the same command finds there the next time."""
+
+import os
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cascade.errors import CascadeError
+from cascade.files import write_whole
+from stages.checkpoint import LAST, read_checkpoint
+
+RUN_CONFIG = "run.yaml"
+
+# What may differ when a run is continued: none of it changes what a step computes.
+FREE = (
+    "fresh",
+    "logger",
+    "runs",
+    "trainer.accelerator",
+    "trainer.checkpoint_every",
+    "trainer.checkpoint_minutes",
+    "trainer.devices",
+    "trainer.log_every",
+    "trainer.max_minutes",
+    "trainer.max_steps",
+    "trainer.sample_every",
+    "trainer.validate_every",
+    "trainer.validation_images",
+    "trainer.workers",
+    "sampler",
+    "grid",
+    "guidance",
+    "threshold",
+    "stage.aug_log_snr",
+    "stage.network_batch",
+)
+
+
+class RunFolder:
+    """`runs/NAME/STAGE`: `run.yaml`, `last.ckpt`, `metrics.csv`, `samples/` and, in the end, `stage/`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """The checkpoint to resume from, if there is one."""
+        return self.path / LAST if (self.path / LAST).exists() else None
+
+    def resumed_step(self) -> int:
+        """The optimizer step that the next one to be made has, 0 in a new run."""
+        if self.checkpoint is None:
+            return 0
+        step = read_checkpoint(self.checkpoint).get("global_step")
+        if not isinstance(step, int):
+            raise CascadeError(f"{self.checkpoint} is not a checkpoint of this program; use fresh=true")
+        return step
+
+    def stored(self) -> dict[str, Any] | None:
+        """The configuration the run was started with, None in a new run."""
+        file = self.path / RUN_CONFIG
+        if not file.exists():
+            return None
+        try:
+            config = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except yaml.YAMLError as error:
+            raise CascadeError(f"{file} is not valid YAML; use fresh=true") from error
+        if not isinstance(config, dict):
+            raise CascadeError(f"{file} is not a run's configuration; use fresh=true")
+        return config
+
+    def check_same(self, config: Mapping[str, Any]) -> None:
+        """Refuse to continue a run under another configuration, naming the first key that differs."""
+        stored = self.stored()
+        if stored is None:
+            return
+        old, new = dict(_flat(stored)), dict(_flat(config))
+        for key in [*new, *old]:
+            free = any(key == name or key.startswith(name + ".") for name in FREE)
+            if not free and old.get(key) != new.get(key):
+                raise CascadeError(
+                    f"the run in '{self.path}' was made with {key}={_show(old.get(key))}, not {_show(new.get(key))}; "
+                    "continue it with that, or use another name, or fresh=true to start again"
+                )
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Store the configuration, whole."""
+        write_whole(self.path / RUN_CONFIG, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
+
+    def move_aside(self) -> Path | None:
+        """Rename an existing run so that a fresh one can begin; return where it went."""
+        if not self.path.exists():
+            return None
+        stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+        target = self.path.with_name(f"{self.path.name}.{stamp}.{os.getpid()}")
+        self.path.rename(target)
+        return target
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _show(value: Any) -> str:
+    return "null" if value is None else str(value)
