@@ -68,7 +68,8 @@ class Ancestral:
             return step.s.sigma * root * torch.exp(log_ratio * posterior.variance_fraction) * noise
         if posterior.covariance is None:
             raise CascadeError("variance 'optimal' needs an exact denoiser's covariance; choose 'small' or 'large'")
-        # Σ and Cov share their eigenvectors; rounding can push a vanishing eigenvalue of Cov below zero.
+        # The symmetric root: it does not depend on the signs and order of the eigenvectors, which Σ and Cov share.
+        # Rounding can push a vanishing eigenvalue of Cov below zero.
         values, vectors = torch.linalg.eigh(posterior.covariance)
         variances = (step.s.sigma * root) ** 2 + (step.s.alpha * step.one_minus_r) ** 2 * values.clamp_min(0)
         in_eigenbasis = vectors.mT @ noise.flatten(1).unsqueeze(-1)

@@ -248,6 +248,19 @@ def test_optimal_variance_gives_exactly_the_data(grid, dim):
     torch.testing.assert_close(got_covariance, want_covariance, rtol=1e-11, atol=1e-11)
 
 
+def test_optimal_noise_is_scaled_by_the_symmetric_root():
+    mean, values, basis = gaussian(3)
+    oracle = GaussianDenoiser(mean, basis @ values.diag() @ basis.mT)
+    grid = torch.tensor([-1.0, 2.0], dtype=F64)
+
+    def sample(z):
+        return Ancestral("optimal")(oracle, torch.zeros(3, 3, dtype=F64), grid, Condition(), lambda step, draw=0: z)
+
+    root = sample(torch.eye(3, dtype=F64)) - sample(torch.zeros(3, 3, dtype=F64))
+    torch.testing.assert_close(root, root.mT, rtol=1e-12, atol=1e-12)
+    assert (torch.linalg.eigvalsh(root) > 0).all()
+
+
 def test_small_variance_gives_too_little_and_tends_to_the_data():
     oracle = GaussianDenoiser(torch.zeros(1, dtype=F64), torch.eye(1, dtype=F64))
     zero, one = torch.zeros(1, dtype=F64), torch.eye(1, dtype=F64)
