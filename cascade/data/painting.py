@@ -118,6 +118,11 @@ def line(field: Tensor, half: Tensor | float, width: Tensor | None = None) -> Te
     return inside(field - half, width) - inside(field + half, width)
 
 
+def shadow(field: Tensor, reach: float) -> Tensor:
+    """Soft shade in [0, 1] around where `field`, a distance, is negative, thrown down and to the right by the light."""
+    return smooth(reach, -0.8 * reach, field + 0.5 * reach * slope(field, 2.2).clamp(-1.5, 1.5))
+
+
 def lines(phase: Tensor, half: Tensor | float) -> Tensor:
     """Lines of half width `half` where `phase` is whole, as shares of each pixel."""
     return line(phase - phase.round(), half, footprint(phase).clamp_max_(1))
@@ -152,13 +157,13 @@ def noise(u: Tensor, v: Tensor, place: tuple[float, float], octaves: int, gain: 
     """
     fine = torch.sqrt((footprint(u) ** 2 + footprint(v) ** 2) / 2)
     coarsest = float(fine.min())
-    total = torch.zeros_like(u)
+    turns, total = torch.stack((u, v), dim=-1) / _WAVES, torch.zeros_like(u)
     for k in range(octaves):
         if coarsest * 2**k > 0.9:
             break
-        turns = [(field * (2**k / _WAVES) + (at + 0.381966 * k)) for field, at in zip((u, v), place, strict=True)]
+        turn = turns * 2**k + (torch.tensor(place) + 0.381966 * k)
         # Texel i of the tile is texel i + 1 of its padding: from the wrapped turn to grid_sample's [−1, 1].
-        where = torch.stack([(turn - turn.floor()) * _TILE + 1 for turn in turns], dim=-1) * (2 / (_TILE + 2)) - 1
+        where = ((turn - turn.floor()) * _TILE + 1) * (2 / (_TILE + 2)) - 1
         wave = F.grid_sample(_tile(), where[None], mode="bicubic", padding_mode="border", align_corners=True)[0, 0]
         total = total + gain**k * kept(fine * 2**k) * wave
     return total

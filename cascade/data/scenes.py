@@ -13,6 +13,7 @@ from torch import Tensor
 from cascade.data.painting import (
     Canvas,
     Draws,
+    footprint,
     inside,
     line,
     lines,
@@ -21,6 +22,7 @@ from cascade.data.painting import (
     oklch,
     over,
     ramp,
+    shadow,
     slope,
     smooth,
     stripes,
@@ -34,10 +36,10 @@ def planet(canvas: Canvas, draws: Draws) -> Tensor:
     x, y = canvas.x, canvas.y
     hue, dusk = draws.pick((30, 50, 75, 350, 195)), draws.between(255, 300)
     sky = ramp(0.5 + 0.35 * (x * 0.6 - y), [oklch(0.13, 0.04, dusk), oklch(0.24, 0.09, dusk + 20)])
-    cloud = smooth(-0.6, 2.4, noise(x * 0.9, y * 0.9, draws.place(), 6))
+    cloud = smooth(-0.6, 2.4, noise(x * 0.9, y * 0.9, draws.place(), 4))
     sky = sky + oklch(0.5, 0.14, dusk + 40) * (0.35 * cloud)
-    for waves, least, light in ((9.0, 3.0, 0.9), (24.0, 2.6, 0.8), (75.0, 2.6, 0.7)):
-        sky = sky + light * (0.4 + cloud) * smooth(least, least + 0.9, noise(x * waves, y * waves, draws.place(), 1))
+    for waves, least, light in ((14.0, 3.1, 1.0), (30.0, 2.7, 0.9), (75.0, 2.6, 0.8)):
+        sky = sky + light * (0.4 + cloud) * smooth(least, least + 0.4, noise(x * waves, y * waves, draws.place(), 1))
 
     ringed = draws.between(0, 1) < 0.75
     radius = draws.between(0.40, 0.45) if ringed else draws.between(0.54, 0.62)
@@ -52,7 +54,7 @@ def planet(canvas: Canvas, draws: Draws) -> Tensor:
     north, near = v * math.cos(nod) + depth * math.sin(nod), depth * math.cos(nod) - v * math.sin(nod)
     east = torch.atan2(u, near.clamp_min(1e-3)) * (1 - north**2).clamp_min(0).sqrt()
 
-    swirl = noise(east * 1.4, north * 3.5, draws.place(), 7)
+    swirl = noise(east * 1.4, north * 3.5, draws.place(), 6)
     band = noise(east * 0.12 + 0.04 * swirl, north * 2.4 + 0.1 * swirl, draws.place(), 6, gain=0.6)
     stops = ((0.42, 0.10, -15), (0.60, 0.13, 0), (0.76, 0.11, 12), (0.92, 0.05, 25))
     body = ramp((0.5 + 0.24 * band + 0.03 * swirl).clamp(0, 1), [oklch(li, ch, hue + turn) for li, ch, turn in stops])
@@ -76,7 +78,7 @@ def planet(canvas: Canvas, draws: Draws) -> Tensor:
     orbit = torch.sqrt(u**2 + v**2 + plane**2)
     along = light_u * u + light_v * v + light_z * plane
     night = smooth(1.08, 0.92, orbit**2 - along**2) * (along < 0)
-    grooves = noise(orbit * 4, torch.zeros_like(u), draws.place(), 8, gain=0.75)
+    grooves = noise(orbit * 4, torch.zeros_like(u), draws.place(), 6, gain=0.75)
     gap = draws.between(1.75, 1.95)
     share = (
         inside((orbit - 1.71).abs() - 0.43) * (0.66 + 0.2 * grooves).clamp(0, 1) * (1 - 0.9 * line(orbit - gap, 0.03))
@@ -110,7 +112,7 @@ def flower(canvas: Canvas, draws: Draws) -> Tensor:
         fade = along * (1 - along) * 4
         fibres = stripes(across * 7 + 0.25 * weave) + 0.6 * stripes(across * 41 + 0.8 * weave)
         light = 1 - 0.15 * across**2 + 0.06 * across + 0.04 * fade * fibres + 0.02 * weave + 0.012 * fleck
-        picture = picture * (1 - 0.3 * smooth(0.10, -0.06, field))
+        picture = picture * (1 - 0.35 * shadow(field, 0.1))
         picture = over(picture, lit(petal, light), inside(field))
     heart = draws.between(0.2, 0.26)
     field = radius - heart
@@ -118,7 +120,7 @@ def flower(canvas: Canvas, draws: Draws) -> Tensor:
     dome = (1 - (radius / heart) ** 2).clamp_min(0).sqrt()
     pollen = smooth(1.0, 2.2, noise(u * 60, v * 60, draws.place(), 2))
     gold = [oklch(0.5, 0.13, 55), oklch(0.75, 0.16, 75), oklch(0.92, 0.16, 98)]
-    picture = picture * (1 - 0.45 * smooth(0.09, -0.03, field))
+    picture = picture * (1 - 0.5 * shadow(field, 0.07))
     return over(picture, ramp((0.22 + 0.6 * dome + 0.2 * seeds).clamp(0, 1), gold) + 0.2 * pollen, inside(field))
 
 
@@ -127,20 +129,24 @@ def shell(canvas: Canvas, draws: Draws) -> Tensor:
     x, y = canvas.x, canvas.y
     hue, sea = draws.pick((35, 50, 65, 15)), draws.between(188, 205)
     ripple = noise(x * 1.1, y * 1.1, draws.place(), 2)
-    caustic = torch.exp(-3 * noise(x * 1.2 + 0.25 * ripple, y * 1.6 + 0.25 * ripple, draws.place(), 1).abs())
+    caustic = torch.exp(-8 * noise(x * 1.2 + 0.3 * ripple, y * 1.8 + 0.3 * ripple, draws.place(), 1) ** 2)
     sand = noise(x * 50, y * 50, draws.place(), 3)
     water = [oklch(0.6, 0.1, sea + 10), oklch(0.82, 0.09, sea - 12)]
-    water = ramp((0.4 + 0.35 * y + 0.1 * ripple + 0.25 * caustic**2).clamp(0, 1), water) * (1 + 0.012 * sand)
+    water = ramp((0.4 + 0.35 * y + 0.1 * ripple + 0.2 * caustic).clamp(0, 1), water) * (1 + 0.012 * sand)
 
     size, lean = draws.between(1.1, 1.22), draws.between(-0.25, 0.25)
     u, v = canvas.turned(draws.between(-0.06, 0.06) + 0.6 * math.sin(lean), draws.between(-0.62, -0.54), lean, size)
-    radius, angle = torch.hypot(u, v).clamp_min(1e-4), torch.atan2(u, v)
     wide, ribs = draws.between(0.95, 1.1), draws.pick((11, 13, 15))
-    fan = angle / wide
+
+    def form(u: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Distance from the hinge and place across the fan; the fields of the fan and of the ears."""
+        radius, fan = torch.hypot(u, v).clamp_min(1e-4), torch.atan2(u, v) / wide
+        edge = (1 - 0.2 * fan**2 - 0.08 * fan**4) * (1 + 0.018 * torch.cos(math.pi * ribs * fan))
+        ear = torch.maximum((v - 0.1).abs() - 0.09 + 0.2 * u.abs(), u.abs() - 0.24 + 0.5 * (v - 0.1) ** 2)
+        return radius, fan, torch.maximum(radius - edge, (fan.abs() - 1) * radius * wide), ear
+
+    radius, fan, field, ear = form(u, v)
     phase = fan * (ribs / 2)
-    field = radius - (1 - 0.2 * fan**2 - 0.08 * fan**4) * (1 + 0.018 * torch.cos(TAU * phase))
-    field = torch.maximum(field, (fan.abs() - 1) * radius * wide)
-    ear = torch.maximum((v - 0.1).abs() - 0.09 + 0.2 * u.abs(), u.abs() - 0.24 + 0.5 * (v - 0.1) ** 2)
     weave = noise(u * 2, v * 2, draws.place(), 6)
     growth = noise(radius * 4 + 0.05 * weave, torch.zeros_like(u), draws.place(), 7, gain=0.7)
     cloth = [
@@ -153,11 +159,11 @@ def shell(canvas: Canvas, draws: Draws) -> Tensor:
     light = 0.94 + 0.13 * stripes(phase) - 0.10 * torch.sin(fan * 1.4) - 0.12 * fan**2 + 0.05 * smooth(0.5, 1.0, radius)
     scales = stripes(radius * 58 + 0.5 * weave + 0.15 * torch.cos(TAU * phase))
     light = light + radius * (0.04 * scales + 0.02 * weave) + 0.012 * sand
-    shadow = smooth(0.14, -0.1, torch.minimum(field, ear))
-    picture = water * (1 - 0.5 * shadow)
-    ear_light = 0.92 + 0.07 * stripes(u * 34) + 0.05 * stripes(v * 60) - 0.3 * u
+    _, _, cast, cast_ear = form(u - 0.035, v + 0.05)
+    picture = water * (1 - 0.5 * smooth(0.1, -0.08, torch.minimum(cast, cast_ear)))
+    ear_light = 0.9 + 0.07 * stripes(fan * 7) + 0.05 * stripes(v * 45 + 0.4 * weave) - 0.3 * u
     picture = over(picture, lit(oklch(0.84, 0.07, hue + 15), ear_light), inside(ear))
-    picture = picture * (1 - 0.25 * smooth(0.06, -0.02, field))
+    picture = picture * (1 - 0.3 * smooth(0.05, -0.02, field))
     return over(picture, lit(cloth, light), inside(field))
 
 
@@ -173,7 +179,7 @@ def leaf(canvas: Canvas, draws: Draws) -> Tensor:
     u, v = canvas.turned(draws.between(-0.02, 0.1), draws.between(-0.02, 0.1), lean, size)
     v = v + draws.between(-0.16, 0.16) * (1 - u * u)
     along = ((u + 1) / 2).clamp(0, 1)
-    count, broad = draws.pick((7, 8, 9)), draws.between(0.46, 0.58)
+    count, broad = draws.pick((8, 9, 10, 11)), draws.between(0.46, 0.58)
     side = v.abs()
     rise = count * (along - 0.36 * side - 0.2 * side**2)
     half = broad * torch.sin(math.pi * along**0.72).clamp_min(0) ** 0.9
@@ -185,7 +191,7 @@ def leaf(canvas: Canvas, draws: Draws) -> Tensor:
     blade = ramp(patch, [oklch(0.76, 0.15, hue + young), oklch(0.62, 0.15, hue), oklch(0.47, 0.11, hue - young / 3)])
     cells = noise(u * 30, v * 30, draws.place(), 3, gain=0.7)
     taper = (1 - side / (half + 0.05)).clamp(0, 1)
-    veins = lines(rise + 0.02 * weave, 0.02 + 0.035 * taper)
+    veins = lines(rise + 0.02 * weave, 0.02 + 0.04 * taper)
     nets = lines(side * 22 + 3 * rise + 0.3 * weave, 0.08)
     pillow = stripes(rise + 0.5 + 0.02 * weave)
     light = 1.0 - 0.06 * pillow + 0.11 * torch.tanh(v * 10) + 0.035 * cells
@@ -194,7 +200,7 @@ def leaf(canvas: Canvas, draws: Draws) -> Tensor:
     blade = over(blade, pale, (0.6 * veins + 0.2 * nets * (1 - veins)).clamp(0, 1))
     blade = over(blade, pale, 0.9 * line(v, 0.015 * (1.35 - along)))
     stalk = line(v + 0.06 * (u + 1) ** 2, 0.016) * inside((u + 1.1).abs() - 0.12)
-    picture = paper * (1 - 0.38 * smooth(0.14, -0.07, smooth_field))
+    picture = paper * (1 - 0.42 * shadow(smooth_field, 0.12))
     picture = over(picture, oklch(0.55, 0.1, hue + young), stalk)
     return over(picture, blade, inside(field))
 
@@ -219,25 +225,34 @@ def gem(canvas: Canvas, draws: Draws) -> Tensor:
     front, second, normal = _envelope(u, v, near, 1.0)
     back, _, _ = _envelope(u, v, far, -1.0)
     nx, ny, nz, own = normal
-    _, _, behind = _envelope(u * 0.9 - 0.45 * nx, v * 0.9 - 0.45 * ny, far, -1.0)
-    fire = behind[3]
+    fire = torch.zeros_like(u)
+    for zoom, bend, share in ((0.9, 0.5, 0.6), (2.4, 1.6, 0.4)):
+        # Seen after some reflections between the walls, the far side is smaller and folded over.
+        deep_u, deep_v = (((zoom * at - bend * n + 1) % 4 - 2).abs() - 1 for at, n in ((u, nx), (v, ny)))
+        far_x, far_y, _, spark = _envelope(deep_u, deep_v, far, -1.0)[2]
+        fire = fire + share * (spark + 0.9 * (far_x * deep_u + far_y * deep_v))
     gloss = 0.55 * ny - 0.45 * nx + 0.3 * nz
     polish = stripes((u * ny - v * nx) * 55)
-    tone = 0.42 + 0.30 * gloss + 0.24 * fire + 0.1 * own + 0.12 * v + 0.012 * polish
-    stops = ((0.24, 0.12), (0.46, 0.19), (0.68, 0.16), (0.95, 0.05))
+    tone = 0.38 + 0.34 * gloss + 0.36 * fire + 0.08 * own + 0.1 * v + 0.012 * polish
+    stops = ((0.24, 0.12), (0.46, 0.19), (0.68, 0.16), (0.96, 0.04))
     stone = ramp(tone.clamp(0, 1), [oklch(li, ch, hue) for li, ch in stops])
-    stone = stone + 0.35 * line(second - front, 0.015)
-    return over(picture, stone, inside((back - front) * 0.5))
+    gap = second - front
+    stone = stone + 0.22 * line(gap, 0.004 * footprint(gap) / footprint(u)) * inside(back - front + 0.04)
+    picture = over(picture, stone, inside((back - front) * 0.5))
+    for _ in range(3):
+        across, up = (u - draws.between(-0.7, 0.7)).abs().sqrt(), (v - draws.between(0.0, 0.5)).abs().sqrt()
+        picture = picture + draws.between(0.3, 0.8) * torch.exp(-14 * (across + up) ** 2)
+    return picture
 
 
 # Rings of eight facets of a brilliant: (turn in eighths, slant of the normal above the girdle, distance), and the table.
 CUT = (
-    (0, math.pi / 2, 0.42),
+    (0, math.pi / 2, 0.38),
     (0, 0.72, 0.84),
-    (0.5, 1.0, 0.77),
-    (0.5, 0.45, 1.04),
-    (0, -0.86, 0.70),
-    (0.5, -0.6, 0.93),
+    (0.5, 1.05, 0.69),
+    (0.5, 0.58, 0.863),
+    (0, -0.9, 0.695),
+    (0.5, -0.75, 0.755),
 )
 
 
@@ -263,7 +278,7 @@ def mountain(canvas: Canvas, draws: Draws) -> Tensor:
     dawn = draws.between(35, 75)
     sky = [oklch(0.92, 0.07, dawn + 10), oklch(0.87, 0.06, dawn - 15), oklch(0.74, 0.09, 245), oklch(0.56, 0.13, 255)]
     sky = ramp((0.42 + 0.5 * y).clamp(0, 1), sky)
-    wisp = smooth(0.3, 2.6, noise(x * 0.8, y * 3, draws.place(), 6))
+    wisp = smooth(0.3, 2.6, noise(x * 0.8, y * 3, draws.place(), 5))
     picture = over(sky, oklch(0.98, 0.02, dawn), 0.7 * wisp)
     away = noise(row * 1.1, zero, draws.place(), 9) * 0.1 - 0.12
     picture = over(picture, oklch(0.76, 0.07, 252), inside(y - away))
@@ -279,14 +294,14 @@ def mountain(canvas: Canvas, draws: Draws) -> Tensor:
     light = 0.5 - 0.34 * torch.tanh((crest + 0.05 * crag) * 9) + 0.012 * relief
     rock = ramp(light.clamp(0, 1), [oklch(0.34, 0.06, 275), oklch(0.5, 0.05, 290), oklch(0.72, 0.06, dawn)])
     snow = ramp(light.clamp(0, 1), [oklch(0.62, 0.09, 260), oklch(0.86, 0.04, 255), oklch(0.99, 0.02, dawn + 20)])
-    cover = smooth(0.46, 0.30, down + 0.16 * crag + 0.004 * relief)
+    cover = smooth(0.46, 0.32, down + (0.16 * crag + 0.004 * relief) * smooth(-0.05, 0.3, down))
     mass = over(over(rock, snow, cover), oklch(0.8, 0.05, 250), 0.6 * smooth(0.1, -0.6, y))
     picture = over(picture, mass, inside(y - height))
     for level, lightness, teeth in ((-0.36, 0.52, 0.02), (-0.52, 0.41, 0.03), (-0.70, 0.28, 0.045)):
         hill = level + 0.08 * noise(row, zero, draws.place(), 3)
         trees = hill + teeth * (noise(row * 20, zero, draws.place(), 5, gain=0.7)).abs()
-        mist = smooth(0.02, -0.3, y - hill)
-        grain = noise(x * 22, y * 8, draws.place(), 4, gain=0.7)
+        mist = smooth(0.0, -0.4, y - hill)
+        grain = noise(x * 22, y * 8, draws.place(), 3, gain=0.7)
         wood = oklch(lightness, 0.06, 165) * (1 + 0.06 * grain)
         picture = over(picture, over(wood, oklch(lightness + 0.16, 0.05, 200), 0.6 * mist), inside(y - trees))
     return picture
