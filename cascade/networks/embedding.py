@@ -9,7 +9,7 @@ from cascade.errors import CascadeError
 
 
 class NoiseFeatures(nn.Module):
-    """Fourier features of a log-SNR λ, finite everywhere: cos and sin of 2π f u, f from 0.25 to 16, for two readings u of λ.
+    """Fourier features of a log-SNR λ, finite everywhere: cos and sin of 2π f u, f from 0.25 to 16, for two readings u.
 
     u = (2/π)·atan(e^{−λ/2}) ∈ [0, 1] is 0 for a clean picture (λ = +inf) and 1 for pure noise (λ = −inf);
     u = λ/40, with λ clamped to [−20, 20], tells the far ends apart, where the first is flat.

@@ -1,4 +1,4 @@
-"""The parts of a convolutional network: two norms, a residual block told by an embedding, shrinking, growing, the head."""
+"""The parts of a convolutional network: two norms, a residual block told by an embedding, shrink, grow, the head."""
 
 import torch
 import torch.nn.functional as F
@@ -82,8 +82,8 @@ class Grow(nn.Module):
 class PixelHead(nn.Module):
     """Depth-to-space: one 3×3 convolution on patches gives all pixels of a patch. Zero-initialised.
 
-    With `refine` > 0 it gives `refine` channels for each pixel, which one more 3×3 convolution at full resolution reads:
-    neighbouring pixels of two patches are then as close as those of one, so no grid of patches shows.
+    With `refine` > 0 it gives each pixel `refine` channels, which one more 3×3 convolution at full resolution reads:
+    neighbours across the edge of a patch are then as close as neighbours within, so no grid of patches shows.
     """
 
     def __init__(self, in_channels: int, out_channels: int, patch: int, refine: int) -> None:

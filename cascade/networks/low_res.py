@@ -88,7 +88,7 @@ class LowResConditioned(nn.Module):
             return y + (F.pad(direct, (0, 0, 0, 0, 0, extra_channels)) if extra_channels else direct)
 
     def receptive_radius_for(self, factor: int) -> float:
-        """In pixels of x, at an upsampling factor: the network's own, and the ±2.5 low-res pixels that bicubic reads."""
+        """In pixels of x at this upsampling factor: the network's own, and the ±2.5 low-res pixels bicubic reads."""
         return self.network.receptive_radius + (5 * factor + 1) // 2
 
 
