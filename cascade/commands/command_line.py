@@ -1,0 +1,158 @@
+"""The command line: one table of commands, one check before Hydra, one line on stderr for whatever is wrong.
+
+`cascade COMMAND [key=value ...]` composes `conf/COMMAND.yaml` and calls `run(config)` of the command's module. A sweep
+(`-m`) goes through the same `hydra.main`, so that Hydra's launchers work. Hydra itself writes nothing.
+"""
+
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from unittest.mock import patch
+
+from cascade import __version__
+from cascade.errors import CascadeError, suggest
+
+
+@dataclass(frozen=True)
+class Command:
+    """A row of the table: the module with `run(config)`, what it does in a few words, and whether `-m` sweeps it.
+
+    `per_stage`: STAGE.key=value is accepted, with the stages and keys that the module's `extra_keys(config)` names.
+    """
+
+    module: str
+    summary: str
+    sweeps: bool = False
+    per_stage: bool = False
+
+
+COMMANDS = {
+    "train": Command("cascade.commands.train", "train one stage, or several in turn with -m", sweeps=True),
+    "sample": Command("cascade.commands.sample", "make pictures of chosen classes and seeds", per_stage=True),
+    "evaluate": Command("cascade.commands.evaluate", "measure a cascade or a folder of pictures: FID and KID"),
+    "assemble": Command("cascade.commands.assemble", "put trained stages together to a cascade", per_stage=True),
+    "prepare": Command("cascade.commands.prepare", "decode the pictures of a stage once, into a cache"),
+}
+_FLAGS = {"-h": "help", "--help": "help", "-m": "multirun", "--multirun": "multirun", "--version": "version"}
+_WRONG = 2
+_INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line `argv` (without the program's name) and return its exit code.
+
+    0: done; 2: something the user gave is wrong, said in one line on stderr; 130: interrupted.
+    """
+    try:
+        return _run(list(sys.argv[1:] if argv is None else argv))
+    except CascadeError as error:
+        _say(str(error))
+        return _WRONG
+    except KeyboardInterrupt:
+        _say("interrupted")
+        return _INTERRUPTED
+
+
+def _say(message: str) -> None:
+    print("cascade:", " ".join(message.split()), file=sys.stderr, flush=True)
+
+
+def _run(argv: list[str]) -> int:
+    flags, words = _split_flags(argv)
+    if "version" in flags:
+        print(f"cascade {__version__}")
+        return 0
+    if not words:
+        if "help" not in flags:
+            raise CascadeError(f"no command; choose from {', '.join(COMMANDS)} ('cascade --help' explains them)")
+        from cascade.commands.explain import explain_all
+
+        print(explain_all({name: command.summary for name, command in COMMANDS.items()}))
+        return 0
+    name, *settings = words
+    if name not in COMMANDS:
+        raise CascadeError(f"unknown command '{name}'; {suggest(name, COMMANDS)}")
+    command = COMMANDS[name]
+    if "help" in flags:
+        from cascade.commands.explain import explain_command
+
+        print(explain_command(name, command.summary, sweeps=command.sweeps, per_stage=command.per_stage))
+        return 0
+    sweep = "multirun" in flags
+    if sweep and not command.sweeps:
+        able = ", ".join(other for other, row in COMMANDS.items() if row.sweeps)
+        raise CascadeError(f"-m (--multirun) works with {able} only, not with {name}")
+    from cascade.commands.overrides import check
+
+    # Imported for its keys alone, hence light: a command imports torch inside its functions.
+    extra_keys = import_module(command.module).extra_keys if command.per_stage else None
+    checked = check(name, settings, sweep=sweep, extra_keys=extra_keys)
+    return _through_hydra(name, command.module, checked.overrides, sweep)
+
+
+def _split_flags(argv: Sequence[str]) -> tuple[set[str], list[str]]:
+    """Flags may stand anywhere; the first other word is the command."""
+    flags, words = set(), []
+    for word in argv:
+        if word in _FLAGS:
+            flags.add(_FLAGS[word])
+        elif word.startswith("-"):
+            raise CascadeError(f"unknown option '{word}'; {_option_hint(word)}")
+        else:
+            words.append(word)
+    return flags, words
+
+
+def _option_hint(word: str) -> str:
+    stem = word.lstrip("-").split("=")[0]
+    hint = suggest(word, [flag for flag in _FLAGS if flag.startswith("--")])
+    if hint.startswith("did you mean"):
+        return hint
+    return f"settings are written without dashes: {stem}=..." if stem else "the options are -m, --help and --version"
+
+
+def _through_hydra(name: str, module: str, overrides: list[str], sweep: bool) -> int:
+    import hydra
+
+    from cascade.commands.configuration import CONF, hydra_errors
+    from cascade.commands.values import quoted
+
+    entry = hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(_task(module))
+    with _scratch_sweep_dir(overrides, sweep) as scratch:
+        own = [f"hydra.sweep.dir={quoted(scratch)}", "hydra.sweep.subdir=."] if scratch else []
+        argv = ["cascade", *(["--multirun"] if sweep else []), *overrides, *own]
+        # HYDRA_FULL_ERROR: let errors through to us instead of printing them.
+        with patch.object(sys, "argv", argv), patch.dict(os.environ, {"HYDRA_FULL_ERROR": "1"}), hydra_errors():
+            try:
+                entry()
+            except SystemExit as stop:
+                return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    return 0
+
+
+def _task(module: str) -> Callable[[object], None]:
+    def task(config: object) -> None:
+        # Hydra prints about a job's exceptions in its own way, and a launcher may run the job elsewhere: so the line is
+        # said here, and SystemExit, which Hydra leaves alone, carries the code.
+        try:
+            import_module(module).run(config)
+        except CascadeError as error:
+            _say(str(error))
+            raise SystemExit(_WRONG) from None
+
+    return task
+
+
+@contextmanager
+def _scratch_sweep_dir(overrides: Sequence[str], sweep: bool) -> Iterator[str | None]:
+    """A folder for Hydra's multirun.yaml that goes away again, unless a launcher needs a lasting one for its logs."""
+    lasting = any(override.startswith(("hydra/launcher=", "hydra.sweep.")) for override in overrides)
+    if not sweep or lasting:
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="cascade-sweep-") as scratch:
+        yield scratch
