@@ -7,7 +7,7 @@ composed default values. What null and ??? stand for is in `KINDS`.
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
 from fnmatch import fnmatch
 from typing import Any
 
@@ -97,6 +97,9 @@ def check(
         texts = _check_keys(line, config, picks, where)
         full = composed(command, [*picks, *(f"{key}={options[0]}" for key, options in texts.items())])
         _refuse_missing(command, full)
+        with hydra_errors():
+            for key in (key for key, text in values.items() if "${" in text):
+                OmegaConf.select(full, key)
         if sweep:
             _refuse_parallel_sweep(command, full)
         jobs.append((texts, full))
@@ -261,18 +264,29 @@ def _unknown_key(command: str, key: str, keys: Sequence[str], where: str) -> str
         return f"'{command}' has no group '{key}'; {hint}"
     head = f"unknown key '{key}' of '{command}'{where}"
     group, _, rest = key.partition(".")
-    owners = _owners(group) if group in groups else {}
-    if meant := get_close_matches(rest, owners, n=1, cutoff=0.6):
-        choices = " and ".join(f"{group}={choice}" for choice in owners[meant[0]])
-        if meant[0] == rest:
-            return f"{head}; it belongs to {choices}"
-        if f"{group}.{meant[0]}" not in keys:
-            return f"{head}; did you mean '{group}.{meant[0]}', of {choices}?"
-    near = get_close_matches(key, keys if rest else [*keys, *groups], n=1, cutoff=0.6)
-    if not near:
-        stems = {name.rpartition(".")[2]: name for name in keys}
-        near = [stems[stem] for stem in get_close_matches(key.rpartition(".")[2], stems, n=1, cutoff=0.75)]
-    return f"{head}; did you mean '{near[0]}'?" if near else f"{head}; 'cascade {command} --help' lists the keys"
+    owners = (
+        {f"{group}.{name}": choices for name, choices in _owners(group).items()} if group in groups and rest else {}
+    )
+    near = _nearest(key, [*keys, *owners] if rest else [*keys, *groups])
+    if near is None:
+        return f"{head}; 'cascade {command} --help' lists the keys"
+    of = "" if near in keys else " and ".join(f"{group}={choice}" for choice in owners.get(near, []))
+    if near == key:
+        return f"{head}; it belongs to {of}"
+    return f"{head}; did you mean '{near}'{f', of {of}' if of else ''}?"
+
+
+def _nearest(key: str, candidates: Sequence[str]) -> str | None:
+    """The candidate most like `key`; the last part counts more than where it stands ("lr" is "trainer.optimizer.lr")."""
+    parent, _, leaf = key.rpartition(".")
+
+    def likeness(candidate: str) -> float:
+        other_parent, _, other_leaf = candidate.rpartition(".")
+        same_leaf = SequenceMatcher(None, leaf, other_leaf).ratio()
+        return same_leaf * (1 + SequenceMatcher(None, parent, other_parent).ratio()) / 2 if same_leaf > 0.7 else 0.0
+
+    best = max(candidates, key=likeness, default=None)
+    return best if best is not None and likeness(best) > 0.4 else None
 
 
 def _owners(group: str) -> dict[str, list[str]]:
