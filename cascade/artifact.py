@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from torch import nn
 
 SCHEMA = 1
+NETWORK_CONTEXT = ("in_channels", "out_channels", "num_classes", "augment_dim")
+"""Parameters of a network that follow from the rest of its stage, and are therefore not stored."""
+
 CONFIG, WEIGHTS, MANIFEST, CASCADE = "config.yaml", "weights.safetensors", "manifest.json", "cascade.yaml"
 
 

@@ -88,6 +88,23 @@ def resolve(group: str, name: str) -> Any:
     return getattr(import_module(module), attribute)
 
 
+def complete(group: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `config` with every parameter that it leaves to a default written out.
+
+    What is stored is stored complete: a default that changes later does not change old stages.
+
+    >>> complete("preconditioning", {"name": "edm"})
+    {'name': 'edm', 'sigma_data': 0.5}
+    """
+    parameters = inspect.signature(resolve(group, config["name"])).parameters
+    defaults = {
+        key: list(p.default) if isinstance(p.default, tuple) else p.default
+        for key, p in parameters.items()
+        if isinstance(p.default, bool | int | float | str | tuple)
+    }
+    return {**config, **{key: value for key, value in defaults.items() if key not in config}}
+
+
 def build(group: str, config: Mapping[str, Any], **context: Any) -> Any:
     """Build `{name: NAME, parameter: value, ...}` of `group`; `context` holds what the caller supplies itself.
 

@@ -1,4 +1,4 @@
-"""From a configuration to the objects of a training run. The leaves are built here and handed on; no class reads configs."""
+"""From a configuration to the objects of a training run: the leaves are built here, no class reads configs."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from hydra.utils import get_class
 
-from cascade.artifact import StageConfig, StageSampling, build_denoiser, check_aug_level
+from cascade.artifact import NETWORK_CONTEXT, StageConfig, StageSampling, build_denoiser, check_aug_level
 from cascade.data.dataset import PictureDataset
 from cascade.data.views import EvaluationView, TrainingView
 from cascade.errors import CascadeError
-from cascade.registry import build
+from cascade.registry import build, complete
 from stages.base_stage import BaseStage
 from stages.diffusion_stage import DiffusionStage, Recipe
 from stages.super_resolution_stage import SuperResolutionStage
@@ -29,7 +29,7 @@ def stage_config(config: Config, dataset: PictureDataset) -> StageConfig:
     stage = config["stage"]
     classes = tuple(dataset.class_names) if stage["labelled"] else ()
     base = stage["low_resolution"] is None
-    augmentation = {"name": "none"} if base else dict(config["augmentation"])
+    augmentation = {"name": "none"} if base else complete("augmentation", config["augmentation"])
     level = stage["aug_log_snr"]
     if not base and level is None:
         level = build("augmentation", augmentation).default
@@ -38,16 +38,18 @@ def stage_config(config: Config, dataset: PictureDataset) -> StageConfig:
         resolution=stage["resolution"],
         low_resolution=stage["low_resolution"],
         class_names=classes,
-        network=dict(config["network"]),
-        preconditioning=dict(config["preconditioning"]),
+        network={
+            key: value for key, value in complete("network", config["network"]).items() if key not in NETWORK_CONTEXT
+        },
+        preconditioning=complete("preconditioning", config["preconditioning"]),
         augmentation=augmentation,
         augment_dim=build("geometric", config["geometric"]).dim if base else 0,
         data_fingerprint=dataset.fingerprint,
         sampling=StageSampling(
-            sampler=dict(config["sampler"]),
-            grid=dict(config["grid"]),
-            guidance=dict(config["guidance"]) if classes else {"name": "none"},
-            threshold=dict(config["threshold"]),
+            sampler=complete("sampler", config["sampler"]),
+            grid=complete("grid", config["grid"]),
+            guidance=complete("guidance", config["guidance"]) if classes else {"name": "none"},
+            threshold=complete("threshold", config["threshold"]),
             aug_log_snr=None if base else level,
             network_batch=stage["network_batch"],
         ),

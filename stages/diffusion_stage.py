@@ -2,6 +2,7 @@
 
 import copy
 import math
+from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -72,9 +73,9 @@ class DiffusionStage(LightningModule):
         self.register_buffer("sum_steps", torch.zeros((), dtype=torch.int64))
         self.register_buffer("skipped_steps", torch.zeros((), dtype=torch.int64))
 
+    @abstractmethod
     def examples(self, batch: Batch, draws: Draws) -> tuple[Tensor, Condition]:
         """Return the clean images and the condition of a training batch."""
-        raise TypeError(f"{type(self).__name__} is no kind of stage: it does not define `examples`")
 
     def validation_examples(self, batch: Batch, draws: Draws) -> tuple[Tensor, Condition]:
         """The same for validation: without what only training wants (geometric augmentation, dropped labels)."""
@@ -93,9 +94,7 @@ class DiffusionStage(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
         """The mean loss of a micro-batch."""
-        draws = Draws(
-            self.recipe.run_seed, int(batch["step"][0]), tuple(batch["index"].tolist()), self.recipe.global_batch
-        )
+        draws = self._draws(int(batch["step"][0]), batch)
         x, condition = self.examples(batch, draws)
         condition = condition.drop((draws.uniform("label dropout") < self.recipe.label_dropout).to(x.device))
         log_snr = self.recipe.noise.icdf(draws.stratified("log_snr")).to(x)
@@ -112,12 +111,15 @@ class DiffusionStage(LightningModule):
         Levels and noise depend on the picture's index alone, so the figure of two checkpoints differs by the weights.
         `batch` also holds `log_snr` (b,).
         """
-        draws = Draws(self.recipe.run_seed, -1, tuple(batch["index"].tolist()), self.recipe.global_batch)
+        draws = self._draws(-1, batch)
         x, condition = self.validation_examples(batch, draws)
         log_snr = batch["log_snr"].to(x)
         eps = draws.normal("eps", tuple(x.shape[1:])).to(x)
         loss = diffusion_loss(self.average, x, log_snr, eps, condition, self.recipe.weighting)
         return log_snr, loss, loss * (-self.recipe.weighting.log_ratio(log_snr)).exp()
+
+    def _draws(self, step: int, batch: Batch) -> Draws:
+        return Draws(self.recipe.run_seed, step, tuple(batch["index"].tolist()), self.recipe.global_batch)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The optimizer over all parameters that learn."""

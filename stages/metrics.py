@@ -16,8 +16,8 @@ from cascade.files import write_whole
 class MetricsCSV(Logger):
     """`metrics.csv`: one row for each step that was logged, written whole at each row.
 
-    A resumed run drops the rows at or after the step that it resumes from and writes them again, so the file is that of
-    an unbroken run.
+    A resumed run drops the rows of later steps than the one it resumes from and makes them again, so the file is that
+    of an unbroken run.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -43,7 +43,7 @@ class MetricsCSV(Logger):
 
     @rank_zero_only
     def resume(self, step: int) -> None:
-        """Read the rows of before `step`."""
+        """Read the rows up to `step`."""
         if self.path.exists():
             with self.path.open(newline="") as file:
                 rows = {int(row["step"]): dict(row) for row in csv.DictReader(file)}

@@ -1,4 +1,4 @@
-"""What a person sees of a training: a bar with rate, loss and time left, or a line now and then where there is no terminal."""
+"""What a person sees of a training: a bar with rate, loss and time left; without a terminal, a line now and then."""
 
 import time
 from collections.abc import Callable

@@ -45,8 +45,8 @@ class Outcome:
 def train(config: Mapping[str, Any], tell: Callable[[str], None]) -> Outcome:
     """Train the stage that `config` describes; nothing is written before all checks are done.
 
-    `tell` receives lines for a person. Raises CascadeError for whatever is wrong with the configuration, the data or the
-    folder that the run would continue.
+    `tell` receives lines for a person. Raises CascadeError for whatever is wrong with the configuration, the data or
+    the folder that the run would continue.
     """
     settings = config["trainer"]
     _check_numbers(config)
@@ -199,7 +199,7 @@ def _check_numbers(config: Mapping[str, Any]) -> None:
     pieces = _processes() * settings["accumulate"]
     if settings["batch"] % pieces:
         raise CascadeError(
-            f"trainer.batch={settings['batch']} is the global batch and cannot be split over {_processes()} process(es) "
+            f"trainer.batch={settings['batch']} is global and cannot be split over {_processes()} process(es) "
             f"times {settings['accumulate']} micro-batch(es); choose a multiple of {pieces}"
         )
     name = str(config["name"])

@@ -1,4 +1,4 @@
-"""A later stage of a cascade: a larger picture from a noise-augmented small one. 64→256 and 256→1024 are configs of it."""
+"""A later stage of a cascade: a larger picture from a noise-augmented small one. 64→256 and 256→1024 are configs."""
 
 from torch import Tensor, nn
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -79,7 +80,7 @@ class Validation(Callback):
             sums[:, 1].index_add_(0, band, torch.ones_like(plain))
         if trainer.world_size > 1:
             sums = trainer.strategy.reduce(sums.to(stage.device), reduce_op="sum").cpu()
-        means = {f"val/eps_mse[{low:g},{high:g}]": sums[i + 1] for i, (low, high) in enumerate(zip(BANDS, BANDS[1:]))}
+        means = {f"val/eps_mse[{low:g},{high:g}]": sums[i + 1] for i, (low, high) in enumerate(pairwise(BANDS))}
         return {name: float(total / n) for name, (total, n) in {"val/loss": sums[0], **means}.items() if n > 0}
 
     def _batches(self, rank: int, processes: int) -> list[list[int]]:

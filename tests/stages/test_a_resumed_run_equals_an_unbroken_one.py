@@ -1,0 +1,108 @@
+"""Killed at any step and started again, a training ends with the weights, EMA and optimizer of an unbroken one."""
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+SCRIPT = Path(__file__).with_name("training_process.py")
+
+
+def run(folder: Path, overrides: list[str], kill_at: int = -1) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(SCRIPT), str(kill_at), f"runs={folder}", "name=r", *overrides]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, check=False, capture_output=True, text=True, env=environment, timeout=280)
+
+
+def checkpoint(folder: Path) -> dict:
+    (path,) = folder.glob("r/*/last.ckpt")
+    return torch.load(path, weights_only=True)
+
+
+def same(a: object, b: object, where: str = "") -> None:
+    """Equal to the last bit, and name the place that is not."""
+    assert type(a) is type(b), where
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), where
+    elif isinstance(a, dict):
+        assert list(a) == list(b), where
+        for key in a:
+            same(a[key], b[key], f"{where}/{key}")
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), where
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            same(x, y, f"{where}/{i}")
+    else:
+        assert a == b or a != a, where
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    (path,) = folder.glob("r/*/metrics.csv")
+    with path.open(newline="") as file:
+        return [{k: v for k, v in row.items() if k != "train/images_per_second"} for row in csv.DictReader(file)]
+
+
+def check(tmp_path: Path, overrides: list[str], kill_at: list[int]) -> None:
+    unbroken = run(tmp_path / "a", overrides)
+    assert unbroken.returncode == 0, unbroken.stderr
+    for step in kill_at:
+        killed = run(tmp_path / "b", overrides, kill_at=step)
+        assert killed.returncode == -9, killed.stderr
+    resumed = run(tmp_path / "b", overrides)
+    assert resumed.returncode == 0, resumed.stderr
+    assert f"resumed from {max(kill_at) // 2 * 2} " in resumed.stdout
+    a, b = checkpoint(tmp_path / "a"), checkpoint(tmp_path / "b")
+    assert a["global_step"] == b["global_step"] == 6
+    for part in ("state_dict", "optimizer_states"):
+        same(a[part], b[part], part)
+    assert rows(tmp_path / "a") == rows(tmp_path / "b")
+    stages = [next((tmp_path / name).glob("r/*/stage/weights.safetensors")).read_bytes() for name in "ab"]
+    assert stages[0] == stages[1]
+
+
+QUICK = [
+    pytest.param(["stage=base64", "geometric=edm", "geometric.p=0.5"], 0, 1, [3], id="base64"),
+    pytest.param(["stage=sr256", "stage.crop=64", "augmentation.blur_probability=0.5"], 2, 3, [1, 4], id="sr256"),
+]
+SLOW = [
+    pytest.param([f"stage={stage}", "stage.crop=64"], workers, accumulate, [kill], id=f"{stage}-{workers}-{accumulate}")
+    for stage in ("base64", "sr256", "sr1024")
+    for workers in (0, 2)
+    for accumulate in (1, 3)
+    for kill in (3,)
+] + [pytest.param(["stage=base64"], 2, 1, [0, 2, 5], id="killed again and again")]
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("overrides", "workers", "accumulate", "kill_at"),
+    [*QUICK, *(pytest.param(*p.values, id=p.id, marks=pytest.mark.slow) for p in SLOW)],
+)
+def test_a_killed_run_ends_where_an_unbroken_one_does(
+    tmp_path: Path, overrides: list[str], workers: int, accumulate: int, kill_at: list[int]
+) -> None:
+    check(tmp_path, [*overrides, f"trainer.workers={workers}", f"trainer.accumulate={accumulate}"], kill_at)
+
+
+def test_the_same_global_batch_on_two_processes_gives_the_same_loss_curve(tmp_path: Path) -> None:
+    overrides = ["stage=base64", "geometric=edm", "trainer.workers=0", "trainer.batch=8", "trainer.validate_every=6"]
+    one = run(tmp_path / "one", overrides)
+    assert one.returncode == 0, one.stderr
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    two = subprocess.run(
+        [*torchrun, str(SCRIPT), "-1", f"runs={tmp_path / 'two'}", "name=r", "trainer.devices=2", *overrides],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        timeout=280,
+    )
+    assert two.returncode == 0, two.stderr
+    for key in ("train/loss", "val/loss", "train/gradient_norm"):
+        a, b = ([float(row[key]) for row in rows(tmp_path / name) if row[key]] for name in ("one", "two"))
+        assert len(a) == len(b) > 0
+        assert a == pytest.approx(b, abs=1e-5 if "norm" not in key else 1e-3), key
