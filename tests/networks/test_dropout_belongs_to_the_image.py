@@ -27,9 +27,24 @@ def test_mask_is_the_same_alone_in_any_place_and_batch():
 
 def test_it_keeps_the_mean_and_drops_the_share():
     (y, _) = masks(Dropout(0.3), ["a"], torch.ones(1, 100_000))
-    assert y.unique().tolist() == pytest.approx([0.0, 1 / 0.7])
+    assert y.unique().tolist() == pytest.approx([0.0, 1 / 0.7], rel=1e-4)
     assert abs((y == 0).float().mean() - 0.3) < 0.01
     assert abs(y.mean() - 1.0) < 0.01
+
+
+@pytest.mark.parametrize("p", [0.01, 0.1, 0.5, 0.95])
+def test_every_place_is_dropped_equally_often(p):
+    layer, x = Dropout(p), torch.ones(1, 3, 5, 7)
+    with seeded_dropout([generator("place")]):
+        dropped = sum((layer(x) == 0).double() for _ in range(4000)) / 4000
+    assert (dropped - p).abs().max() < 5 * (p * (1 - p) / 4000) ** 0.5
+
+
+def test_the_layout_of_the_picture_does_not_matter():
+    x = torch.ones(2, 8, 4, 4)
+    names = ["a", "b"]
+    rows = masks(Dropout(0.5), names, x)[0]
+    assert torch.equal(masks(Dropout(0.5), names, x.to(memory_format=torch.channels_last))[0], rows)
 
 
 def test_gradient_flows_through_the_kept_elements():
