@@ -40,6 +40,7 @@ def config(photos, out, **changes):
     )
 
 
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # Python 3.12
 def test_training_from_a_cache_equals_training_from_the_folder_bit_for_bit(photos, tmp_path):
     prepare.run(config(photos, tmp_path / "cache"))
     folder, cache = FolderDataset(photos, 32), CachedDataset(tmp_path / "cache", 32, verify=True)

@@ -109,6 +109,7 @@ def test_small_pictures_are_an_error_skipped_or_enlarged(root):
     skipped = FolderDataset(root, 40, "all", small="skip")
     assert skipped.paths == ["cat/9.png", "dog/2.png"]
     assert BadFile("dog/3.png", "33×99, smaller than 40 px") in skipped.bad_files
+    assert [bad.path for bad in skipped.bad_files] == sorted(bad.path for bad in skipped.bad_files)
     enlarged = FolderDataset(root, 40, "all", small="upscale")
     assert len(enlarged) == 6
     assert enlarged.image(2).shape == (3, 40, 40)
@@ -135,6 +136,7 @@ def test_a_picture_that_vanishes_is_a_clear_error(root):
         dataset.image(4)
 
 
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # Python 3.12
 @pytest.mark.parametrize("workers", [0, 2])
 def test_loader_workers_read_the_same(root, workers):
     dataset = FolderDataset(root, 32, "all")

@@ -66,6 +66,7 @@ def test_balanced_order_draws_classes_equally_and_members_equally():
     keys = [key for batch in islice(RunOrder(1, size=13, batch=6, labels=LABELS), 28) for key in batch]  # 3·56 places
     assert Counter(LABELS[key.sample] for key in keys) == {0: 56, 1: 56, 2: 56}
     assert all(sorted(LABELS[key.sample] for key in keys[i : i + 3]) == [0, 1, 2] for i in range(0, len(keys), 3))
+    assert len({tuple(LABELS[key.sample] for key in keys[i : i + 3]) for i in range(0, len(keys), 3)}) == 6
     counts = Counter(key.sample for key in keys)
     for label in (0, 1, 2):
         of_class = [counts[sample] for sample in range(13) if LABELS[sample] == label]
@@ -79,6 +80,7 @@ def test_a_global_batch_may_hold_several_epochs():
     assert Counter(key.sample for key in step) == {0: 3, 1: 3, 2: 3, 3: 3}
 
 
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # Python 3.12
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_loader_passes_the_keys_on(workers):
     order = RunOrder(3, size=13, batch=4, start=2)

@@ -104,6 +104,7 @@ def test_evaluation_sees_whole_pictures_or_their_centre():
     assert "low_res" not in EvaluationView(data)[0]
 
 
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # Python 3.12
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_loader_gives_batches_of_the_promised_types(workers):
     view = TrainingView(Noise(), run_seed=1, crop=16, factor=2)
