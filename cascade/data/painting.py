@@ -18,6 +18,7 @@ from torch import Tensor
 
 from cascade import rng
 
+_BORDER = 2  # pixels drawn beyond every side
 _TILE = 512  # texels along the side of the noise tile
 _WAVES = 64  # waves along it: 8 texels to a wave
 
@@ -52,10 +53,11 @@ class Draws:
 class Canvas:
     """Pixel centres of rows first..last−1 of an R×R picture, x to the right and y up, both in [−1, 1].
 
-    One pixel more is drawn on every side, so that a footprint is exact up to the border; `crop` takes it off.
+    Two pixels more are drawn on every side, so that footprints, and footprints of what came of footprints, are exact
+    up to the border; `crop` takes them off.
 
     >>> canvas = Canvas.rows(4, 0, 4)
-    >>> canvas.x[1:-1, 1:-1][0].tolist()
+    >>> canvas.crop(canvas.x)[0].tolist()
     [-0.75, -0.25, 0.25, 0.75]
     """
 
@@ -65,14 +67,19 @@ class Canvas:
     @classmethod
     def rows(cls, resolution: int, first: int, last: int) -> "Canvas":
         """The strip of rows first..last−1 of a square picture of `resolution` pixels."""
-        x = (torch.arange(-1, resolution + 1, dtype=torch.float32) + 0.5) * (2 / resolution) - 1
-        y = 1 - (torch.arange(first - 1, last + 1, dtype=torch.float32) + 0.5) * (2 / resolution)
+        x = (torch.arange(-_BORDER, resolution + _BORDER, dtype=torch.float32) + 0.5) * (2 / resolution) - 1
+        y = 1 - (torch.arange(first - _BORDER, last + _BORDER, dtype=torch.float32) + 0.5) * (2 / resolution)
         return cls(x.repeat(len(y), 1), y[:, None].repeat(1, len(x)))
+
+    @property
+    def pixel(self) -> float:
+        """Side of a pixel."""
+        return 2 / (self.x.shape[1] - 2 * _BORDER)
 
     @staticmethod
     def crop(picture: Tensor) -> Tensor:
-        """Take the border of one pixel off (..., h + 2, w + 2)."""
-        return picture[..., 1:-1, 1:-1]
+        """Take the border off (..., h + 4, w + 4)."""
+        return picture[..., _BORDER:-_BORDER, _BORDER:-_BORDER]
 
     def turned(self, cx: float, cy: float, angle: float, scale: float = 1.0) -> tuple[Tensor, Tensor]:
         """Coordinates (u, v) about (cx, cy), axes turned anticlockwise by `angle` (radians), in units of `scale`."""
@@ -82,19 +89,19 @@ class Canvas:
 
 
 def footprint(field: Tensor) -> Tensor:
-    """Change of `field` (h, w) per pixel, ‖(f(x+1, y) − f, f(x, y+1) − f)‖; jumps of whole units are not counted."""
+    """Change of `field` (h, w) per pixel, ‖(f(x+1, y) − f, f(x, y+1) − f)‖; a side of one pixel does not change."""
     dx, dy = field.diff(dim=1), field.diff(dim=0)
-    dx, dy = F.pad(dx - dx.round() * (dx.abs() > 0.9), (0, 1)), F.pad(dy - dy.round() * (dy.abs() > 0.9), (0, 0, 0, 1))
+    dx = torch.cat((dx, dx[:, -1:]), dim=1) if dx.numel() else 0.0 * field
+    dy = torch.cat((dy, dy[-1:]), dim=0) if dy.numel() else 0.0 * field
     return torch.hypot(dx, dy).clamp_min_(1e-6)
 
 
 def slope(field: Tensor, towards: float) -> Tensor:
     """Central difference of `field` (h, w), per unit of the canvas, in the direction `towards` (radians)."""
-    h, w = field.shape
     dx, dy = torch.zeros_like(field), torch.zeros_like(field)
     dx[:, 1:-1] = field[:, 2:] - field[:, :-2]
     dy[1:-1] = field[:-2] - field[2:]
-    return (math.cos(towards) * dx + math.sin(towards) * dy) * ((w - 2) / 4)
+    return (math.cos(towards) * dx + math.sin(towards) * dy) * ((field.shape[1] - 2 * _BORDER) / 4)
 
 
 def smooth(low: float, high: float, value: Tensor) -> Tensor:
@@ -107,7 +114,7 @@ def inside(field: Tensor, width: Tensor | float | None = None) -> Tensor:
     """Share of each pixel where `field` < 0, an edge one footprint (or `width`) wide.
 
     >>> inside(Canvas.rows(4, 0, 4).x)[2].tolist()
-    [1.0, 1.0, 1.0, 0.0, 0.0, 0.0]
+    [1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0]
     """
     return (0.5 - field / (footprint(field) if width is None else width)).clamp_(0, 1)
 
@@ -129,13 +136,13 @@ def lines(phase: Tensor, half: Tensor | float) -> Tensor:
 
 
 def kept(cycles: Tensor) -> Tensor:
-    """What a bicubic shrinking leaves of a wave of `cycles` per pixel: 1 below 0.1, a half at 0.5, 0 above 0.9."""
-    return smooth(0.9, 0.1, cycles)
+    """What a bicubic shrinking leaves of a wave of `cycles` per pixel: 1 below 0.15, about a half at 0.5, 0 above 0.9."""
+    return smooth(0.9, 0.15, cycles)
 
 
-def stripes(phase: Tensor) -> Tensor:
-    """cos 2π·phase, faded where it is too fine for the pixels."""
-    return torch.cos(phase * (2 * math.pi)) * kept(footprint(phase))
+def stripes(phase: Tensor, width: Tensor | None = None) -> Tensor:
+    """cos 2π·phase, faded where it is too fine for the pixels; `width` is the footprint of a phase that has a seam."""
+    return torch.cos(phase * (2 * math.pi)) * kept(footprint(phase) if width is None else width)
 
 
 @cache
@@ -156,16 +163,17 @@ def noise(u: Tensor, v: Tensor, place: tuple[float, float], octaves: int, gain: 
     `place` (two numbers in [0, 1)) says where on the endless noise this one lies.
     """
     fine = torch.sqrt((footprint(u) ** 2 + footprint(v) ** 2) / 2)
-    coarsest = float(fine.min())
+    least, most = float(fine.min()), float(fine.max())
     turns, total = torch.stack((u, v), dim=-1) / _WAVES, torch.zeros_like(u)
     for k in range(octaves):
-        if coarsest * 2**k > 0.9:
+        if least * 2**k >= 0.9:
             break
-        turn = turns * 2**k + (torch.tensor(place) + 0.381966 * k)
+        turn = torch.add(torch.tensor(place) + 0.381966 * k, turns, alpha=2**k)
+        turn.sub_(turn.floor())
         # Texel i of the tile is texel i + 1 of its padding: from the wrapped turn to grid_sample's [−1, 1].
-        where = ((turn - turn.floor()) * _TILE + 1) * (2 / (_TILE + 2)) - 1
-        wave = F.grid_sample(_tile(), where[None], mode="bicubic", padding_mode="border", align_corners=True)[0, 0]
-        total = total + gain**k * kept(fine * 2**k) * wave
+        where = turn.mul_(2 * _TILE / (_TILE + 2)).add_(2 / (_TILE + 2) - 1)[None]
+        wave = F.grid_sample(_tile(), where, mode="bicubic", padding_mode="border", align_corners=True)[0, 0]
+        total.add_(wave if most * 2**k <= 0.15 else wave * kept(fine * 2**k), alpha=gain**k)
     return total
 
 

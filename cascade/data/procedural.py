@@ -7,18 +7,20 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from cascade.data.degradation import from_uint8, shrink, to_uint8
 from cascade.data.painting import Canvas, Draws
 from cascade.data.scenes import SCENES
 from cascade.errors import CascadeError, suggest
 
 VERSION = 1  # goes up when any picture changes
 SIZES = {"train": 6000, "val": 600}
+_DIRECT = 128  # smaller pictures are drawn at twice their size and shrunk
 _STRIP = 1 << 16  # pixels drawn at once, so that a field stays in the cache of the processor
 
 
 @dataclass(frozen=True)
 class ProceduralDataset:
-    """Pictures of planets, flowers, shells, leaves, gems and mountains; index i is the same picture at every resolution.
+    """Planets, flowers, shells, leaves, gems and mountains; index i is the same picture at every resolution.
 
     The label is i mod 6. All of picture i is drawn from the numbers named ("procedural", split, i), so the two splits
     never meet, and `size` (by default 6000 for "train", 600 for "val") only says where the list ends.
@@ -56,11 +58,16 @@ class ProceduralDataset:
 
     def image(self, i: int) -> Tensor:
         """Picture i, uint8 (3, resolution, resolution)."""
+        if self.resolution < _DIRECT:
+            return to_uint8(shrink(from_uint8(self._draw(i, 2 * self.resolution)), self.resolution))
+        return self._draw(i, self.resolution)
+
+    def _draw(self, i: int, resolution: int) -> Tensor:
         scene = list(SCENES.values())[self.label(i)]
-        rows = max(1, _STRIP // self.resolution)
+        rows = max(1, _STRIP // resolution)
         strips = []
-        for first in range(0, self.resolution, rows):
-            canvas = Canvas.rows(self.resolution, first, min(first + rows, self.resolution))
+        for first in range(0, resolution, rows):
+            canvas = Canvas.rows(resolution, first, min(first + rows, resolution))
             # Each strip draws the picture's choices again from the start, so all strips agree.
             strips.append(canvas.crop(scene(canvas, Draws("procedural", self.split, i))))
         return (torch.cat(strips, dim=1).clamp_(0, 1) * 255).round_().to(torch.uint8)

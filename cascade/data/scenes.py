@@ -13,7 +13,6 @@ from torch import Tensor
 from cascade.data.painting import (
     Canvas,
     Draws,
-    footprint,
     inside,
     line,
     lines,
@@ -38,8 +37,9 @@ def planet(canvas: Canvas, draws: Draws) -> Tensor:
     sky = ramp(0.5 + 0.35 * (x * 0.6 - y), [oklch(0.13, 0.04, dusk), oklch(0.24, 0.09, dusk + 20)])
     cloud = smooth(-0.6, 2.4, noise(x * 0.9, y * 0.9, draws.place(), 4))
     sky = sky + oklch(0.5, 0.14, dusk + 40) * (0.35 * cloud)
-    for waves, least, light in ((14.0, 3.1, 1.0), (30.0, 2.7, 0.9), (75.0, 2.6, 0.8)):
-        sky = sky + light * (0.4 + cloud) * smooth(least, least + 0.4, noise(x * waves, y * waves, draws.place(), 1))
+    for waves, least, light in ((14.0, 3.0, 1.0), (30.0, 2.6, 0.9), (75.0, 2.5, 0.8)):
+        star = noise(x * waves, y * waves, draws.place(), 1) - least + 0.3 * cloud
+        sky = sky + light * (star / 0.7).clamp(0, 1) ** 2
 
     ringed = draws.between(0, 1) < 0.75
     radius = draws.between(0.40, 0.45) if ringed else draws.between(0.54, 0.62)
@@ -116,7 +116,10 @@ def flower(canvas: Canvas, draws: Draws) -> Tensor:
         picture = over(picture, lit(petal, light), inside(field))
     heart = draws.between(0.2, 0.26)
     field = radius - heart
-    seeds = stripes(turn * 21 + 4.2 * radius.log()) * stripes(turn * 34 - 6.8 * radius.log())
+    # Florets sit where 21 spirals cross 34, turning 4.2 and 6.8 times while the radius grows e-fold.
+    closer = canvas.pixel / size / radius
+    seeds = stripes(turn * 21 + 4.2 * radius.log(), closer * math.hypot(21 / TAU, 4.2))
+    seeds = seeds * stripes(turn * 34 - 6.8 * radius.log(), closer * math.hypot(34 / TAU, 6.8))
     dome = (1 - (radius / heart) ** 2).clamp_min(0).sqrt()
     pollen = smooth(1.0, 2.2, noise(u * 60, v * 60, draws.place(), 2))
     gold = [oklch(0.5, 0.13, 55), oklch(0.75, 0.16, 75), oklch(0.92, 0.16, 98)]
@@ -222,22 +225,22 @@ def gem(canvas: Canvas, draws: Draws) -> Tensor:
             nx, up, nz = math.cos(angle) * math.cos(slant), math.sin(slant), math.sin(angle) * math.cos(slant)
             ny, nz = up * math.cos(nod) - nz * math.sin(nod), up * math.sin(nod) + nz * math.cos(nod)
             (near if nz > 0 else far).append((nx, ny, nz, distance, draws.between(-1, 1)))
-    front, second, normal = _envelope(u, v, near, 1.0)
-    back, _, _ = _envelope(u, v, far, -1.0)
-    nx, ny, nz, own = normal
+    pixel = canvas.pixel / size
+    front, gap, normal, own = _envelope(u, v, near, 1.0, pixel)
+    back, *_ = _envelope(u, v, far, -1.0, pixel)
+    nx, ny, nz = normal
     fire = torch.zeros_like(u)
     for zoom, bend, share in ((0.9, 0.5, 0.6), (2.4, 1.6, 0.4)):
         # Seen after some reflections between the walls, the far side is smaller and folded over.
         deep_u, deep_v = (((zoom * at - bend * n + 1) % 4 - 2).abs() - 1 for at, n in ((u, nx), (v, ny)))
-        far_x, far_y, _, spark = _envelope(deep_u, deep_v, far, -1.0)[2]
+        _, _, (far_x, far_y, _), spark = _envelope(deep_u, deep_v, far, -1.0, pixel * zoom)
         fire = fire + share * (spark + 0.9 * (far_x * deep_u + far_y * deep_v))
     gloss = 0.55 * ny - 0.45 * nx + 0.3 * nz
     polish = stripes((u * ny - v * nx) * 55)
     tone = 0.38 + 0.34 * gloss + 0.36 * fire + 0.08 * own + 0.1 * v + 0.012 * polish
     stops = ((0.24, 0.12), (0.46, 0.19), (0.68, 0.16), (0.96, 0.04))
     stone = ramp(tone.clamp(0, 1), [oklch(li, ch, hue) for li, ch in stops])
-    gap = second - front
-    stone = stone + 0.22 * line(gap, 0.004 * footprint(gap) / footprint(u)) * inside(back - front + 0.04)
+    stone = stone + 0.22 * inside(gap - 0.004, pixel) * inside(back - front + 0.04)
     picture = over(picture, stone, inside((back - front) * 0.5))
     for _ in range(3):
         across, up = (u - draws.between(-0.7, 0.7)).abs().sqrt(), (v - draws.between(0.0, 0.5)).abs().sqrt()
@@ -245,7 +248,7 @@ def gem(canvas: Canvas, draws: Draws) -> Tensor:
     return picture
 
 
-# Rings of eight facets of a brilliant: (turn in eighths, slant of the normal above the girdle, distance), and the table.
+# The table of a brilliant, then its rings of eight facets: (turn in eighths, slant of the normal, distance).
 CUT = (
     (0, math.pi / 2, 0.38),
     (0, 0.72, 0.84),
@@ -257,18 +260,24 @@ CUT = (
 
 
 def _envelope(
-    u: Tensor, v: Tensor, facets: list[tuple[float, ...]], sign: float
-) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Depth of the least of sign·(facet planes) at (u, v), of the next one, and the least one's (nx, ny, nz, own)."""
-    first, second = torch.full_like(u, 9.0), torch.full_like(u, 9.0)
-    marks = [torch.zeros_like(u) for _ in range(4)]
-    for nx, ny, nz, distance, own in facets:
-        depth = (distance / nz - (nx / nz) * u - (ny / nz) * v) * sign
-        wins = (depth < first).float()
-        second = torch.minimum(second, torch.maximum(first, depth))
+    u: Tensor, v: Tensor, facets: list[tuple[float, ...]], sign: float, pixel: float
+) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor], Tensor]:
+    """The least of sign·(facet planes) at (u, v): its depth, how far its edge is, its unit normal and its own tone."""
+    first, gap, own = torch.full_like(u, 9.0), torch.full_like(u, 9.0), torch.zeros_like(u)
+    slope_u, slope_v = torch.zeros_like(u), torch.zeros_like(u)
+    for nx, ny, nz, distance, tone in facets:
+        to_u, to_v = -sign * nx / nz, -sign * ny / nz
+        depth = to_u * u + to_v * v + sign * distance / nz
+        # Signed distance to the line where the two planes meet.
+        ahead = (first - depth) / torch.hypot(slope_u - to_u, slope_v - to_v).clamp_min_(0.05)
+        wins = inside(-ahead, pixel)
+        gap = torch.minimum(ahead.abs(), gap + 1e3 * ahead.clamp_min(0))  # a new winner forgets the old one's edges
         first = torch.minimum(first, depth)
-        marks = [mark + (value - mark) * wins for mark, value in zip(marks, (nx, ny, nz, own), strict=True)]
-    return first * sign, second * sign, marks
+        slope_u = slope_u + (to_u - slope_u) * wins
+        slope_v = slope_v + (to_v - slope_v) * wins
+        own = own + (tone - own) * wins
+    length = torch.sqrt(slope_u**2 + slope_v**2 + 1)
+    return first * sign, gap, (-slope_u / length, -slope_v / length, sign / length), own
 
 
 def mountain(canvas: Canvas, draws: Draws) -> Tensor:
@@ -299,7 +308,7 @@ def mountain(canvas: Canvas, draws: Draws) -> Tensor:
     picture = over(picture, mass, inside(y - height))
     for level, lightness, teeth in ((-0.36, 0.52, 0.02), (-0.52, 0.41, 0.03), (-0.70, 0.28, 0.045)):
         hill = level + 0.08 * noise(row, zero, draws.place(), 3)
-        trees = hill + teeth * (noise(row * 20, zero, draws.place(), 5, gain=0.7)).abs()
+        trees = hill + teeth * (noise(row * 20, zero, draws.place(), 5, gain=0.6)).abs()
         mist = smooth(0.0, -0.4, y - hill)
         grain = noise(x * 22, y * 8, draws.place(), 3, gain=0.7)
         wood = oklch(lightness, 0.06, 165) * (1 + 0.06 * grain)
