@@ -1,1 +1,1 @@
-"""The commands: thin entry points that read a configuration and call the library. Heavy imports are inside functions."""
+"""The commands: thin entry points that read a configuration and call the library. Heavy imports are in functions."""

@@ -277,13 +277,13 @@ def _unknown_key(command: str, key: str, keys: Sequence[str], where: str) -> str
 
 
 def _nearest(key: str, candidates: Sequence[str]) -> str | None:
-    """The candidate most like `key`; the last part counts more than where it stands ("lr" is "trainer.optimizer.lr")."""
+    """The candidate most like `key`; its last part counts most ("lr" is near "trainer.optimizer.lr")."""
     parent, _, leaf = key.rpartition(".")
 
     def likeness(candidate: str) -> float:
         other_parent, _, other_leaf = candidate.rpartition(".")
         same_leaf = SequenceMatcher(None, leaf, other_leaf).ratio()
-        return same_leaf * (1 + SequenceMatcher(None, parent, other_parent).ratio()) / 2 if same_leaf > 0.7 else 0.0
+        return same_leaf * (1 + SequenceMatcher(None, parent, other_parent).ratio()) / 2 if same_leaf > 0.6 else 0.0
 
     best = max(candidates, key=likeness, default=None)
     return best if best is not None and likeness(best) > 0.4 else None

@@ -1,0 +1,280 @@
+"""The cascade as one object: stages chained from noise, or from small pictures, to the largest size.
+
+The only room that knows there is more than one model. Between stages a picture is uint8, so a chained picture, one from
+a stage's kept pictures and one from a folder are the same bits. Every stage calls its network in chunks of a fixed
+size, and all noise is named by (seed of the picture, stage, step): a picture is the same bits alone, among 3 and among
+64, at the same chunk size, precision, number of threads and machine.
+"""
+
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from cascade.artifact import (
+    Stage,
+    StageConfig,
+    StageSampling,
+    check_chain,
+    load_cascade_config,
+    load_stage,
+    load_stage_config,
+)
+from cascade.errors import CascadeError, suggest
+from cascade.requests import check_seed, chosen_stages, class_label, class_table
+from cascade.stage_sampler import PRECISIONS, Request, StageSampler
+from cascade.stage_settings import StageSettings, changed
+
+Classes = str | int | Sequence[str | int | None] | None
+Seeds = int | Sequence[int]
+LowRes = Sequence[Tensor] | Tensor
+OnProgress = Callable[[str, int, int], None]
+"""Called as (stage, step, total): so many of all steps of the stage are done, over all its chunks."""
+
+
+@dataclass(frozen=True, eq=False)
+class SampledImage:
+    """A picture: uint8 (3, R, R), its class (None: none) and seed, and each stage's picture if they were asked for."""
+
+    image: Tensor
+    seed: int
+    label: int | None
+    class_name: str | None
+    stage_images: Mapping[str, Tensor]
+
+
+class CascadePipeline:
+    """Stages chained to one sampler of large pictures.
+
+        pipeline = CascadePipeline.load("runs/demo/cascade")
+        images = pipeline.sample(classes=["dress", 3], seeds=[0, 1], guidance_scale=2.0)   # uint8 (2, 3, R, R)
+
+    `configs` are all stages of the cascade in order, `stages` those whose weights are loaded, by name. The number of
+    torch's threads when it is made is kept for all its sampling.
+    """
+
+    def __init__(
+        self,
+        configs: Sequence[StageConfig],
+        samplings: Sequence[StageSampling],
+        stages: Mapping[str, Stage],
+        device: str | torch.device = "cpu",
+        precision: str = "auto",
+    ) -> None:
+        if precision not in PRECISIONS:
+            raise CascadeError(f"unknown precision '{precision}'; {suggest(str(precision), PRECISIONS)}")
+        check_chain(list(configs))
+        self.configs, self.samplings, self.stages = tuple(configs), tuple(samplings), dict(stages)
+        self.device, self.precision = torch.device(device), "fp32" if precision == "auto" else precision
+        self.threads = torch.get_num_threads()
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        device: str | torch.device = "cpu",
+        precision: str = "auto",
+        only: Collection[str] | None = None,
+    ) -> "CascadePipeline":
+        """Read a cascade folder; with `only`, the weights of these stages alone.
+
+        `precision` is fp32, bf16 or auto (fp32). Raises CascadeError for a missing or damaged folder, stages that do
+        not fit, and a device that is not there.
+        """
+        folder, target = Path(path).expanduser(), check_device(device)
+        cascade = load_cascade_config(folder)
+        configs = [load_stage_config(folder / name) for name, _ in cascade.stages]
+        check_chain(configs)
+        stages = {
+            config.name: load_stage(folder / name, target)
+            for config, (name, _) in zip(configs, cascade.stages, strict=True)
+            if only is None or config.name in only
+        }
+        return cls(configs, [sampling for _, sampling in cascade.stages], stages, target, precision)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The class table of the labelled stages; empty if there is none."""
+        return class_table(self.configs)
+
+    def plan(
+        self,
+        guidance_scale: float | None = None,
+        *,
+        stages: int | None = None,
+        settings: Mapping[str, StageSettings] | None = None,
+        low_resolution: int | None = None,
+    ) -> list[StageSampler]:
+        """Check everything and build the stages that run. The arguments are those of `iterate`."""
+        settings = dict(settings or {})
+        chosen = chosen_stages(self.configs, stages, low_resolution)
+        names = [config.name for config in self.configs[chosen]]
+        for name in settings:
+            if name not in names:
+                every = [config.name for config in self.configs]
+                why = "does not run here" if name in every else f"is not in the cascade; {suggest(name, every)}"
+                raise CascadeError(f"stage '{name}' {why}")
+        if guidance_scale is not None:
+            if chosen.start:
+                hint = f"use {names[0]}.guidance_scale"
+                raise CascadeError(f"guidance_scale is that of the base stage, which does not run here; {hint}")
+            base = settings.get(names[0], StageSettings())
+            if base.guidance_scale is None:
+                settings[names[0]] = replace(base, guidance_scale=guidance_scale)
+        prepared = []
+        for config, sampling in zip(self.configs[chosen], self.samplings[chosen], strict=True):
+            if config.name not in self.stages:
+                raise CascadeError(f"the weights of stage '{config.name}' were not loaded")
+            wanted = changed(sampling, settings.get(config.name, StageSettings()), config)
+            prepared.append(StageSampler.prepare(self.stages[config.name], wanted, self.device, self.precision))
+        return prepared
+
+    def sample(
+        self,
+        classes: Classes = None,
+        seeds: Seeds = 0,
+        guidance_scale: float | None = None,
+        *,
+        stages: int | None = None,
+        settings: Mapping[str, StageSettings] | None = None,
+        low_res: LowRes | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> Tensor:
+        """Return uint8 (N, 3, R, R): of class i and seed i each; a length of 1 stands for all. See `iterate`."""
+        images = self.iterate(
+            classes,
+            seeds,
+            guidance_scale,
+            stages=stages,
+            settings=settings,
+            low_res=low_res,
+            on_progress=on_progress,
+        )
+        return torch.stack([image.image for image in images])
+
+    def iterate(
+        self,
+        classes: Classes = None,
+        seeds: Seeds = 0,
+        guidance_scale: float | None = None,
+        *,
+        stages: int | None = None,
+        settings: Mapping[str, StageSettings] | None = None,
+        low_res: LowRes | None = None,
+        stage_images: bool = False,
+        on_progress: OnProgress | None = None,
+    ) -> Iterator[SampledImage]:
+        """Yield the pictures of `sample` one by one, in order and in bounded memory.
+
+        classes         a name, a number or None (no class), or as many of them as there are pictures
+        guidance_scale  the base stage's
+        stages          how many of the cascade's stages run, from its beginning; None: all
+        settings        changes for any stage, by its name
+        low_res         pictures to start from, uint8 (3, h, h) each, read when their turn comes; stages before the one
+                        that takes h px do not run
+        stage_images    give each stage's picture too
+
+        Everything is checked before the first network call: CascadeError for unknown classes, bad seeds, untrained
+        augmentation levels and pictures that fit no stage.
+        """
+        requests = self._requests(classes, seeds, None if low_res is None else len(low_res))
+        low_resolution = None if low_res is None else _side(low_res[0])
+        plan = self.plan(guidance_scale, stages=stages, settings=settings, low_resolution=low_resolution)
+        return self._iterate(plan, requests, low_res, stage_images, on_progress)
+
+    def _requests(self, classes: Classes, seeds: Seeds, pictures: int | None) -> list[Request]:
+        listed = [classes] if classes is None or isinstance(classes, str | int) else list(classes)
+        labels = [None if name is None else class_label(name, self.class_names) for name in listed]
+        checked = [check_seed(seed) for seed in ([seeds] if isinstance(seeds, int) else seeds)]
+        lengths = {len(labels), len(checked), *([] if pictures is None else [pictures])}
+        length = max(lengths) if 0 not in lengths else 0
+        if lengths - {1, length} or not length or (pictures is not None and pictures != length):
+            given = f"{len(labels)} classes and {len(checked)} seeds" + (
+                f" for {pictures} pictures" if pictures else ""
+            )
+            raise CascadeError(f"{given} do not go together: give equally many, or one for all")
+        return [(labels[i % len(labels)], checked[i % len(checked)]) for i in range(length)]
+
+    def _iterate(
+        self,
+        plan: Sequence[StageSampler],
+        requests: Sequence[Request],
+        low_res: LowRes | None,
+        stage_images: bool,
+        on_progress: OnProgress | None,
+    ) -> Iterator[SampledImage]:
+        # A group is one chunk of the stage with the largest chunks; the last stage hands over its chunks one by one.
+        size = max(stage.chunk for stage in plan)
+        groups = [range(start, min(start + size, len(requests))) for start in range(0, len(requests), size)]
+        progress = {stage.name: _Progress(stage, [len(group) for group in groups], on_progress) for stage in plan}
+        side = None if low_res is None else _side(low_res[0])
+        for group in groups:
+            asked = requests[group.start : group.stop]
+            images = None if low_res is None else torch.stack([_checked(low_res[i], side) for i in group])
+            kept: dict[str, Tensor] = {}
+            for stage in plan[:-1]:
+                images = torch.cat(list(self._chunks(stage, asked, images, progress[stage.name])))
+                kept[stage.name] = images
+            done = 0
+            for made in self._chunks(plan[-1], asked, images, progress[plan[-1].name]):
+                for image in made:
+                    label, seed = asked[done]
+                    by_stage = {name: pictures[done] for name, pictures in kept.items()} | {plan[-1].name: image}
+                    class_name = None if label is None else self.class_names[label]
+                    yield SampledImage(image, seed, label, class_name, by_stage if stage_images else {})
+                    done += 1
+
+    def _chunks(
+        self, stage: StageSampler, requests: Sequence[Request], images: Tensor | None, progress: "_Progress"
+    ) -> Iterator[Tensor]:
+        for start in range(0, len(requests), stage.chunk):
+            part = slice(start, start + stage.chunk)
+            if torch.get_num_threads() != self.threads:
+                torch.set_num_threads(self.threads)
+            yield stage.run(requests[part], None if images is None else images[part], progress.at)
+            progress.end_chunk()
+
+
+class _Progress:
+    """How many of all steps of a stage are done, over all its chunks."""
+
+    def __init__(self, stage: StageSampler, group_sizes: Sequence[int], on_progress: OnProgress | None) -> None:
+        self.stage, self.on_progress, self.chunks_done = stage, on_progress, 0
+        self.total = stage.steps * sum(math.ceil(size / stage.chunk) for size in group_sizes)
+
+    def at(self, step: int) -> None:
+        """Tell that `step` steps of the present chunk are done."""
+        if self.on_progress is not None:
+            self.on_progress(self.stage.name, self.chunks_done * self.stage.steps + step, self.total)
+
+    def end_chunk(self) -> None:
+        """Tell that the present chunk is done."""
+        self.chunks_done += 1
+        self.at(0)
+
+
+def check_device(name: str | torch.device) -> torch.device:
+    """Return the device of that name, or raise CascadeError if this machine does not have it."""
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device).cpu()
+    # AssertionError: a torch without CUDA; NotImplementedError: "meta" and the like.
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise CascadeError(f"device '{name}' is not available here: {str(error).splitlines()[0]}") from error
+    return device
+
+
+def _side(image: Tensor) -> int:
+    if image.ndim != 3 or image.shape[0] != 3 or image.shape[1] != image.shape[2] or image.dtype != torch.uint8:
+        kind = f"{str(image.dtype).removeprefix('torch.')} {tuple(image.shape)}"
+        raise CascadeError(f"a low_res picture is square, uint8 (3, h, h), not {kind}")
+    return image.shape[-1]
+
+
+def _checked(image: Tensor, side: int | None) -> Tensor:
+    if _side(image) != side:
+        raise CascadeError(f"the low_res pictures differ in size: {side} and {_side(image)} px")
+    return image

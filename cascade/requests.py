@@ -1,0 +1,60 @@
+"""What may be asked of a cascade: classes, seeds and the stages that run; checked without torch."""
+
+from collections.abc import Sequence
+from operator import index
+
+from cascade.artifact import StageConfig
+from cascade.errors import CascadeError, suggest
+
+_SEED_END = 2**63
+
+
+def class_table(configs: Sequence[StageConfig]) -> tuple[str, ...]:
+    """The class names of the labelled stages, which agree; empty if no stage is labelled."""
+    return next((config.class_names for config in configs if config.class_names), ())
+
+
+def class_label(name: str | int, table: Sequence[str]) -> int:
+    """The index of a class given by name or number; a text is a name first ("7" may be a name). CascadeError otherwise.
+
+    >>> class_label("hat", ["dress", "hat"]), class_label(0, ["dress", "hat"]), class_label("1", ["dress", "hat"])
+    (1, 0, 1)
+    """
+    if not table:
+        raise CascadeError(f"this cascade knows no classes, so '{name}' cannot be asked for")
+    if isinstance(name, str):
+        if name in table:
+            return list(table).index(name)
+        if not (name.isascii() and name.isdigit()):
+            hint = "several classes are a list, [a,b]; " if any(p.strip() in table for p in name.split(",")) else ""
+            raise CascadeError(f"unknown class '{name}'; {hint}{suggest(name, table)}")
+    number = int(name)
+    if not 0 <= number < len(table):
+        raise CascadeError(f"class {number} is not there: the cascade has classes 0 to {len(table) - 1}")
+    return number
+
+
+def check_seed(seed: int) -> int:
+    """Return a seed that is a whole number from 0 to 2⁶³ − 1; raise CascadeError for another."""
+    whole = hasattr(seed, "__index__") and not isinstance(seed, bool)
+    if not whole or not 0 <= index(seed) < _SEED_END:
+        raise CascadeError(f"seed {seed} is not a whole number from 0 to 2^63 - 1")
+    return index(seed)
+
+
+def chosen_stages(configs: Sequence[StageConfig], stages: int | None, low_resolution: int | None) -> slice:
+    """The stages that run: the first `stages` (None: all), without those before the one that takes `low_resolution`.
+
+    Raises CascadeError where the number is out of range or no stage that runs takes pictures of this size.
+    """
+    if stages is not None and not 1 <= stages <= len(configs):
+        raise CascadeError(f"stages={stages}: the cascade has {len(configs)}, so a number from 1 to {len(configs)}")
+    stop = len(configs) if stages is None else stages
+    if low_resolution is None:
+        return slice(0, stop)
+    taken = [config.low_resolution for config in configs[:stop]]
+    if low_resolution not in taken:
+        sizes = " or ".join(f"{size}" for size in taken if size is not None)
+        takes = f"they take {sizes} px" if sizes else "none of them takes pictures"
+        raise CascadeError(f"low_res pictures of {low_resolution} px fit none of the stages: {takes}")
+    return slice(taken.index(low_resolution), stop)
