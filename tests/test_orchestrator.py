@@ -44,6 +44,20 @@ def test_a_picture_is_the_same_alone_among_three_and_among_eight(pipeline, eight
     assert all(torch.equal(three[place], eight[i].image) for place, i in enumerate((6, 1, 4)))
 
 
+@pytest.mark.parametrize("number", [1, 3, 5])
+def test_the_network_always_meets_its_chunk_size(pipeline, number):
+    """The law behind the one above: on some machines and sizes the bits depend on the batch, here they may not."""
+    met = []
+    hooks = [
+        stage.denoiser.register_forward_pre_hook(lambda _, args, name=name: met.append((name, len(args[0]))))
+        for name, stage in pipeline.stages.items()
+    ]
+    pipeline.sample(0, range(number))
+    for hook in hooks:
+        hook.remove()
+    assert set(met) == {("tiny8", 4), ("sr16", 3), ("sr32", 2)}
+
+
 def test_every_stage_makes_pictures_of_its_size_and_they_differ(eight):
     assert [tuple(image.shape) for image in eight[0].stage_images.values()] == [(3, 8, 8), (3, 16, 16), (3, 32, 32)]
     for name in ("tiny8", "sr16", "sr32"):
