@@ -38,9 +38,9 @@ def frechet_distance(mu1: Tensor, cov1: Tensor, mu2: Tensor, cov2: Tensor) -> fl
 def frechet_parts(mu1: Tensor, cov1: Tensor, mu2: Tensor, cov2: Tensor) -> Frechet:
     """As `frechet_distance`, with the parts of the sum and the negative mass.
 
-    The square roots of the eigenvalues of √Σ₁·Σ₂·√Σ₁ are the singular values of √Σ₂·√Σ₁. They are taken from there:
-    the root of an eigenvalue that is zero but for rounding is 1e-8, a singular value's rounding stays 1e-16. So the
-    distance of a set from itself is zero also where it has fewer pictures than dimensions.
+    The square roots of the eigenvalues of √Σ₁·Σ₂·√Σ₁ are the singular values of √Σ₂·√Σ₁, and are taken from there. A
+    zero eigenvalue that rounding made 1e-16 has the root 1e-8; singular values stay at 1e-16, and eigenvalues of a
+    covariance below d·ε·λmax count as zero. So the distance is right also with fewer pictures than dimensions.
     """
     mu1, mu2 = (mean.detach().to("cpu", torch.float64) for mean in (mu1, mu2))
     cov1, cov2 = (cov.detach().to("cpu", torch.float64) for cov in (cov1, cov2))
@@ -59,9 +59,10 @@ def frechet_parts(mu1: Tensor, cov1: Tensor, mu2: Tensor, cov2: Tensor) -> Frech
 def _root(covariance: Tensor) -> tuple[Tensor, float]:
     """Return the symmetric square root, and the share of the trace that was negative."""
     values, vectors = torch.linalg.eigh((covariance + covariance.mT) / 2)
-    negative = -values.clamp(max=0).sum()
-    share = (negative / values.abs().sum().clamp(min=torch.finfo(values.dtype).tiny)).item()
-    return (vectors * values.clamp(min=0).sqrt()) @ vectors.mT, share
+    precision = torch.finfo(values.dtype)
+    share = (-values.clamp(max=0).sum() / values.abs().sum().clamp(min=precision.tiny)).item()
+    values = torch.where(values > len(values) * precision.eps * values.max(), values, 0.0)
+    return (vectors * values.sqrt()) @ vectors.mT, share
 
 
 def _check(mean: Tensor, covariance: Tensor) -> None:

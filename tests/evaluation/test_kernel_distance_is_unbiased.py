@@ -1,0 +1,85 @@
+"""The kernel distance: its definition, its exact expectation and variance over all draws from a small population."""
+
+import itertools
+
+import pytest
+import torch
+
+from cascade.errors import CascadeError
+from cascade.evaluation.kernel import kernel_distance
+from cascade.rng import randn
+
+
+def naive(x, y):
+    """The unbiased statistic by its definition, pair by pair."""
+
+    def k(a, b):
+        return (float(a @ b) / len(a) + 1) ** 3
+
+    n, m = len(x), len(y)
+    xx = sum(k(x[i], x[j]) for i in range(n) for j in range(n) if i != j) / (n * (n - 1))
+    yy = sum(k(y[i], y[j]) for i in range(m) for j in range(m) if i != j) / (m * (m - 1))
+    xy = sum(k(a, b) for a in x for b in y) / (n * m)
+    return xx + yy - 2 * xy
+
+
+def draws(population, size):
+    return [population[list(index)] for index in itertools.product(range(len(population)), repeat=size)]
+
+
+def test_equals_its_definition():
+    x, y = randn("kernel", "x", shape=(9, 4)).double(), randn("kernel", "y", shape=(13, 4)).double() + 0.3
+    assert kernel_distance(x, y, seed=0).value == pytest.approx(naive(x, y), rel=1e-12)
+
+
+def test_subsets_are_disjoint_seeded_and_averaged():
+    x, y = randn("kernel", "x", shape=(20, 4)).double(), randn("kernel", "y", shape=(20, 4)).double() + 1
+    a, b, again = (kernel_distance(x, y, seed=seed, subset_size=5) for seed in (0, 1, 0))
+    assert a == again
+    assert a != b
+    # A picture that is far away is in one subset only: of four it moves the mean by a quarter of that subset's change.
+    assert kernel_distance(x.repeat(2, 1)[:20], y, seed=0, subset_size=10) != a
+
+
+def test_expectation_over_all_draws_is_the_population_distance_and_zero_for_equal_ones():
+    p, q = randn("population", "p", shape=(3, 2)).double(), randn("population", "q", shape=(2, 2)).double()
+
+    def k(a, b):
+        return ((a @ b.mT) / 2 + 1) ** 3
+
+    for other in (q, p):
+        expected = (k(p, p).mean() + k(other, other).mean() - 2 * k(p, other).mean()).item()
+        values = [kernel_distance(x, y, seed=0).value for x in draws(p, 3) for y in draws(other, 3)]
+        assert sum(values) / len(values) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_squared_error_is_the_variance_on_average_or_at_most_twice(same):
+    p = randn("population", "p", shape=(3, 2)).double()
+    q = p if same else randn("population", "q", shape=(2, 2)).double() + 1
+    results = [kernel_distance(x, y, seed=0) for x in draws(p, 4) for y in draws(q, 4)]
+    values = torch.tensor([result.value for result in results])
+    claimed = torch.tensor([result.standard_error for result in results]).square().mean()
+    # Efron & Stein: never less on average. The jackknife speaks of n − 1 = 3 pictures, not 4, whose variance is at
+    # most (4·3)/(3·2) times as large, and counts the part that is quadratic in the pictures twice.
+    assert 1 <= claimed / values.var(correction=0) <= 2 * (4 * 3) / (3 * 2)
+
+
+def test_the_order_of_the_pictures_does_not_matter():
+    x, y = randn("kernel", "x", shape=(40, 6)).double(), randn("kernel", "y", shape=(30, 6)).double()
+    order = torch.randperm(40, generator=torch.Generator().manual_seed(0))
+    there, permuted = kernel_distance(x, y, seed=3), kernel_distance(x[order], y, seed=3)
+    assert permuted.value == pytest.approx(there.value, rel=1e-12, abs=1e-13)
+    assert permuted.standard_error == pytest.approx(there.standard_error, rel=1e-12)
+    swapped = kernel_distance(y, x, seed=3)
+    assert swapped.value == pytest.approx(there.value, rel=1e-12, abs=1e-13)
+
+
+def test_too_few_pictures_and_odd_shapes_are_refused():
+    x = torch.zeros(5, 2)
+    with pytest.raises(CascadeError, match="at least 3 pictures on each side, not 2"):
+        kernel_distance(x, x[:2], seed=0)
+    with pytest.raises(CascadeError, match=r"\(N, d\)"):
+        kernel_distance(x, torch.zeros(5, 3), seed=0)
+    with pytest.raises(CascadeError, match="NaN"):
+        kernel_distance(x, x * torch.nan, seed=0)

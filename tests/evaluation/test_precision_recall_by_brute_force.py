@@ -1,0 +1,59 @@
+"""Precision and recall: bounds, symmetry, and the definition computed with all distances at once."""
+
+import pytest
+import torch
+
+from cascade.errors import CascadeError
+from cascade.evaluation import precision_recall as module
+from cascade.evaluation.precision_recall import precision_recall
+from cascade.rng import randn
+
+
+def brute_force(real, fake, k):
+    def inside(points, centres):
+        among = torch.cdist(centres, centres, compute_mode="donot_use_mm_for_euclid_dist")
+        radius = among.sort(1).values[:, k]  # place 0 is the point itself
+        return (torch.cdist(points, centres, compute_mode="donot_use_mm_for_euclid_dist") <= radius).any(1)
+
+    return inside(fake, real).double().mean().item(), inside(real, fake).double().mean().item()
+
+
+@pytest.mark.parametrize("k", [1, 3, 5])
+@pytest.mark.parametrize("block", [1, 7, 64, 1024])
+def test_equals_brute_force_at_any_block(k, block, monkeypatch):
+    monkeypatch.setattr(module, "_BLOCK", block)
+    real = randn("pr", "real", shape=(60, 5)).double()
+    fake = 0.7 * randn("pr", "fake", shape=(45, 5)).double() + 0.8
+    found = precision_recall(real, fake, k)
+    assert tuple(found) == pytest.approx(brute_force(real, fake, k))
+    assert 0 < found.precision < 1
+    assert 0 < found.recall < 1
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e3])
+def test_a_set_covers_itself_even_with_pictures_that_occur_many_times(offset):
+    x = randn("pr", "self", shape=(30, 64)).repeat(3, 1) + offset
+    assert precision_recall(x, x, k=1) == (1.0, 1.0)
+    order = torch.randperm(90, generator=torch.Generator().manual_seed(0))
+    assert precision_recall(x, x[order], k=2) == (1.0, 1.0)
+
+
+def test_far_sets_share_nothing():
+    x = randn("pr", "far", shape=(50, 8))
+    assert precision_recall(x, x + 100, k=3) == (0.0, 0.0)
+
+
+def test_one_mode_of_two_is_precise_but_recalls_half():
+    one, other = randn("pr", "one", shape=(50, 4)), randn("pr", "other", shape=(50, 4)) + 100
+    both = torch.cat([one, other])
+    assert precision_recall(both, one, k=3) == (1.0, 0.5)
+    assert precision_recall(one, both, k=3) == (0.5, 1.0)  # the two change places with the sets
+
+
+def test_neighbours_must_exist():
+    x = torch.zeros(5, 2)
+    for k in (0, 5):
+        with pytest.raises(CascadeError, match=f"k = {k} neighbours"):
+            precision_recall(x, x, k)
+    with pytest.raises(CascadeError, match="NaN"):
+        precision_recall(x * torch.nan, x, 1)
