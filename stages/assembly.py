@@ -19,11 +19,6 @@ from stages.super_resolution_stage import SuperResolutionStage
 Config = Mapping[str, Any]
 
 
-def build_dataset(config: Config, split: str) -> PictureDataset:
-    """The pictures of a split, at the stage's resolution."""
-    return build("data", config["data"], resolution=config["stage"]["resolution"], split=split)
-
-
 def stage_config(config: Config, dataset: PictureDataset) -> StageConfig:
     """What the exported stage will say of itself (images seen: none yet)."""
     stage = config["stage"]

@@ -17,11 +17,13 @@ from torch.utils.data import DataLoader
 from cascade import rng
 from cascade.artifact import StageConfig, save_stage
 from cascade.data.order import RunOrder
+from cascade.data.source import open_dataset
 from cascade.errors import CascadeError
-from stages.assembly import build_dataset, build_stage, stage_config, training_view, validation_view
+from stages.assembly import build_stage, stage_config, training_view, validation_view
 from stages.checkpoint import ResumeCheckpoint, WholeCheckpointIO
 from stages.diffusion_stage import DiffusionStage
 from stages.loggers import build_loggers
+from stages.pictures import SamplePictures
 from stages.precision import PRECISIONS, choose_precision
 from stages.progress import TrainingProgress
 from stages.run_folder import RunFolder
@@ -55,9 +57,10 @@ def train(config: Mapping[str, Any], tell: Callable[[str], None]) -> Outcome:
     config = _with_precision(config, None if config["fresh"] else run.stored())
     if not config["fresh"]:
         run.check_same(config)
-    dataset = build_dataset(config, "train")
+    dataset, validation = (
+        open_dataset(config["data"], config["stage"]["resolution"], split) for split in ("train", "val")
+    )
     described = stage_config(config, dataset)
-    validation = build_dataset(config, "val")
     view = training_view(config, dataset)
     stage = build_stage(config, described)
     if config["fresh"] and first and (moved := run.move_aside()):
@@ -106,6 +109,17 @@ def train(config: Mapping[str, Any], tell: Callable[[str], None]) -> Outcome:
     callbacks: list[Callback] = [TrainingProgress(described.name, settings["log_every"])]
     if settings["validation_images"] > 0:
         callbacks.append(validate)
+    if settings["sample_every"] > 0 and settings["sample_images"] > 0:
+        callbacks.append(
+            SamplePictures(
+                described,
+                validation,
+                run.path,
+                count=settings["sample_images"],
+                every_steps=settings["sample_every"],
+                precision=settings["precision"],
+            )
+        )
     if settings["max_minutes"] is not None:
         callbacks.append(StopAfter(settings["max_minutes"]))
     callbacks.append(checkpoint)  # last, so that it stores what the others have done at this step
@@ -146,6 +160,8 @@ def _trainer(config: Mapping[str, Any], folder: Path, callbacks: list[Callback],
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"lightning\..*")
+    # Python 3.12 and later warn of forking a process with threads; the loaders' workers use none of torch's.
+    warnings.filterwarnings("ignore", message=".*multi-threaded.*fork", category=DeprecationWarning)
     # Buffers are either constant or the same by construction on all processes.
     strategy = DDPStrategy(broadcast_buffers=False) if _processes() > 1 else "auto"
     return Trainer(
@@ -185,7 +201,7 @@ def _check_numbers(config: Mapping[str, Any]) -> None:
     for key in ("max_steps", "batch", "accumulate", "log_every", "checkpoint_every", "validate_every"):
         if settings[key] < 1:
             raise CascadeError(f"trainer.{key} must be at least 1, not {settings[key]}")
-    for key in ("validation_images", "workers", "warmup_steps"):
+    for key in ("validation_images", "workers", "warmup_steps", "sample_every", "sample_images"):
         if settings[key] < 0:
             raise CascadeError(f"trainer.{key} cannot be negative, as {settings[key]} is")
     if config["seed"] < 0:

@@ -1,0 +1,97 @@
+"""Sample pictures during training: what a person looks at to see whether a run goes well."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import WandbLogger
+from torch import Tensor
+
+from cascade.artifact import Stage, StageConfig
+from cascade.data.dataset import PictureDataset
+from cascade.data.degradation import from_uint8, shrink, to_uint8
+from cascade.files import write_whole_with
+from cascade.stage_sampler import StageSampler
+from stages.diffusion_stage import DiffusionStage
+
+
+class SamplePictures(Callback):
+    """Every `every_steps` steps: `samples/STEP.png`, sampled with the averaged weights by the stage's own settings.
+
+    A base stage shows one picture of each class in turn. A super-resolution stage shows rows of three: the low-res
+    picture of a validation picture, its sample, the picture itself.
+    """
+
+    def __init__(
+        self,
+        described: StageConfig,
+        dataset: PictureDataset,
+        folder: Path,
+        *,
+        count: int,
+        every_steps: int,
+        precision: str,
+    ) -> None:
+        self.described = described
+        self.dataset = dataset
+        self.folder = folder
+        self.count = count if described.low_resolution is None else min(count, len(dataset))
+        self.every_steps = every_steps
+        self.precision = precision
+        self._last_step = 0
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: DiffusionStage,
+        outputs: Any,  # noqa: ARG002
+        batch: Any,  # noqa: ARG002
+        batch_idx: int,
+    ) -> None:
+        """Draw when it is time. The first process does, the others wait for it at their next step."""
+        step = trainer.global_step
+        if (batch_idx + 1) % trainer.accumulate_grad_batches or step % self.every_steps or step == self._last_step:
+            return
+        self._last_step = step
+        if trainer.is_global_zero:
+            self.draw(trainer, pl_module)
+
+    def draw(self, trainer: Trainer, stage: DiffusionStage) -> None:
+        """Sample and write the sheet."""
+        from PIL import Image
+        from torchvision.utils import make_grid
+
+        current = Stage(self.described, stage.average, self.folder, sha256="")
+        sampler = StageSampler.prepare(current, self.described.sampling, stage.device, self.precision)
+        pictures = self._rows(sampler)
+        columns = (
+            3 if self.described.low_resolution else max(1, min(len(pictures), len(self.described.class_names) or 8))
+        )
+        sheet = make_grid(pictures, nrow=columns, padding=2, pad_value=255).permute(1, 2, 0).numpy()
+        image = Image.fromarray(sheet)
+        write_whole_with(self.folder / "samples" / f"{trainer.global_step:08}.png", image.save)
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.log_image("samples", [image], step=trainer.global_step)
+
+    def _rows(self, sampler: StageSampler) -> list[Tensor]:
+        classes = len(self.described.class_names)
+        if self.described.low_resolution is None:
+            requests = [(i % classes if classes else None, i) for i in range(self.count)]
+            return [picture for part in _chunks(requests, sampler.chunk) for picture in sampler.run(part, None)]
+        rows: list[Tensor] = []
+        for part in _chunks(range(self.count), sampler.chunk):
+            real = torch.stack([self.dataset.image(i) for i in part])
+            low = to_uint8(shrink(from_uint8(real), self.described.low_resolution))
+            labels = [self.dataset.label(i) if classes else None for i in part]
+            made = sampler.run(list(zip(labels, part, strict=True)), low)
+            factor = self.described.resolution // self.described.low_resolution
+            blown_up = low.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
+            rows += [picture for triple in zip(blown_up, made, real, strict=True) for picture in triple]
+        return rows
+
+
+def _chunks(items: Sequence[Any], size: int) -> list[Sequence[Any]]:
+    return [items[i : i + size] for i in range(0, len(items), size)]

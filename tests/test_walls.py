@@ -1,0 +1,88 @@
+"""The walls of the house: who may import whom, how long a module is, and what lies at the top level."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+MODULES = sorted(p for room in ("cascade", "stages", "conf") for p in (ROOT / room).rglob("*.py"))
+TOP_LEVEL = {"pyproject.toml", "cascade", "conf", "stages", "tests", "Makefile", "README.md", "LICENSE"}
+
+
+def imports(path: Path) -> set[str]:
+    """Every module that a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
+            found.add(node.module)
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def room(path: Path) -> str:
+    return path.relative_to(ROOT).parts[1].removesuffix(".py") if path.parts[-2] != "stages" else "stages"
+
+
+FORBIDDEN = {
+    "diffusion": ("networks", "sampling", "data", "evaluation", "orchestrator", "commands", "artifact", "registry"),
+    "networks": ("diffusion", "sampling", "data", "evaluation", "orchestrator", "commands", "artifact", "registry"),
+    "sampling": ("networks", "data", "evaluation", "orchestrator", "commands", "artifact", "registry"),
+    "data": ("networks", "sampling", "evaluation", "orchestrator", "commands", "artifact"),
+    "evaluation": ("networks", "orchestrator", "commands", "artifact", "registry"),
+    "orchestrator": ("commands",),
+    "stage_sampler": ("commands", "orchestrator"),
+    "artifact": ("commands", "orchestrator", "sampling", "data", "evaluation"),
+}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_arrows_run_downward_only(path: Path) -> None:
+    used = imports(path)
+    here = room(path)
+    if path.is_relative_to(ROOT / "cascade"):
+        for other in FORBIDDEN.get(here, ()):
+            assert not any(name == f"cascade.{other}" or name.startswith(f"cascade.{other}.") for name in used)
+        if here != "commands":
+            assert not {name.split(".")[0] for name in used} & {"lightning", "hydra", "omegaconf", "wandb", "stages"}
+        elif path.name != "train.py":
+            assert not any(name.split(".")[0] == "stages" for name in used)
+    assert not any(name.split(".")[0] == "tests" for name in used)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_module_is_read_in_one_sitting(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
+    assert path.stem not in {"utils", "helpers", "common", "misc"}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_no_global_generator_is_drawn_from(path: Path) -> None:
+    """Outside the fork that seeds a network's weights, a random number is made from a named generator only."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            name, keywords = ast.unparse(node.func), {k.arg for k in node.keywords}
+            if name in {"torch.randn", "torch.rand", "torch.randint", "torch.randperm", "torch.multinomial"}:
+                assert "generator" in keywords, f"{path}:{node.lineno} {name} without a generator"
+            assert not name.startswith(("np.random.", "numpy.random.", "random.")), f"{path}:{node.lineno} {name}"
+            seeds = name in {"torch.manual_seed", "torch.seed", "torch.cuda.manual_seed_all"}
+            assert not seeds or path.name == "assembly.py", f"{path}:{node.lineno} {name}"
+
+
+def test_the_top_level_holds_only_what_the_owner_fixed() -> None:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    top = {line.split("/")[0] for line in listed.stdout.splitlines()}
+    assert {name for name in top if not name.startswith(".")} <= TOP_LEVEL
+
+
+def test_importing_the_library_is_light() -> None:
+    code = "import sys, cascade; print(sorted({'torch', 'lightning', 'hydra', 'numpy', 'PIL'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]"
