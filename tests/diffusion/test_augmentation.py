@@ -22,6 +22,12 @@ def test_noise_preserves_the_variance_and_has_its_log_snr():
     assert_close((signal / noise).square()[:, 0, 0, 0].log(), level, rtol=1e-13, atol=1e-13)
 
 
+def test_noise_is_added_with_its_sign():
+    low, eps = torch.full((1, 3, 2, 2), 0.3), torch.full((1, 3, 2, 2), -1.0)
+    level = math.log(0.64 / 0.36)  # α = 0.8, σ = 0.6
+    assert_close(TRAINED.apply(low, torch.tensor([level]), eps), 0.8 * low + 0.6 * eps)
+
+
 def test_clean_is_the_identity_bit_for_bit_and_only_for_its_images():
     low, eps = torch.randn(3, 3, 4, 4), torch.randn(3, 3, 4, 4)
     low[0, 0, 0, 0] = -0.0

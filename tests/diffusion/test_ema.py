@@ -49,7 +49,7 @@ def test_weights_of_the_profile_sum_to_one(warmup):
 
 
 def test_decay_rises_to_its_limit_and_stays():
-    ema = ExponentialEMA(0.99, warmup=10.0)
+    ema = ExponentialEMA(0.99)
     decays = [ema.decay(step) for step in range(2000)]
     assert decays == sorted(decays)
     assert decays[0] == 0.1

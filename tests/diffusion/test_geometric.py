@@ -82,6 +82,7 @@ def test_an_image_is_moved_exactly_when_its_features_say_so():
     moved, features = pipe(images, uniforms, normals)
     changed = (moved != images).flatten(1).any(1)
     assert torch.equal(changed, (features != 0).any(1))
+    assert features.shape == (400, pipe.dim)
     # Non-leaky: the share left alone is that of the gates, 0.88⁴·(1 − 0.06)²·(1 − 0.09) ≈ 0.48.
     assert 0.42 < float(changed.logical_not().float().mean()) < 0.55
 
@@ -183,6 +184,7 @@ def test_edms_pipe_has_nine_features():
     edm = AugmentPipe(p=0.12, x_flip=1e8, y_flip=1.0)
     assert edm.dim == 9
     assert AugmentPipe().dim == 8
+    assert AugmentPipe().p == 0.12
     _, told = edm(torch.rand(1, 3, 4, 4), torch.full((1, 12), 0.99), torch.zeros(1, 4))
     assert told[0].tolist() == [1.0] + [0.0] * 8
 

@@ -64,6 +64,12 @@ def test_mass_below_a_quantile_is_its_number(noise, integrate):
         assert mass == pytest.approx(u, abs=1e-10)
 
 
+def test_log_normal_is_cut_at_plus_and_minus_twenty_unless_told_otherwise():
+    assert ends(LogNormalNoise()) == [-20.0, 20.0]
+    assert ends(LogNormalNoise(-1.0, 1.0, -3.0, 5.0)) == [-3.0, 5.0]
+    LogNormalNoise(p_mean=-9.9)
+
+
 @each
 def test_levels_are_finite_and_inside_for_every_uniform_number(noise):
     # torch.rand gives 0, and 1 − 2⁻²⁴, about once in ten million draws: less than an hour of training.
@@ -91,6 +97,7 @@ def test_log_normal_is_edms_distribution_of_sigma():
         log_sigma = -noise.icdf(NormalDist().cdf(-z)) / 2
         assert float(log_sigma) == pytest.approx(-1.2 + 1.2 * z, abs=1e-9)
     level = torch.linspace(-10, 12, 45, dtype=torch.float64)
+    assert noise == LogNormalNoise()
     mean = torch.tensor(2.4, dtype=torch.float64)
     density = torch.distributions.Normal(mean, mean).log_prob(level)
     assert_close(noise.log_density(level), density, rtol=0, atol=1e-12)
@@ -101,7 +108,9 @@ def test_log_normal_is_edms_distribution_of_sigma():
     [
         lambda: LogNormalNoise(p_std=0.0),
         lambda: LogNormalNoise(p_std=math.nan),
-        lambda: LogNormalNoise(p_mean=11.0),
+        lambda: LogNormalNoise(p_mean=10.0),
+        lambda: LogNormalNoise(p_mean=-10.0),
+        lambda: LogNormalNoise(p_mean=-1.0, log_snr_max=1.9),
         lambda: LogNormalNoise(log_snr_min=3.0, log_snr_max=2.0),
     ],
 )

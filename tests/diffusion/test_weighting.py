@@ -62,6 +62,12 @@ def test_edm_weight_times_c_out_squared_is_one_on_f():
     assert_close(ratio(EDMWeighting(LOG_NORMAL, 0.5)) * c_out**2 / SIGMA**2, torch.ones_like(SNR), rtol=1e-12, atol=0)
 
 
+def test_the_papers_numbers_are_the_defaults():
+    assert MinSNRWeighting(COSINE).gamma == 5
+    assert SigmoidWeighting(COSINE).bias == 0
+    assert EDMWeighting(COSINE).sigma_data == EDMPreconditioning(lambda *_: None).sigma_data == 0.5
+
+
 def test_edm_loss_is_the_plain_square_of_the_networks_error(normal):
     x, eps, log_snr = normal(9, 6), normal(9, 6, name="eps"), torch.linspace(-9, 12, 9, dtype=torch.float64)
     answer = normal(9, 6, name="F")
