@@ -1,5 +1,6 @@
 """What may be asked of a cascade: classes, seeds and the stages that run; checked without torch."""
 
+import re
 from collections.abc import Sequence
 from operator import index
 
@@ -7,6 +8,7 @@ from cascade.artifact import StageConfig
 from cascade.errors import CascadeError, suggest
 
 _SEED_END = 2**63
+_MANY = 1_000_000
 
 
 def class_table(configs: Sequence[StageConfig]) -> tuple[str, ...]:
@@ -40,6 +42,29 @@ def check_seed(seed: int) -> int:
     if not whole or not 0 <= index(seed) < _SEED_END:
         raise CascadeError(f"seed {seed} is not a whole number from 0 to 2^63 - 1")
     return index(seed)
+
+
+def parse_seeds(seeds: str | int | Sequence[str | int]) -> list[int]:
+    """Read "5", "0-15" (both ends) or a list of such, each seed once; raise CascadeError for anything else.
+
+    >>> parse_seeds(["0", "3", "7-9", 3])
+    [0, 3, 7, 8, 9]
+    """
+    parts = [seeds] if isinstance(seeds, int) else seeds.split(",") if isinstance(seeds, str) else list(seeds)
+    found: dict[int, None] = {}
+    for part in parts:
+        match = re.fullmatch(r"\s*([0-9]+)(?:\s*-\s*([0-9]+))?\s*", str(part))
+        if match is None:
+            raise CascadeError(f"seeds: '{part}' is neither a whole number from 0 nor a range like 0-15")
+        first, last = check_seed(int(match[1])), check_seed(int(match[2] or match[1]))
+        if last < first:
+            raise CascadeError(f"seeds: the range '{part}' runs backwards")
+        if last - first >= _MANY:
+            raise CascadeError(f"seeds: '{part}' are more than {_MANY} seeds")
+        found.update(dict.fromkeys(range(first, last + 1)))
+    if not found:
+        raise CascadeError("seeds=[] names no seed; write a number, a range like 0-15, or a list of them")
+    return list(found)
 
 
 def chosen_stages(configs: Sequence[StageConfig], stages: int | None, low_resolution: int | None) -> slice:

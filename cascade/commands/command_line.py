@@ -4,6 +4,7 @@
 (`-m`) goes through the same `hydra.main`, so that Hydra's launchers work. Hydra itself writes nothing.
 """
 
+import errno
 import os
 import sys
 import tempfile
@@ -40,6 +41,7 @@ COMMANDS = {
 _FLAGS = {"-h": "help", "--help": "help", "-m": "multirun", "--multirun": "multirun", "--version": "version"}
 _WRONG = 2
 _INTERRUPTED = 130
+_MACHINE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.ENAMETOOLONG}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,13 +50,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     0: done; 2: something the user gave is wrong, said in one line on stderr; 130: interrupted.
     """
     try:
-        return _run(list(sys.argv[1:] if argv is None else argv))
+        with _machine_errors():
+            return _run(list(sys.argv[1:] if argv is None else argv))
     except CascadeError as error:
         _say(str(error))
         return _WRONG
     except KeyboardInterrupt:
         _say("interrupted")
         return _INTERRUPTED
+
+
+@contextmanager
+def _machine_errors() -> Iterator[None]:
+    """A full disk or a folder that may not be written is the user's to mend, and no fault of the program."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _MACHINE:
+            raise
+        raise CascadeError(f"{error.filename or 'a file'}: {error.strerror}") from error
 
 
 def _say(message: str) -> None:
@@ -139,7 +153,8 @@ def _task(module: str) -> Callable[[object], None]:
         # Hydra prints about a job's exceptions in its own way, and a launcher may run the job elsewhere: so the line is
         # said here, and SystemExit, which Hydra leaves alone, carries the code.
         try:
-            import_module(module).run(config)
+            with _machine_errors():
+                import_module(module).run(config)
         except CascadeError as error:
             _say(str(error))
             raise SystemExit(_WRONG) from None

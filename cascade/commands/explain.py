@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cascade.commands.configuration import CONF, composed, default_groups, flattened, groups_on_disk, mandatory_picks
+from cascade.commands.per_stage import PER_STAGE
 
 _LINE = re.compile(r"(?P<indent> *)(?P<key>[\w./-]+):(?P<rest>.*)")
 _WIDTH = 36
+_HIDDEN = ("defaults", "hydra", "per_stage")
 
 
 class Key(NamedTuple):
@@ -52,9 +54,9 @@ def explain_command(command: str, summary: str, *, sweeps: bool, per_stage: bool
     config = composed(command, mandatory_picks(command))
     now = flattened(config)
     lines += ["", "keys (??? must be given):"]
-    lines += [_row(key, now) for key in keys(file) if key.name.split(".")[0] not in ("defaults", "hydra")]
+    lines += [_row(key, now) for key in keys(file) if key.name.split(".")[0] not in _HIDDEN]
     if per_stage:
-        lines += [_row(Key(f"STAGE.{key}", "", comment), now) for key, comment in PER_STAGE.items()]
+        lines += [_row(Key(f"STAGE.{key}", "", comment), now) for key, (_, comment) in PER_STAGE.items()]
     groups = default_groups(command)
     if groups:
         lines += [
@@ -69,16 +71,6 @@ def explain_command(command: str, summary: str, *, sweeps: bool, per_stage: bool
             f'-m, --multirun: run every combination of values, in turn: cascade {command} -m "stage=a,b" seed=0,1',
         ]
     return "\n".join(lines)
-
-
-PER_STAGE = {
-    "guidance_scale": "guidance of one stage, by the stage's name (sr256.guidance_scale=1.5)",
-    "steps": "sampling steps of one stage",
-    "aug_log_snr": "augmentation level of one super-resolution stage, as a log-SNR",
-    "sampler": "sampler of one stage, by its registered name",
-    "threshold": "threshold of one stage, by its registered name",
-    "network_batch": "pictures in a call of one stage's network; changes the last bits",
-}
 
 
 def header(file: Path) -> list[str]:

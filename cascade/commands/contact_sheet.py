@@ -1,0 +1,43 @@
+"""A contact sheet: small pictures in labelled rows, drawn by Pillow."""
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from cascade.files import write_whole
+
+CELL = 128
+"""Side of a small picture."""
+COLUMNS, LINES, ROWS = 16, 4, 64
+"""At most so many pictures in a line, lines of a row, and rows; what is beyond them is left out."""
+_GAP, _TITLE = 4, 20
+
+
+def write_contact_sheet(path: Path, rows: Mapping[str, Sequence[Path]]) -> None:
+    """Write a PNG of the pictures of each row under the row's title ("": without one)."""
+    shown = {title: list(files)[: COLUMNS * LINES] for title, files in list(rows.items())[:ROWS] if files}
+    columns = min(COLUMNS, max(map(len, shown.values()), default=1))
+    step = CELL + _GAP
+    heights = {title: (_TITLE if title else 0) + -(-len(files) // columns) * step for title, files in shown.items()}
+    sheet = Image.new("RGB", (columns * step + _GAP, sum(heights.values()) + _GAP), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
+    top = _GAP
+    for title, files in shown.items():
+        if title:
+            draw.text((_GAP, top), title, fill="black", font=font)
+        first = top + (_TITLE if title else 0)
+        for i, file in enumerate(files):
+            sheet.paste(_small(file), (_GAP + i % columns * step, first + i // columns * step))
+        top += heights[title]
+    raw = io.BytesIO()
+    sheet.save(raw, "PNG")
+    write_whole(path, raw.getvalue())
+
+
+def _small(file: Path) -> Image.Image:
+    with Image.open(file) as image:
+        # Pixels of a small picture stay squares; a large one is averaged.
+        grow = max(image.size) <= CELL
+        return image.convert("RGB").resize((CELL, CELL), Image.Resampling.NEAREST if grow else Image.Resampling.LANCZOS)

@@ -1,0 +1,104 @@
+"""`manifest.jsonl` of a folder of samples: one line for each picture, appended when the picture's file is whole."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cascade.errors import CascadeError
+from cascade.files import sha256_of, write_whole
+
+NAME = "manifest.jsonl"
+
+
+class Manifest:
+    """What was made in a folder and how; `lines` maps each file to its last line.
+
+    A line is {file, seed, class, png_sha256, low_res, stages, stage_files}: `stages` is a list of what each stage was
+    sampled with, `low_res` the SHA-256 of the pixels it started from (null: noise), `stage_files` maps the stages whose
+    pictures were kept to their file and its SHA-256.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.path = folder, folder / NAME
+        self.lines: dict[str, dict[str, Any]] = {}
+        if not self.path.exists():
+            return
+        text = self.path.read_text(encoding="utf-8", errors="replace")
+        rows = [_read(row) for row in text.splitlines()]
+        self.lines = {row["file"]: row for row in rows if row is not None}
+        # A line that a crash cut short is dropped, so that the next one starts a line of its own.
+        if None in rows or (text and not text.endswith("\n")):
+            write_whole(self.path, "".join(_line(row) for row in self.lines.values()))
+
+    def refuse_other(self, stages: Sequence[Mapping[str, Any]]) -> None:
+        """Raise CascadeError naming the first setting in which an existing line differs from `stages`."""
+        for line in self.lines.values():
+            if difference := _difference(_by_name(line["stages"]), _by_name(stages)):
+                raise CascadeError(
+                    f"out={self.folder} was made with other settings: {difference}; choose another out, or remove it"
+                )
+
+    def holds(self, file: str, low_res: str | None, kept: Sequence[str]) -> bool:
+        """Whether `file` is there as its line says, with the pictures of the stages `kept`.
+
+        Raises CascadeError if it was made from another low-res picture.
+        """
+        line = self.lines.get(file)
+        if line is None:
+            return False
+        if line.get("low_res") != low_res:
+            raise CascadeError(f"{self.folder / file} was made from another low-res picture; choose another out")
+        saved = line.get("stage_files", {})
+        files = [(file, line["png_sha256"])]
+        if any(name not in saved for name in kept):
+            return False
+        files += [(saved[name]["file"], saved[name]["sha256"]) for name in kept]
+        return all((self.folder / f).is_file() and sha256_of(self.folder / f) == sha256 for f, sha256 in files)
+
+    def append(self, line: dict[str, Any]) -> None:
+        """Add a line and wait until it is on the disk."""
+        self.lines[line["file"]] = line
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(_line(line))
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _line(line: Mapping[str, Any]) -> str:
+    return json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _read(row: str) -> dict[str, Any] | None:
+    try:
+        line = json.loads(row)
+    except ValueError:
+        return None
+    whole = (
+        isinstance(line, dict) and {"file", "png_sha256", "stages"} <= set(line) and isinstance(line["stages"], list)
+    )
+    return line if whole else None
+
+
+def _by_name(stages: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    return {str(stage.get("stage")): stage for stage in stages}
+
+
+def _difference(there: Mapping[str, Any], here: Mapping[str, Any], where: str = "") -> str | None:
+    """The first key in which two nested mappings differ, in words."""
+    if not where and list(there) != list(here):
+        return f"the stages {', '.join(there)} there and {', '.join(here)} here"
+    for key in [*there, *(key for key in here if key not in there)]:
+        old, new = there.get(key), here.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            if difference := _difference(old, new, f"{where}{key}."):
+                return difference
+        elif old != new:
+            return f"{where}{key} is {_short(old)} there and {_short(new)} here"
+    return None
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 24 else f"{text[:16]}..."
