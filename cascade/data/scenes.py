@@ -179,16 +179,21 @@ def leaf(canvas: Canvas, draws: Draws) -> Tensor:
     paper = [oklch(0.88, 0.035, warm), oklch(0.965, 0.02, warm)]
     paper = ramp((0.5 + 0.25 * (y - x)).clamp(0, 1), paper) * (1 + 0.006 * fibre)
     size, lean = draws.between(0.8, 0.88), draws.between(0.5, 1.3)
-    u, v = canvas.turned(draws.between(-0.02, 0.1), draws.between(-0.02, 0.1), lean, size)
-    v = v + draws.between(-0.16, 0.16) * (1 - u * u)
-    along = ((u + 1) / 2).clamp(0, 1)
+    cx, cy, bend = draws.between(-0.02, 0.1), draws.between(-0.02, 0.1), draws.between(-0.16, 0.16)
     count, broad = draws.pick((8, 9, 10, 11)), draws.between(0.46, 0.58)
+
+    def form(u: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Distance across the midrib, place along it in [0, 1], half width there, and the field of the outline."""
+        v, along = v + bend * (1 - u * u), ((u + 1) / 2).clamp(0, 1)
+        half = broad * torch.sin(math.pi * along**0.72).clamp_min(0) ** 0.9
+        return v, along, half, v.abs() - half + 2 * (u.abs() - 1).clamp_min(0)
+
+    u, v = canvas.turned(cx, cy, lean, size)
+    v, along, half, outline = form(u, v)
     side = v.abs()
     rise = count * (along - 0.36 * side - 0.2 * side**2)
-    half = broad * torch.sin(math.pi * along**0.72).clamp_min(0) ** 0.9
-    smooth_field = side - half + 2 * (u.abs() - 1).clamp_min(0)
     tooth = rise * 3 - (rise * 3).floor()
-    field = smooth_field + 0.04 * half * (1 - tooth)
+    field = outline + 0.04 * half * (1 - tooth)
     weave = noise(u * 2, v * 2, draws.place(), 6)
     patch = (0.45 - 0.45 * side / broad + 0.09 * weave + 0.25 * (1 - along)).clamp(0, 1)
     blade = ramp(patch, [oklch(0.76, 0.15, hue + young), oklch(0.62, 0.15, hue), oklch(0.47, 0.11, hue - young / 3)])
@@ -203,7 +208,8 @@ def leaf(canvas: Canvas, draws: Draws) -> Tensor:
     blade = over(blade, pale, (0.6 * veins + 0.2 * nets * (1 - veins)).clamp(0, 1))
     blade = over(blade, pale, 0.9 * line(v, 0.015 * (1.35 - along)))
     stalk = line(v + 0.06 * (u + 1) ** 2, 0.016) * inside((u + 1.1).abs() - 0.12)
-    picture = paper * (1 - 0.42 * shadow(smooth_field, 0.12))
+    cast = form(*canvas.turned(cx + 0.03, cy - 0.04, lean, size))[-1]
+    picture = paper * (1 - 0.42 * smooth(0.1, -0.08, cast))
     picture = over(picture, oklch(0.55, 0.1, hue + young), stalk)
     return over(picture, blade, inside(field))
 

@@ -88,7 +88,7 @@ def test_every_stage_has_something_to_add(name, size, pyramid):
 
 
 def test_classes_are_far_apart_in_colour_and_in_outline():
-    (train, train_labels), (val, val_labels) = thumbnails("train", 180), thumbnails("val", 180)
+    (train, train_labels), (val, val_labels) = thumbnails("train", 120), thumbnails("val", 120)
 
     def in_grey(pictures):
         grey = pictures.mean(1)
