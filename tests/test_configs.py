@@ -1,0 +1,72 @@
+"""Every yaml composes, builds what it names, and leaves no parameter of it out: every number can be overridden."""
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
+
+from cascade import registry
+from cascade.artifact import NETWORK_CONTEXT
+from cascade.diffusion.noise import LogNormalNoise
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+CHOICES = sorted(str(p.relative_to(CONF).with_suffix("")) for p in CONF.glob("*/*.yaml"))
+REGISTERED = [c for c in CHOICES if c.split("/")[0] in set(registry.TABLE) - {"features"}]
+
+# What the caller of a class supplies, and a config therefore does not hold.
+CONTEXT: dict[str, set[str]] = {
+    "network": set(NETWORK_CONTEXT),
+    "preconditioning": {"network"},
+    "weighting": {"noise"},
+    "guidance": {"denoiser"},
+    "threshold": {"denoiser"},
+    "data": {"resolution", "split", "progress"},
+}
+
+
+def composed(*overrides: str) -> dict[str, Any]:
+    with initialize_config_module("conf", version_base="1.3"):
+        config = compose("train", overrides=list(overrides))
+    return OmegaConf.to_container(config, resolve=True)
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_every_choice_composes_with_a_comment_that_explains_it(choice: str) -> None:
+    text = (CONF / f"{choice}.yaml").read_text(encoding="utf-8")
+    first = next(line for line in text.splitlines() if not line.startswith("# @package"))
+    assert first.startswith("# cascade "), "the first comment is the command"
+    group, name = choice.split("/")
+    if group != "features":  # evaluate's
+        assert composed(f"{group}={name}")["name"]
+
+
+@pytest.mark.parametrize("choice", REGISTERED)
+def test_every_choice_names_all_parameters_and_no_other(choice: str) -> None:
+    group, name = choice.split("/")
+    config = OmegaConf.to_container(OmegaConf.load(CONF / f"{choice}.yaml"), resolve=False)
+    target = registry.resolve(group, config["name"])
+    accepted = set(inspect.signature(target).parameters) - CONTEXT.get(group, set())
+    assert set(config) - {"name"} == accepted
+
+
+@pytest.mark.parametrize("choice", [c for c in REGISTERED if c.split("/")[0] != "data"])
+def test_every_choice_builds(choice: str) -> None:
+    group, name = choice.split("/")
+    config = composed(f"{group}={name}")[group]
+    context: dict[str, Any] = {
+        "network": {"in_channels": 3, "out_channels": 3, "num_classes": 2, "augment_dim": 0},
+        "preconditioning": {"network": None},
+        "weighting": {"noise": LogNormalNoise()},
+        "guidance": {"denoiser": None},
+        "threshold": {"denoiser": None},
+    }.get(group, {})
+    assert registry.build(group, config, **context) is not None
+
+
+def test_every_registered_name_has_a_config() -> None:
+    for group in set(registry.TABLE) - {"schedule"}:
+        named = {OmegaConf.load(p)["name"] for p in (CONF / group).glob("*.yaml")}
+        assert set(registry.TABLE[group]) <= named, group
