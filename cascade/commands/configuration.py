@@ -20,7 +20,12 @@ CONF = Path(__file__).resolve().parents[2] / "conf"
 
 
 def composed(command: str, overrides: Sequence[str]) -> DictConfig:
-    """Compose `conf/COMMAND.yaml` with overrides in Hydra's grammar; the node `hydra` is in it."""
+    """Compose `conf/COMMAND.yaml` with overrides in Hydra's grammar; the node `hydra` is in it. Not to be changed."""
+    return _composed(command, tuple(overrides))
+
+
+@cache
+def _composed(command: str, overrides: tuple[str, ...]) -> DictConfig:
     if not (CONF / f"{command}.yaml").is_file():
         raise CascadeError(f"the configuration of '{command}' is missing from this installation ({CONF})")
     with hydra_errors(), initialize_config_dir(str(CONF), version_base="1.3"):

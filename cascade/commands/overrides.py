@@ -86,7 +86,11 @@ def check(
     """
     own, groups, values = _sorted_settings(command, settings)
     line = _Line(command, values, sweep, extra_keys)
-    choices = {group: _group_choices(group, text, sweep) for group, text in groups.items()}
+    choices = {
+        group: _group_choices(group, text, sweep)
+        for group, text in groups.items()
+        if text != "null" or default_groups(command).get(group, "") is not None  # null is such a group's default
+    }
     _need_mandatory_groups(command, choices)
     own_overrides = [*(ours for ours in _OURS if ours.split("=")[0] not in own), *own.values()]
     jobs = []
@@ -155,8 +159,10 @@ def _group_choices(group: str, text: str, sweep: bool) -> list[str]:
     available = groups_on_disk()[group]
     names = [_unquoted(name) for name in _sweep_values(group, text, available)] if sweep else [_unquoted(text)]
     for name in names:
-        if name in available or name == "null":
+        if name in available:
             continue
+        if name == "null":
+            raise CascadeError(f"{group}=null: a {group} is needed; choose from {', '.join(available)}")
         if not sweep and len(parts := split_commas(text)) > 1 and all(part in available for part in parts):
             raise CascadeError(f'{group}={text}: several choices are a sweep and need -m: -m "{group}={text}"')
         raise CascadeError(f"unknown {group} '{name}'; {suggest(name, available)}")

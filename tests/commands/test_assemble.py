@@ -1,0 +1,132 @@
+"""`cascade assemble`: a whole cascade or nothing, and only of stages that fit."""
+
+import io
+import shutil
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from cascade import CascadePipeline
+from cascade.artifact import load_cascade_config, load_stage_config
+from cascade.commands.command_line import main
+from cascade.files import sha256_of
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def assemble(stages: list[Path], out: Path, *settings: str) -> tuple[int, str]:
+    printed = io.StringIO()
+    listed = ",".join(map(str, stages))
+    with redirect_stdout(printed), redirect_stderr(printed):
+        code = main(["assemble", f"stages=[{listed}]", f"out={out}", *settings])
+    return code, printed.getvalue()
+
+
+def content(folder: Path) -> dict[str, str]:
+    return {p.relative_to(folder).as_posix(): sha256_of(p) for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def stages(small_cascade) -> list[Path]:
+    return [small_cascade / name for name in ("tiny8", "sr16", "sr32")]
+
+
+def test_the_cascade_is_whole_and_needs_nothing_else(stages, small_cascade, tmp_path):
+    runs = [Path(shutil.copytree(stage, tmp_path / "my runs (é)" / stage.name / "stage")).parent for stage in stages]
+    out = tmp_path / "new" / "cascade"
+    code, printed = assemble(runs, out)
+    assert code == 0, printed
+    assert "tiny8 (8 px) -> sr16 (16 px) -> sr32 (32 px), 3 classes" in printed
+    shutil.rmtree(tmp_path / "my runs (é)")
+    assert content(out) == content(small_cascade) | {"cascade.yaml": sha256_of(out / "cascade.yaml")}
+    assert {path.name for path in out.parent.iterdir()} == {"cascade"}
+    images = [CascadePipeline.load(folder).sample(1, 7) for folder in (out, small_cascade)]
+    assert torch.equal(*images)
+
+
+def test_defaults_come_from_the_stages_and_can_be_changed(stages, tmp_path):
+    out = tmp_path / "out"
+    settings = ("sr16.steps=7", "sr32.aug_log_snr=5", "tiny8.guidance_scale=1.5", "sr32.guidance_scale=4")
+    assert assemble(stages, out, *settings)[0] == 0
+    base, middle, last = (sampling for _, sampling in load_cascade_config(out).stages)
+    own = [load_stage_config(stage).sampling for stage in stages]
+    assert base == replace(own[0], guidance={"name": "classifier_free", "scale": 1.5})
+    assert middle == replace(own[1], grid={**own[1].grid, "n": 7})
+    assert last == replace(own[2], aug_log_snr=5.0)  # unlabelled: no guidance
+
+
+def test_the_same_again_is_left_and_another_needs_overwrite(stages, tmp_path):
+    out = tmp_path / "out"
+    assert assemble(stages[:2], out)[0] == 0
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    code, printed = assemble(stages[:2], out)
+    assert (code, "is there already" in printed) == (0, True)
+    code, printed = assemble(stages, out)
+    assert (code, "overwrite=true replaces it" in printed) == (2, True)
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+    (out / "notes.txt").write_text("mine")
+    code, printed = assemble(stages, out, "overwrite=true")
+    assert (code, "holds 'notes.txt'" in printed) == (2, True)
+    (out / "notes.txt").unlink()
+    assert assemble(stages[:1], out, "overwrite=true")[0] == 0
+    assert {path.name for path in out.iterdir()} == {"tiny8", "cascade.yaml"}
+    assert {path.name for path in tmp_path.iterdir()} == {"out"}
+
+
+def test_a_cascade_can_be_assembled_from_itself(stages, tmp_path):
+    out = tmp_path / "out"
+    assert assemble(stages, out)[0] == 0
+    assert assemble([out / "tiny8", out / "sr16"], out, "overwrite=true", "sr16.steps=9")[0] == 0
+    assert load_cascade_config(out).stages[1][1].grid["n"] == 9
+
+
+def test_a_folder_of_something_else_is_not_touched(stages, tmp_path):
+    (tmp_path / "photo.jpg").write_bytes(b"mine")
+    for setting in ("overwrite=false", "overwrite=true"):
+        code, printed = assemble(stages, tmp_path, setting)
+        assert (code, "holds no cascade" in printed) == (2, True)
+    assert content(tmp_path) == {"photo.jpg": sha256_of(tmp_path / "photo.jpg")}
+
+
+@pytest.fixture
+def odd(small_configs, make_cascade, tmp_path):
+    """Save a changed copy of one of the small stages."""
+
+    def save(index: int, **changes) -> Path:
+        config = replace(small_configs[index], **changes)
+        return make_cascade(tmp_path / "odd" / str(len(list(tmp_path.rglob("*")))), [config]) / config.name
+
+    return save
+
+
+def refused(message: str, stages: list[Path], out: Path, *settings: str) -> None:
+    code, printed = assemble(stages, out, *settings)
+    assert (code, printed.count("\n")) == (2, 1), printed
+    assert message in printed
+    assert not out.exists()
+
+
+def test_stages_that_do_not_fit_are_refused_before_anything_is_written(stages, odd, tmp_path):
+    base, sr16, sr32 = stages
+    out = tmp_path / "new" / "out"
+    refused("needs 8 px pictures and cannot come first", [sr16, sr32], out)
+    refused("'sr32' takes 16 px and does not fit behind 'tiny8'", [base, sr32], out)
+    refused("starts from noise", [base, odd(0, name="other8")], out)
+    refused("two stages are named 'tiny8'", [base, odd(1, name="tiny8")], out)
+    refused("different class tables", [base, odd(1, class_names=("hat", "dress", "shoe"))], out)
+    refused("'sr16': augmentation level 7", [base, sr16], out, "sr16.aug_log_snr=7")
+    untrained = replace(load_stage_config(sr16).sampling, aug_log_snr=-3.0)
+    refused("'sr16': augmentation level -3", [base, odd(1, sampling=untrained)], out)
+    refused("cannot name a folder", [odd(0, name=".hidden")], out)
+    refused("names no stage", [], out)
+    assert not out.parent.exists()
+
+
+def test_a_damaged_stage_is_refused(stages, tmp_path):
+    broken = Path(shutil.copytree(stages[0], tmp_path / "broken"))
+    weights = broken / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\0")
+    refused("is damaged", [broken], tmp_path / "out")
