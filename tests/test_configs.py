@@ -45,7 +45,7 @@ def test_every_choice_composes_with_a_comment_that_explains_it(choice: str) -> N
 
 @pytest.mark.parametrize("choice", REGISTERED)
 def test_every_choice_names_all_parameters_and_no_other(choice: str) -> None:
-    group, name = choice.split("/")
+    group = choice.split("/", maxsplit=1)[0]
     config = OmegaConf.to_container(OmegaConf.load(CONF / f"{choice}.yaml"), resolve=False)
     target = registry.resolve(group, config["name"])
     accepted = set(inspect.signature(target).parameters) - CONTEXT.get(group, set())

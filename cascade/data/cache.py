@@ -38,7 +38,7 @@ class CachedDataset:
     Raises CascadeError for a folder that is no cache, a damaged one, another resolution, or a split it lacks.
 
     >>> import tempfile; from cascade.data.procedural import ProceduralDataset
-    >>> source = ProceduralDataset(resolution=16, split="val", size=6)
+    >>> source = ProceduralDataset(resolution=16, split="val", val_size=6)
     >>> folder = Path(tempfile.mkdtemp()) / "cache"
     >>> write_cache({"val": source}, folder)
     >>> torch.equal(CachedDataset(folder, resolution=16, split="val").image(5), source.image(5))

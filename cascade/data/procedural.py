@@ -13,7 +13,7 @@ from cascade.data.scenes import SCENES
 from cascade.errors import CascadeError, suggest
 
 VERSION = 1  # goes up when any picture changes
-SIZES = {"train": 6000, "val": 600}
+SPLITS = ("train", "val")
 _DIRECT = 128  # smaller pictures are drawn at twice their size and shrunk
 _STRIP = 1 << 16  # pixels drawn at once, so that a field stays in the cache of the processor
 
@@ -23,28 +23,29 @@ class ProceduralDataset:
     """Planets, flowers, shells, leaves, gems and mountains; index i is the same picture at every resolution.
 
     The label is i mod 6. All of picture i is drawn from the numbers named ("procedural", split, i), so the two splits
-    never meet, and `size` (by default 6000 for "train", 600 for "val") only says where the list ends.
+    never meet, and `size` and `val_size` (by default 6000 and 600) only say where the two lists end.
 
-    >>> dataset = ProceduralDataset(resolution=16, split="val", size=12)
+    >>> dataset = ProceduralDataset(resolution=16, split="val", val_size=12)
     >>> len(dataset), dataset.image(2).shape, dataset.class_names[dataset.label(2)]
     (12, torch.Size([3, 16, 16]), 'shell')
     """
 
     resolution: int
     split: str = "train"
-    size: int | None = None
+    size: int = 6000
+    val_size: int = 600
     class_names: ClassVar[list[str]] = list(SCENES)
 
     def __post_init__(self) -> None:
-        if self.split not in SIZES:
-            raise CascadeError(f"unknown split '{self.split}' of the procedural data; {suggest(self.split, SIZES)}")
+        if self.split not in SPLITS:
+            raise CascadeError(f"unknown split '{self.split}' of the procedural data; {suggest(self.split, SPLITS)}")
         if not 8 <= self.resolution <= 8192:
             raise CascadeError(f"procedural pictures of {self.resolution} px: the resolution must be in 8..8192")
-        if self.size is not None and self.size < 1:
-            raise CascadeError(f"{self.size} procedural pictures: the size must be 1 or more")
+        if len(self) < 1:
+            raise CascadeError(f"{len(self)} procedural pictures for {self.split}: there must be 1 or more")
 
     def __len__(self) -> int:
-        return SIZES[self.split] if self.size is None else self.size
+        return max(0, self.size if self.split == "train" else self.val_size)
 
     @property
     def fingerprint(self) -> str:

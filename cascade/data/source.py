@@ -17,7 +17,7 @@ def open_dataset(
 ) -> PictureDataset:
     """Open `{name: folder, root: …}` at a resolution; sources that take time to open tell `progress(done, total)`.
 
-    >>> open_dataset({"name": "procedural", "size": 6}, resolution=16, split="val").image(0).shape
+    >>> open_dataset({"name": "procedural", "size": 6}, resolution=16, split="train").image(0).shape
     torch.Size([3, 16, 16])
     """
     for key, value in config.items():

@@ -145,7 +145,7 @@ def test_an_occupied_place_is_refused_before_any_work(photos, tmp_path):
 
 
 def test_drawn_pictures_can_be_prepared_too(tmp_path):
-    data = {"name": "procedural", "size": 7}
+    data = {"name": "procedural", "val_size": 7}
     drawn = OmegaConf.create(
         {"data": data, "resolution": 16, "out": str(tmp_path / "out"), "splits": ["val"], "workers": None}
     )

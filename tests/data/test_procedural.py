@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from cascade.data import procedural
 from cascade.data.degradation import from_uint8, shrink
-from cascade.data.procedural import SIZES, ProceduralDataset
+from cascade.data.procedural import SPLITS, ProceduralDataset
 from cascade.errors import CascadeError
 
 CLASSES = ProceduralDataset(8).class_names
@@ -101,16 +101,16 @@ def test_classes_are_far_apart_in_colour_and_in_outline():
 
 
 def test_pictures_and_splits_never_meet():
-    pictures = torch.cat([thumbnails(split, 60)[0] for split in SIZES]).flatten(1)
+    pictures = torch.cat([thumbnails(split, 60)[0] for split in SPLITS]).flatten(1)
     distance = torch.cdist(pictures, pictures) + 1e3 * torch.eye(len(pictures))
     assert distance.min() > 0.1
 
 
 def test_labels_and_lengths():
-    dataset = ProceduralDataset(8, "val", size=7)
+    dataset = ProceduralDataset(8, "val", val_size=7)
     assert [dataset.label(i) for i in range(7)] == [0, 1, 2, 3, 4, 5, 0]
     assert len(dataset) == 7
-    assert {split: len(ProceduralDataset(8, split)) for split in SIZES} == SIZES
+    assert [len(ProceduralDataset(8, split)) for split in SPLITS] == [6000, 600]
     for i in (-1, 7):
         with pytest.raises(IndexError):
             dataset.image(i)
@@ -120,7 +120,7 @@ def test_fingerprint_names_the_pictures(monkeypatch):
     arguments = [(64,), (256,), (64, "val"), (64, "train", 60)]
     prints = [ProceduralDataset(*given).fingerprint for given in arguments]
     assert len(set(prints)) == len(arguments)
-    assert ProceduralDataset(64, "train", SIZES["train"]).fingerprint == prints[0]
+    assert ProceduralDataset(64, "train", 6000, val_size=1).fingerprint == prints[0]
     monkeypatch.setattr(procedural, "VERSION", procedural.VERSION + 1)
     assert ProceduralDataset(64).fingerprint not in prints
 
