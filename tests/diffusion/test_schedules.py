@@ -68,8 +68,10 @@ def test_cosine_ends_at_plus_and_minus_twenty_and_is_antisymmetric():
     assert log_snr[0] == 20.0
     assert log_snr[-1] == -20.0
     assert abs(float(log_snr[512])) < 1e-15
-    # The noisy half is as accurate as the clean one: 1 ulp of π/2 alone would cost 10⁻¹¹ here.
     exact(log_snr, -log_snr.flip(0), 1e-14)
+    # The noisy half is as accurate as the clean one, where one ulp of π/2 alone would cost 10⁻¹¹.
+    small = 2.0 ** -torch.arange(1, 30, dtype=torch.float64)
+    exact(schedule.log_snr(1 - small), -schedule.log_snr(small), 1e-14)
 
 
 def test_cosine_is_the_cosine_of_the_paper_when_hardly_truncated():
@@ -129,7 +131,8 @@ def test_the_table_is_the_log_snr_of_the_cumulative_product(kind, steps):
 
 
 def test_linear_betas_are_ddpms():
-    ladder = DiscreteBetas("linear", 1000)
+    ladder = DiscreteBetas("linear")
+    assert ladder.steps == 1000
     exact(ladder.betas[[0, 333, 999]], [1e-4, 1e-4 + 333 * (0.02 - 1e-4) / 999, 0.02], 1e-14)
     # Shorter ladders keep the integral of β: ᾱ_T hardly moves.
     assert DiscreteBetas("linear", 4000).log_snr_min == pytest.approx(ladder.log_snr_min, abs=0.1)
@@ -151,9 +154,17 @@ def test_the_step_of_a_table_level_is_its_index_and_others_are_interpolated(kind
     assert torch.equal(ladder.step(ladder.log_snrs), index)
     assert torch.equal(ladder.step(ladder.log_snrs.float()), index.float())
     assert torch.equal(ladder.step(ladder.log_snrs + 0.9e-5), index)
+    assert not bool((ladder.step(ladder.log_snrs[1:] + 1.05e-5) == index[1:]).any())
     middle = ladder.log_snrs[:-1] * 0.75 + ladder.log_snrs[1:] * 0.25
     exact(ladder.step(middle), index[:-1] + 0.25, 1e-10)
     exact(ladder.step(torch.tensor([30.0, -30.0], dtype=torch.float64)), [0.0, 999.0])
+    assert float(ladder.log_snr(1.4)) == ladder.log_snr_min
+
+
+def test_the_largest_possible_numbers_are_not_refused():
+    assert LinearBetaSchedule(0.1, 59.9).log_snr_min == pytest.approx(-30, abs=1e-9)
+    assert bool(DiscreteBetas("linear", 21).log_snrs.isfinite().all())
+    assert bool(DiscreteBetas("cosine", 2).log_snrs.isfinite().all())
 
 
 @pytest.mark.parametrize(
@@ -164,7 +175,7 @@ def test_the_step_of_a_table_level_is_its_index_and_others_are_interpolated(kind
         lambda: CosineSchedule(math.nan, 20.0),
         lambda: LinearBetaSchedule(0.0, 20.0),
         lambda: LinearBetaSchedule(2.0, 1.0),
-        lambda: LinearBetaSchedule(0.1, 500.0),
+        lambda: LinearBetaSchedule(0.1, 60.0),
         lambda: LinearBetaSchedule(log_snr_max=-11.0),
         lambda: ShiftedSchedule(CosineSchedule(), math.inf),
         lambda: DiscreteBetas("quadratic", 1000),
