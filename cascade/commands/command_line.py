@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
-from unittest.mock import patch
 
 from cascade import __version__
 from cascade.errors import CascadeError, suggest
@@ -139,13 +138,28 @@ def _through_hydra(name: str, module: str, overrides: list[str], sweep: bool) ->
     with _scratch_sweep_dir(overrides, sweep) as scratch:
         own = [f"hydra.sweep.dir={quoted(scratch)}", "hydra.sweep.subdir=."] if scratch else []
         argv = ["cascade", *(["--multirun"] if sweep else []), *overrides, *own]
-        # HYDRA_FULL_ERROR: let errors through to us instead of printing them.
-        with patch.object(sys, "argv", argv), patch.dict(os.environ, {"HYDRA_FULL_ERROR": "1"}), hydra_errors():
+        with _process_of(argv), hydra_errors():
             try:
                 entry()
             except SystemExit as stop:
                 return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     return 0
+
+
+@contextmanager
+def _process_of(argv: list[str]) -> Iterator[None]:
+    """hydra.main reads the process's arguments; HYDRA_FULL_ERROR lets errors through to us instead of printing them."""
+    key = "HYDRA_FULL_ERROR"
+    argv_before, value_before = sys.argv, os.environ.get(key)
+    sys.argv, os.environ[key] = argv, "1"
+    try:
+        yield
+    finally:
+        sys.argv = argv_before
+        if value_before is None:
+            os.environ.pop(key, None)
+        else:
+            os.environ[key] = value_before
 
 
 def _task(module: str) -> Callable[[object], None]:

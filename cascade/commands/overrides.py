@@ -6,7 +6,7 @@ composed default values. What null and ??? stand for is in `KINDS`.
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import SequenceMatcher, get_close_matches
 from fnmatch import fnmatch
 from typing import Any
@@ -46,6 +46,7 @@ KINDS = {
     "resolution": Kind("int"),
     "data.root": Kind("text"),
     "data.size": Kind("int", nullable=True),
+    "data.val_size": Kind("int", nullable=True),
     "data.workers": Kind("int", nullable=True),
     "stage.low_resolution": Kind("int", nullable=True),
     "stage.crop": Kind("int", nullable=True),
@@ -235,7 +236,7 @@ def _kind(command: str, key: str, raw: Any, config: DictConfig) -> Kind:
     """The kind of a key: from the table, else from its default `raw`."""
     for name in (f"{command} {key}", key):
         if name in KINDS:
-            return KINDS[name]
+            return replace(KINDS[name], nullable=KINDS[name].nullable or raw is None)
     if raw == "???":
         return Kind()
     if isinstance(raw, str) and "${" in raw:
