@@ -72,6 +72,9 @@ def test_cosine_ends_at_plus_and_minus_twenty_and_is_antisymmetric():
     # The noisy half is as accurate as the clean one, where one ulp of π/2 alone would cost 10⁻¹¹.
     small = 2.0 ** -torch.arange(1, 30, dtype=torch.float64)
     exact(schedule.log_snr(1 - small), -schedule.log_snr(small), 1e-14)
+    end = math.atan(math.exp(-10))
+    angles = [(math.pi / 2 - 2 * end) * t + end for t in small.tolist()]
+    exact(schedule.log_snr(small), [-2 * math.log(math.tan(angle)) for angle in angles], 1e-14)
 
 
 def test_cosine_is_the_cosine_of_the_paper_when_hardly_truncated():
