@@ -129,29 +129,23 @@ class EfficientUNet(nn.Module):
     def receptive_radius(self) -> float:
         """Largest distance in pixels between an output and an input that it depends on; inf unless local.
 
-        Found by walking back, for each place of a pixel on the coarsest grid, through the reach of every convolution.
+        Found by walking back through the reach of every convolution, from each place of a pixel on the coarsest grid.
+        To the left only: the mirrored network reaches as far to the right.
         """
         if not self.local:
             return math.inf
-        radius, margin = 0, 1 if self.refine else 0
-        for pixel in range(self.multiple):
-            low, high = self._reach((pixel - margin) // self.patch, (pixel + margin) // self.patch)
-            radius = max(radius, pixel - low * self.patch, (high + 1) * self.patch - 1 - pixel)
-        return float(radius)
+        margin = 1 if self.refine else 0
+        firsts = [self.patch * self._first((pixel - margin) // self.patch) for pixel in range(self.multiple)]
+        return float(max(pixel - first for pixel, first in enumerate(firsts)))
 
-    def _reach(self, low: int, high: int) -> tuple[int, int]:
-        """First and last patch of the input that patches low..high of the output depend on, in one dimension."""
-        low, high = low - 1, high + 1  # output convolution
-        at_level: list[tuple[int, int]] = []
+    def _first(self, patch: int) -> int:
+        """First patch of the input, in one dimension, that a patch of the output depends on."""
+        first = patch - 1  # the output convolution
+        up = []
         for level, count in enumerate(self.blocks):
-            if level:
-                low, high = low // 2, high // 2  # Grow
-            low, high = low - 2 * count, high + 2 * count  # blocks of the way up
-            at_level.append((low, high))
-        for level in reversed(range(len(self.blocks))):
-            # What the mirror images are asked for lies within what comes up from below, or at the coarsest level is it.
-            low, high = min(low, at_level[level][0]), max(high, at_level[level][1])
-            low, high = low - 2 * self.blocks[level], high + 2 * self.blocks[level]  # blocks of the way down
-            if level:
-                low, high = 2 * low, 2 * high + 1  # Shrink
-        return low - 1, high + 1  # input convolution
+            first = (first // 2 if level else first) - 2 * count  # Grow, then the blocks on the way up
+            up.append(first)
+        for level, count in reversed(list(enumerate(self.blocks))):
+            first = min(first, up[level]) - 2 * count  # from below or from the mirror image; the blocks on the way down
+            first = 2 * first if level else first  # Shrink
+        return first - 1  # the input convolution
