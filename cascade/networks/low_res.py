@@ -88,8 +88,11 @@ class LowResConditioned(nn.Module):
             return y + (F.pad(direct, (0, 0, 0, 0, 0, extra_channels)) if extra_channels else direct)
 
     def receptive_radius_for(self, factor: int) -> float:
-        """In pixels of x at this upsampling factor: the network's own, and the ±2.5 low-res pixels bicubic reads."""
-        return self.network.receptive_radius + (5 * factor + 1) // 2
+        """Return the distance in pixels of x from the border of a crop, aligned to the low-res grid, that it disturbs.
+
+        It is the network's own radius and the 3/2 low-res pixels to the side that bicubic upsampling reads.
+        """
+        return self.network.receptive_radius + 3 * factor // 2
 
 
 def upsample(low_res: Tensor, size: tuple[int, int]) -> Tensor:
