@@ -30,11 +30,17 @@ from cascade.commands.configuration import (
 from cascade.commands.values import Kind, hydra_value, kind_of_value, split_commas
 from cascade.errors import CascadeError, suggest
 
-# The kinds of keys whose default is null or ???: "COMMAND KEY", or "KEY" in every command.
+# The kinds of keys whose default is null or ???: "COMMAND KEY", or "KEY" in every command. Where the default is null,
+# null is right too; `nullable` says so where some configuration has another default.
 KINDS = {
     "assemble stages": Kind("texts"),
     "sample stages": Kind("int", nullable=True),
     "evaluate stages": Kind("int", nullable=True),
+    "evaluate images": Kind("text"),
+    "evaluate reference": Kind("text"),
+    "evaluate num_reference": Kind("int"),
+    "features.weights": Kind("text"),
+    "features.resize": Kind("text"),
     "cascade": Kind("text"),
     "out": Kind("text"),
     "classes": Kind("texts", nullable=True),

@@ -8,11 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from cascade.commands import command_line
 from cascade.commands.command_line import COMMANDS, Command, main
-from cascade.commands.configuration import CONF
-from cascade.commands.overrides import check
+from cascade.commands.configuration import CONF, composed, flattened, groups_of, groups_on_disk, mandatory_picks
+from cascade.commands.overrides import KINDS, check
 from cascade.errors import CascadeError
 
 WRONG = [
@@ -351,6 +352,20 @@ def test_an_error_of_the_program_keeps_its_traceback(here, monkeypatch):
     monkeypatch.setattr(command_line, "import_module", lambda name: Failing)
     with pytest.raises(ZeroDivisionError, match="a bug"):
         main(["train", "seed=1"])
+
+
+def test_the_table_of_kinds_names_keys_that_exist():
+    """A key that is renamed in conf/ takes its row along."""
+    known = set()
+    for command in COMMANDS:
+        for key in flattened(composed(command, mandatory_picks(command))):
+            known |= {key, f"{command} {key}"}
+        for group in groups_of(command):
+            for choice in groups_on_disk()[group]:
+                known |= {
+                    f"{group}.{key}" for key in yaml.safe_load((CONF / group / f"{choice}.yaml").read_text("utf-8"))
+                }
+    assert set(KINDS) <= known
 
 
 def test_the_arguments_and_the_environment_are_left_as_they_were(spy, here):
