@@ -50,6 +50,11 @@ TABLE: dict[str, dict[str, str]] = {
     "geometric": {
         "affine": "cascade.diffusion.geometric:AugmentPipe",
     },
+    "features": {
+        "inception": "cascade.evaluation.inception:inception_features",
+        "efficientnet_lite0": "cascade.evaluation.efficientnet:efficientnet_lite0_features",
+        "tiny": "cascade.evaluation.tiny:tiny_features",
+    },
     "ema": {
         "exponential": "cascade.diffusion.ema:ExponentialEMA",
     },

@@ -60,7 +60,7 @@ def _root(covariance: Tensor) -> tuple[Tensor, float]:
     """Return the symmetric square root, and the share of the trace that was negative."""
     values, vectors = torch.linalg.eigh((covariance + covariance.mT) / 2)
     precision = torch.finfo(values.dtype)
-    share = (-values.clamp(max=0).sum() / values.abs().sum().clamp(min=precision.tiny)).item()
+    share = (values.clamp(max=0).sum().abs() / values.abs().sum().clamp(min=precision.tiny)).item()
     values = torch.where(values > len(values) * precision.eps * values.max(), values, 0.0)
     return (vectors * values.sqrt()) @ vectors.mT, share
 

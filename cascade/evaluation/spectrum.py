@@ -31,40 +31,54 @@ class RadialSpectrum:
         return ((self.power * self.cells)[inside].sum() / self.cells[inside].sum()).item()
 
 
-def radial_power_spectrum(batches: Iterable[Tensor]) -> RadialSpectrum:
+class SpectrumSum:
+    """The power of pictures that arrive in pieces; see `radial_power_spectrum`."""
+
+    def __init__(self) -> None:
+        self._total: Tensor | None = None
+        self._count = 0
+
+    def add(self, images: Tensor) -> None:
+        """Add uint8 pictures (B, 3, R, R)."""
+        power = _power(images)
+        if self._total is not None and self._total.shape != power.shape[1:]:
+            raise CascadeError(f"pictures of {power.shape[-1]} and {len(self._total)} px have no common spectrum")
+        for one in power:  # one by one: the sum does not depend on the pieces
+            self._total = one if self._total is None else self._total + one
+        self._count += len(power)
+
+    def spectrum(self) -> RadialSpectrum:
+        """Return the mean over the pictures so far, averaged over rings."""
+        if self._total is None:
+            raise CascadeError("there are no pictures to take a spectrum of")
+        side = len(self._total)
+        cycles = torch.fft.fftfreq(side, d=1 / side, dtype=torch.float64)
+        radius = torch.hypot(cycles[:, None], cycles[None]).flatten()
+        ring = radius.round().long()
+        cells = torch.bincount(ring).double()
+        power = torch.zeros_like(cells).index_add_(0, ring, (self._total / self._count).flatten())
+        mean_radius = torch.zeros_like(cells).index_add_(0, ring, radius) / cells
+        # Ring 0 is the constant, which was taken out.
+        return RadialSpectrum(mean_radius[1:] / side, (power / cells)[1:], cells[1:], self._count)
+
+
+def radial_power_spectrum(images: Tensor | Iterable[Tensor]) -> RadialSpectrum:
     """Mean over pictures of |FFT(w·(y − ȳ))|²/Σw², averaged over rings one cycle per picture wide.
 
-    `batches` are uint8 (B, 3, R, R) of one size. y is the mean of the three colours, in levels; w the separable Hann
-    window, without which the jump from one border to the opposite one would pass for detail. White noise of variance v
-    has power v at every frequency. Raises CascadeError for no pictures, other types, or pictures that are not square
-    or below 8 px.
+    `images` are uint8 (B, 3, R, R), or several such of one size. y is the mean of the three colours, in levels; w the
+    separable Hann window, without which the jump from one border to the opposite one would pass for detail. White noise
+    of variance v has power v at every frequency. Raises CascadeError for no pictures, other types, or pictures that are
+    not square or below 8 px.
 
     >>> noise = torch.randint(0, 256, (64, 3, 32, 32), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
-    >>> spectrum = radial_power_spectrum([noise])
+    >>> spectrum = radial_power_spectrum(noise)
     >>> round(spectrum.band(above=0.5) / (noise.double().var().item() / 3), 1)
     1.0
     """
-    total: Tensor | None = None
-    count = 0
-    for images in batches:
-        power = _power(images)
-        if total is not None and total.shape != power.shape[1:]:
-            raise CascadeError(f"pictures of {len(power[0])} and {len(total)} px have no common spectrum")
-        for one in power:  # one by one: the sum does not depend on the batches
-            total = one if total is None else total + one
-        count += len(power)
-    if total is None:
-        raise CascadeError("there are no pictures to take a spectrum of")
-    side = len(total)
-    cycles = torch.fft.fftfreq(side, d=1 / side, dtype=torch.float64)
-    radius = torch.hypot(cycles[:, None], cycles[None]).flatten()
-    ring = radius.round().long()
-    cells = torch.bincount(ring).double()
-    sums = torch.zeros_like(cells).index_add_(0, ring, (total / count).flatten())
-    mean_radius = torch.zeros_like(cells).index_add_(0, ring, radius) / cells.clamp(min=1)
-    # The ring at zero is the constant, which was taken out.
-    keep = (cells > 0) & (torch.arange(len(cells)) > 0)
-    return RadialSpectrum(mean_radius[keep] / side, (sums / cells.clamp(min=1))[keep], cells[keep], count)
+    total = SpectrumSum()
+    for batch in [images] if isinstance(images, Tensor) else images:
+        total.add(batch)
+    return total.spectrum()
 
 
 def high_band_ratio(images: RadialSpectrum, reference: RadialSpectrum, above: float = 0.5) -> float:

@@ -1,11 +1,12 @@
 """Precision and recall: bounds, symmetry, and the definition computed with all distances at once."""
 
+from importlib import import_module
+
 import pytest
 import torch
 
 from cascade.errors import CascadeError
-from cascade.evaluation import precision_recall as module
-from cascade.evaluation.precision_recall import precision_recall
+from cascade.evaluation import precision_recall
 from cascade.rng import randn
 
 
@@ -21,7 +22,8 @@ def brute_force(real, fake, k):
 @pytest.mark.parametrize("k", [1, 3, 5])
 @pytest.mark.parametrize("block", [1, 7, 64, 1024])
 def test_equals_brute_force_at_any_block(k, block, monkeypatch):
-    monkeypatch.setattr(module, "_BLOCK", block)
+    # The package's attribute of this name is the function.
+    monkeypatch.setattr(import_module("cascade.evaluation.precision_recall"), "_BLOCK", block)
     real = randn("pr", "real", shape=(60, 5)).double()
     fake = 0.7 * randn("pr", "fake", shape=(45, 5)).double() + 0.8
     found = precision_recall(real, fake, k)

@@ -1,0 +1,146 @@
+"""The pictures that an evaluation samples: kept in `out`, so that a rerun reads what is there and makes the rest."""
+
+import hashlib
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cascade.errors import CascadeError
+from cascade.files import write_whole
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from cascade.orchestrator import CascadePipeline, OnProgress, SampledImage
+    from cascade.stage_sampler import StageSampler
+
+
+@dataclass(frozen=True)
+class EvaluatedSamples:
+    """Pictures of consecutive seeds, classes in turn: that of seed s is s mod their number.
+
+    Below `keep` (None: nothing is kept) each stage has a folder, named by the hash of everything its pixels depend on,
+    so pictures of different weights or settings never mix, and a further stage starts from those that are there.
+    Iterating yields (picture, the low-res picture it was made from or None); whatever is made is kept at once.
+    """
+
+    pipeline: "CascadePipeline"
+    seeds: Sequence[int]
+    guidance_scale: float | None
+    stages: int | None
+    keep: Path | None
+    on_progress: "OnProgress | None" = None
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes that the stages which run know; empty if none does."""
+        from cascade.requests import class_table
+
+        return class_table([sampler.stage.config for sampler in self._plan()])
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What the pixels depend on beside the seed, as plain JSON values."""
+        return self._records()[-1]
+
+    def __iter__(self) -> "Iterator[tuple[Tensor, Tensor | None]]":
+        if self.keep is None:
+            for image in self._sample(self.seeds, None):
+                made = list(image.stage_images.values())[-2:]
+                yield made[-1], made[0] if len(made) == 2 else None
+            return
+        # Of the last stage, and of the one whose pictures it starts from.
+        records = {record["stages"][-1]["stage"]: record for record in self._records()[-2:]}
+        folders = {name: self.keep / _folder_name(name, record) for name, record in records.items()}
+        missing = [seed for seed in self.seeds if not all(_file(f, seed).is_file() for f in folders.values())]
+        for name, folder in folders.items() if missing else ():
+            write_whole(folder / "record.json", json.dumps(records[name], indent=1) + "\n")
+        inputs = _Inputs(next(iter(folders.values())), missing)
+        new = self._sample(missing, inputs if len(folders) == 2 and inputs.all_there() else None)
+        to_make = set(missing)
+        for seed in self.seeds:
+            if seed in to_make:
+                for name, image in next(new).stage_images.items():
+                    if name in folders:
+                        write_whole(_file(folders[name], seed), _png(image))
+            *before, last = (_read(_file(folder, seed)) for folder in folders.values())
+            yield last, before[0] if before else None
+        next(new, None)  # to its end, so that the last step is counted
+
+    def _sample(self, seeds: Sequence[int], low_res: "_Inputs | None") -> "Iterator[SampledImage]":
+        table = self.class_names
+        if not seeds:
+            return iter(())
+        return self.pipeline.iterate(
+            [seed % len(table) for seed in seeds] if table else None,
+            seeds,
+            self.guidance_scale if low_res is None else None,  # it is the base stage's
+            stages=self.stages,
+            low_res=low_res,
+            stage_images=True,
+            on_progress=self.on_progress,
+        )
+
+    def _plan(self) -> "list[StageSampler]":
+        return self.pipeline.plan(self.guidance_scale, stages=self.stages)
+
+    def _records(self) -> list[dict[str, Any]]:
+        """The record of each stage: its own settings and those of the stages before it."""
+        p = self.pipeline
+        common = {
+            "classes": list(self.class_names),
+            "precision": p.precision,
+            "threads": p.threads,
+            "device": str(p.device),
+        }
+        rows = [stage.record() for stage in self._plan()]
+        return [{"stages": rows[: number + 1], **common} for number in range(len(rows))]
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """Kept pictures to start a stage from, read when their turn comes."""
+
+    folder: Path
+    seeds: Sequence[int]
+
+    def all_there(self) -> bool:
+        """Whether every one was kept."""
+        return all(_file(self.folder, seed).is_file() for seed in self.seeds)
+
+    def __len__(self) -> int:
+        return len(self.seeds)
+
+    def __getitem__(self, place: int) -> "Tensor":
+        return _read(_file(self.folder, self.seeds[place]))
+
+
+def _folder_name(stage: str, record: Mapping[str, Any]) -> str:
+    return f"{stage}-{hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:12]}"
+
+
+def _file(folder: Path, seed: int) -> Path:
+    return folder / f"{seed:06d}.png"
+
+
+def _png(image: "Tensor") -> bytes:
+    from PIL import Image
+
+    raw = io.BytesIO()
+    Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).save(raw, "PNG")
+    return raw.getvalue()
+
+
+def _read(file: Path) -> "Tensor":
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    try:
+        with Image.open(file) as picture:
+            return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1).contiguous()
+    except (OSError, SyntaxError, ValueError) as error:
+        raise CascadeError(f"{file} is damaged; remove it, and it will be made again") from error

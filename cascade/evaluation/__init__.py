@@ -1,0 +1,25 @@
+"""How good pictures are: distances between sets of features, detail, colour, and the figures that carry their context.
+
+>>> import torch
+>>> points = torch.arange(12.0).reshape(6, 2)
+>>> precision_recall(points, points, k=1)
+PrecisionRecall(precision=1.0, recall=1.0)
+"""
+
+from cascade.evaluation.frechet import Frechet, frechet_distance, frechet_parts
+from cascade.evaluation.kernel import KernelDistance, kernel_distance
+from cascade.evaluation.precision_recall import PrecisionRecall, precision_recall
+from cascade.evaluation.statistics import Moments, Statistics, statistics_of
+
+__all__ = [
+    "Frechet",
+    "KernelDistance",
+    "Moments",
+    "PrecisionRecall",
+    "Statistics",
+    "frechet_distance",
+    "frechet_parts",
+    "kernel_distance",
+    "precision_recall",
+    "statistics_of",
+]

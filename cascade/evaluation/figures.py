@@ -1,0 +1,133 @@
+"""Figures that can be repeated: a number together with its features, its pictures and its resize rule."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cascade.errors import CascadeError
+from cascade.evaluation.features import Features
+from cascade.evaluation.frechet import frechet_parts
+from cascade.evaluation.kernel import kernel_distance
+from cascade.evaluation.precision_recall import precision_recall
+from cascade.evaluation.statistics import statistics_of
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A number, and what it takes to get it again.
+
+    `features` is None for what is measured on pixels; `resize` says how pictures were brought to the size they were
+    measured at. `num_reference` is None where nothing is compared with reference pictures.
+    """
+
+    name: str
+    value: float
+    num_images: int
+    resize: str
+    standard_error: float | None = None
+    unit: str = ""
+    features: str | None = None
+    sha256: str | None = None
+    num_reference: int | None = None
+    details: Mapping[str, float] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values; infinities, which JSON does not know, become "inf" and "-inf"."""
+        plain = asdict(self)
+        return {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in plain.items()}
+
+
+def names_of(features: Features) -> tuple[str, str]:
+    """Return the names of the Fréchet and of the kernel distance: FID and KID mean Inception, and nothing else.
+
+    >>> from cascade.evaluation.tiny import tiny_features
+    >>> names_of(tiny_features())
+    ('FD-tiny', 'KID-tiny')
+    """
+    if features.name == "inception":
+        return "FID", "KID"
+    return f"FD-{features.name}", f"KID-{features.name}"
+
+
+def distances(
+    generated: Tensor,
+    reference: Tensor,
+    features: Features,
+    *,
+    seed: int,
+    allow_few_images: bool = False,
+    neighbours: int = 3,
+) -> tuple[list[Figure], list[str]]:
+    """Compare two feature matrices (N, d) and (M, d): Fréchet distance, kernel distance, precision and recall.
+
+    The Fréchet distance is torchmetrics'; `details` holds the same in symmetric form (`frechet_parts`). With fewer
+    pictures than dimensions on either side it is biased: it is left out, or with `allow_few_images` named so; the
+    unbiased kernel distance stands in its place. Returns the figures, and a line for each one left out.
+    """
+    n, m = len(generated), len(reference)
+    fewest = min(n, m)
+    if fewest < 3:
+        raise CascadeError(f"{fewest} pictures are too few to compare; 3 on each side are the least")
+    common = {
+        "num_images": n,
+        "num_reference": m,
+        "resize": features.resize,
+        "features": features.name,
+        "sha256": features.sha256,
+    }
+    frechet_name, kernel_name = names_of(features)
+    figures, left_out = [], []
+    few = fewest < features.dim
+    if few and not allow_few_images:
+        left_out.append(
+            f"no {frechet_name}: {fewest} pictures are fewer than the {features.dim} feature dimensions, which biases "
+            f"it; {kernel_name} is unbiased (allow_few_images=true prints it nevertheless)"
+        )
+    else:
+        ours, theirs = statistics_of(generated), statistics_of(reference)
+        parts = frechet_parts(ours.mean, ours.covariance, theirs.mean, theirs.covariance)
+        figures.append(
+            Figure(
+                f"{frechet_name} (biased, N<d)" if few else frechet_name,
+                torchmetrics_frechet(generated, reference),
+                details={"symmetric_form": parts.distance, "negative_mass": parts.negative_mass},
+                **common,
+            )
+        )
+    kernel = kernel_distance(generated, reference, seed)
+    figures.append(Figure(kernel_name, kernel.value, standard_error=kernel.standard_error, **common))
+    if fewest > neighbours:
+        share = precision_recall(reference, generated, neighbours)
+        figures += [Figure(name, getattr(share, name), **common) for name in ("precision", "recall")]
+    else:
+        left_out.append(f"no precision and recall: {fewest} pictures have no {neighbours} neighbours each")
+    return figures, left_out
+
+
+def torchmetrics_frechet(generated: Tensor, reference: Tensor) -> float:
+    """Return torchmetrics' FrechetInceptionDistance of two feature matrices.
+
+    It is fed with features, so none of its own preprocessing takes part, and with float64 ones, because it casts its
+    result to their type.
+    """
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    metric = FrechetInceptionDistance(feature=_Given(generated.shape[1])).set_dtype(torch.float64)
+    metric.update(reference.double(), real=True)
+    metric.update(generated.double(), real=False)
+    return metric.compute().item()
+
+
+class _Given(nn.Module):
+    """Features that are there already."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.num_features = num_features
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features
