@@ -26,7 +26,7 @@ class EfficientUNet(nn.Module):
 
     norm="group" is the faster to train; norm="pixel" without attention makes the network local: a crop and the full
     frame agree at pixels further than `receptive_radius` from the crop's border. `head_channels` is the width of an
-    attention head, `refine` the width of the last convolution, at full resolution (0: none, see `PixelHead`).
+    attention head.
 
     >>> network = EfficientUNet(channels=(16, 32), blocks=(1, 1), attention=(False, False), norm="pixel", num_classes=3)
     >>> network(torch.randn(2, 3, 16, 24), torch.zeros(2), label=torch.tensor([1, -1])).shape
@@ -50,7 +50,6 @@ class EfficientUNet(nn.Module):
         norm: str = "group",
         dropout: float = 0.0,
         embedding_dim: int = 256,
-        refine: int = 0,
     ) -> None:
         super().__init__()
         levels = range(len(channels))
@@ -62,7 +61,7 @@ class EfficientUNet(nn.Module):
         if norm not in NORMS:
             raise ValueError(f"norm is one of {', '.join(NORMS)}, not '{norm}'")
         self.in_channels, self.out_channels, self.embedding_dim = in_channels, out_channels, embedding_dim
-        self.patch, self.blocks, self.refine = patch, tuple(blocks), refine
+        self.patch, self.blocks = patch, tuple(blocks)
         self.multiple = patch * 2 ** (len(channels) - 1)
         self.local = norm == "pixel" and not any(attention)
 
@@ -83,7 +82,7 @@ class EfficientUNet(nn.Module):
         self.up, self.up_attention = stack(block), stack(attend)
         self.grow = nn.ModuleList(Grow(channels[i + 1], channels[i]) for i in levels[:-1])
         self.norm = NORMS[norm](channels[0])
-        self.output = PixelHead(channels[0], out_channels, patch, refine)
+        self.output = PixelHead(channels[0], out_channels, patch)
 
     def forward(
         self,
@@ -134,8 +133,7 @@ class EfficientUNet(nn.Module):
         """
         if not self.local:
             return math.inf
-        margin = 1 if self.refine else 0
-        firsts = [self.patch * self._first((pixel - margin) // self.patch) for pixel in range(self.multiple)]
+        firsts = [self.patch * self._first(pixel // self.patch) for pixel in range(self.multiple)]
         return float(max(pixel - first for pixel, first in enumerate(firsts)))
 
     def _first(self, patch: int) -> int:

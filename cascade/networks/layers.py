@@ -80,24 +80,20 @@ class Grow(nn.Module):
 
 
 class PixelHead(nn.Module):
-    """Depth-to-space: one 3×3 convolution on patches gives all pixels of a patch. Zero-initialised.
+    """Depth-to-space: one 3×3 convolution on patches gives all pixels of a patch. Zero before training.
 
-    With `refine` > 0 it gives each pixel `refine` channels, which one more 3×3 convolution at full resolution reads:
-    neighbours across the edge of a patch are then as close as neighbours within, so no grid of patches shows.
+    It is a transposed convolution of stride `patch` and a kernel of 3·`patch` pixels, so patches overlap. A further
+    convolution at full resolution, where there are few channels, made training a third slower and the loss no better.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, patch: int, refine: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, patch: int) -> None:
         super().__init__()
         self.patch = patch
-        self.conv = nn.Conv2d(in_channels, (refine or out_channels) * patch**2, 3, padding=1)
-        self.refine = zeroed(nn.Conv2d(refine, out_channels, 3, padding=1)) if refine else None
-        if self.refine is None:
-            zeroed(self.conv)
+        self.conv = zeroed(nn.Conv2d(in_channels, out_channels * patch**2, 3, padding=1))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) → (B, out_channels, patch·H, patch·W)."""
-        pixels = F.pixel_shuffle(self.conv(x), self.patch)
-        return pixels if self.refine is None else self.refine(F.silu(pixels))
+        return F.pixel_shuffle(self.conv(x), self.patch)
 
 
 def zeroed(layer: nn.Conv2d) -> nn.Conv2d:

@@ -61,8 +61,8 @@ def test_shrinking_and_growing_keep_aligned_crops():
     torch.testing.assert_close(grow(X)[..., ::2, ::2], grow(X)[..., 1::2, 1::2])
 
 
-def test_without_refinement_a_patch_is_read_from_its_own_place():
-    head = randomise(PixelHead(32, 3, patch=4, refine=0))
+def test_a_patch_of_features_paints_three_by_three_patches():
+    head = randomise(PixelHead(32, 3, patch=4))
     moved = X.clone()
     moved[..., 2, 1] += 1.0
     change = (head(moved) - head(X)).abs().amax((0, 1)) > 0

@@ -13,8 +13,8 @@ LOCAL = {
     "two levels": {"patch": 2, "channels": (8, 8), "blocks": (1, 1), "attention": (False, False)},
     "blocks only below": {"patch": 1, "channels": (8, 8), "blocks": (0, 2), "attention": (False, False)},
     "blocks only above": {"patch": 1, "channels": (8, 8), "blocks": (2, 0), "attention": (False, False)},
-    "refined": {"patch": 4, "channels": (8, 8), "blocks": (1, 0), "attention": (False, False), "refine": 4},
-    "three levels": {"patch": 1, "channels": (8, 8, 8), "blocks": (1, 0, 1), "attention": (False,) * 3, "refine": 4},
+    "patches of four": {"patch": 4, "channels": (8, 8), "blocks": (1, 0), "attention": (False, False)},
+    "three levels": {"patch": 1, "channels": (8, 8, 8), "blocks": (1, 0, 1), "attention": (False,) * 3},
 }
 
 
@@ -49,7 +49,7 @@ def test_receptive_radius_is_the_farthest_gradient(name):
     assert farthest == radius, name
 
 
-@pytest.mark.parametrize("name", ["two levels", "refined"])
+@pytest.mark.parametrize("name", ["two levels", "patches of four"])
 def test_a_crop_is_the_frame_beyond_the_radius(name):
     network = LowResConditioned(make(in_channels=6, **LOCAL[name]))
     randomise(network.double())
