@@ -25,6 +25,7 @@ TABLE: dict[str, dict[str, str]] = {
         "eps": "cascade.diffusion.preconditioning:EpsPreconditioning",
         "v": "cascade.diffusion.preconditioning:VPreconditioning",
         "x0": "cascade.diffusion.preconditioning:X0Preconditioning",
+        "residual": "cascade.diffusion.preconditioning:ResidualPreconditioning",
         "edm": "cascade.diffusion.preconditioning:EDMPreconditioning",
     },
     "schedule": {

@@ -12,6 +12,7 @@ from cascade.diffusion.oracle import GaussianDenoiser, MixtureDenoiser
 from cascade.diffusion.preconditioning import (
     EDMPreconditioning,
     EpsPreconditioning,
+    ResidualPreconditioning,
     VPreconditioning,
     X0Preconditioning,
 )
@@ -47,6 +48,7 @@ __all__ = [
     "NoAugmentation",
     "NoiseDistribution",
     "Posterior",
+    "ResidualPreconditioning",
     "Schedule",
     "ScheduleNoise",
     "ShiftedSchedule",

@@ -7,10 +7,12 @@ float32) and casts the output to float32 or better before any arithmetic.
 import math
 
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 
 from cascade.diffusion.condition import Condition
 from cascade.diffusion.denoiser import Posterior
 from cascade.diffusion.log_snr import alpha_sigma, over, per_image, working_dtype
+from cascade.errors import CascadeError
 
 
 class _Preconditioning(nn.Module):
@@ -77,6 +79,32 @@ class X0Preconditioning(_Preconditioning):
     def forward(self, x_t: Tensor, log_snr: Tensor, condition: Condition) -> Posterior:
         """Return the posterior of x_t (B, C, H, W) at λ (B,)."""
         return Posterior(self._output(x_t, log_snr, condition))
+
+
+class ResidualPreconditioning(_Preconditioning):
+    """The network predicts what the low-res picture lacks: x̂ = α_a·↑y + F, ↑y the bicubic upsampling of y = low_res.
+
+    x0-prediction for super-resolution stages. α_a·y is the best linear estimate of the low-res picture for data of unit
+    variance, so an untrained stage returns it, upsampled: its colours are right from the first step, and as the network
+    predicts pictures and not noise, what it has not learned yet is blur and not grain (Li & He 2025, "Back to Basics").
+
+    >>> import torch
+    >>> zero = lambda x, log_snr, **condition: torch.zeros_like(x)
+    >>> x_t, level = torch.ones(1, 3, 4, 4), torch.zeros(1)
+    >>> condition = Condition(low_res=torch.full((1, 3, 2, 2), 0.25))
+    >>> ResidualPreconditioning(zero)(x_t, level, condition).mean[0, 0, 0, 0]
+    tensor(0.2500)
+    """
+
+    def forward(self, x_t: Tensor, log_snr: Tensor, condition: Condition) -> Posterior:
+        """Return the posterior of x_t (B, C, H, W) at λ (B,). Raises CascadeError without a low-res picture."""
+        if condition.low_res is None:
+            raise CascadeError("residual preconditioning is for super-resolution stages: it needs low_res")
+        output = self._output(x_t, log_snr, condition)
+        low_res = condition.low_res.to(output)
+        if condition.aug_log_snr is not None:
+            low_res = alpha_sigma(over(condition.aug_log_snr, low_res))[0] * low_res
+        return Posterior(interpolate(low_res, x_t.shape[-2:], mode="bicubic", align_corners=False) + output)
 
 
 class EDMPreconditioning(_Preconditioning):

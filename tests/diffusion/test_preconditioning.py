@@ -11,11 +11,13 @@ from cascade.diffusion import (
     Condition,
     EDMPreconditioning,
     EpsPreconditioning,
+    ResidualPreconditioning,
     VPreconditioning,
     X0Preconditioning,
     alpha_sigma,
     diffuse,
 )
+from cascade.errors import CascadeError
 
 KINDS = {
     "eps": EpsPreconditioning,
@@ -152,3 +154,20 @@ def test_half_precision_ends_at_the_networks_output(name, normal):
 def test_impossible_numbers_are_refused():
     with pytest.raises(ValueError, match="sigma_data must be positive, not 0"):
         EDMPreconditioning(nn.Identity(), sigma_data=0)
+
+
+@pytest.mark.parametrize("level", [-20.0, 0.0, 20.0])
+@pytest.mark.parametrize("aug_level", [0.0, 3.0, math.inf])
+def test_residual_is_x0_around_the_upsampled_low_res(level, aug_level, normal):
+    """x̂ = α_a·↑y + F: with F the rest of x the mean is x, and with F = 0 the best linear estimate, upsampled."""
+    x, low_res = normal(2, 3, 8, 8), normal(2, 3, 4, 4, name="low")
+    condition = Condition(low_res=low_res, aug_log_snr=per_image(aug_level, 2))
+    alpha_a = math.sqrt(1 / (1 + math.exp(-aug_level)))
+    up = torch.nn.functional.interpolate(low_res, scale_factor=2, mode="bicubic")
+    log_snr = per_image(level, 2)
+    exact = ResidualPreconditioning(Network(lambda x_t, _: x - alpha_a * up))
+    assert_close(exact(normal(2, 3, 8, 8, name="x_t"), log_snr, condition).mean, x)
+    untrained = ResidualPreconditioning(Network(lambda x_t, _: torch.zeros_like(x_t)))
+    assert_close(untrained(x, log_snr, condition).mean, alpha_a * up)
+    with pytest.raises(CascadeError, match="needs low_res"):
+        untrained(x, log_snr, NOTHING)
