@@ -83,7 +83,7 @@ class PixelHead(nn.Module):
     """Depth-to-space: one 3×3 convolution on patches gives all pixels of a patch. Zero before training.
 
     It is a transposed convolution of stride `patch` and a kernel of 3·`patch` pixels, so patches overlap. A further
-    convolution at full resolution, where there are few channels, made training a third slower and the loss no better.
+    convolution at full resolution, where there are few channels, made training a fifth slower and the loss no better.
     """
 
     def __init__(self, in_channels: int, out_channels: int, patch: int) -> None:
