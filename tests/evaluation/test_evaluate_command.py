@@ -232,6 +232,9 @@ def test_a_spoilt_super_resolution_is_blamed_on_its_colour():
     assert named["colour shift blue"].value == pytest.approx(9, abs=1.5)
     assert named["colour shift red"].value == pytest.approx(0, abs=0.2)
     assert named["low-res RMS"].unit == "levels"
+    rms = named["low-res RMS"].value
+    assert rms == pytest.approx(math.sqrt(9**2 / 3), abs=0.7)
+    assert named["low-res PSNR"].value == pytest.approx(20 * math.log10(255 / rms))
     assert named["added-band power ratio (>0.25 Nyquist)"].value == pytest.approx(1, abs=0.2)
     honest = pixel_figures(measure(zip(real, low, strict=True), features), reference)
     assert {figure.name: figure.value for figure in honest}["low-res RMS"] == 0

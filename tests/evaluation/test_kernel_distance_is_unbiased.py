@@ -7,7 +7,7 @@ import torch
 
 from cascade.errors import CascadeError
 from cascade.evaluation.kernel import kernel_distance
-from cascade.rng import randn
+from cascade.rng import permutation, randn
 
 
 def naive(x, y):
@@ -32,13 +32,25 @@ def test_equals_its_definition():
     assert kernel_distance(x, y, seed=0).value == pytest.approx(naive(x, y), rel=1e-12)
 
 
+def test_the_error_is_the_jackknifes_picture_by_picture():
+    x, y = randn("kernel", "x", shape=(6, 3)).double(), randn("kernel", "y", shape=(8, 3)).double() + 0.5
+    without_x = torch.tensor([naive(torch.cat([x[:i], x[i + 1 :]]), y) for i in range(6)])
+    without_y = torch.tensor([naive(x, torch.cat([y[:j], y[j + 1 :]])) for j in range(8)])
+    variance = sum((len(w) - 1) / len(w) * (w - w.mean()).square().sum() for w in (without_x, without_y))
+    assert kernel_distance(x, y, seed=0).standard_error == pytest.approx(variance.sqrt().item(), rel=1e-5)
+
+
 def test_subsets_are_disjoint_seeded_and_averaged():
-    x, y = randn("kernel", "x", shape=(20, 4)).double(), randn("kernel", "y", shape=(20, 4)).double() + 1
-    a, b, again = (kernel_distance(x, y, seed=seed, subset_size=5) for seed in (0, 1, 0))
-    assert a == again
-    assert a != b
-    # A picture that is far away is in one subset only: of four it moves the mean by a quarter of that subset's change.
-    assert kernel_distance(x.repeat(2, 1)[:20], y, seed=0, subset_size=10) != a
+    x, y = randn("kernel", "x", shape=(21, 4)).double(), randn("kernel", "y", shape=(34, 4)).double() + 1
+    first, second, again = (kernel_distance(x, y, seed=seed, subset_size=5) for seed in (0, 1, 0))
+    assert first == again
+    assert first != second
+    orders = (permutation("kernel distance", 0, name, size=len(z)) for name, z in (("x", x), ("y", y)))
+    pairs = zip(*(z[order].tensor_split(4) for z, order in zip((x, y), orders, strict=True)), strict=True)
+    alone = [kernel_distance(a, b, seed=7) for a, b in pairs]
+    assert first.value == pytest.approx(sum(result.value for result in alone) / 4, rel=1e-12)
+    # Independent parts: the variance of their mean is the sum of their variances over 4².
+    assert first.standard_error == pytest.approx(sum(r.standard_error**2 for r in alone) ** 0.5 / 4, rel=1e-12)
 
 
 def test_expectation_over_all_draws_is_the_population_distance_and_zero_for_equal_ones():

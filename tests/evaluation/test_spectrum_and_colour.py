@@ -45,6 +45,12 @@ def test_a_wave_has_its_power_in_its_own_ring():
     assert mass.sum().item() == pytest.approx(side**2 * 100**2 / 2, rel=1e-2)
 
 
+@pytest.mark.parametrize(("above", "inside"), [(0.25, True), (0.45, True), (0.75, False), (0.9, False)])
+def test_a_band_is_a_share_of_nyquist(above, inside):
+    spectrum = radial_power_spectrum([wave(20, 64, 100)])  # 20 of 32 cycles: 0.625 of Nyquist
+    assert (spectrum.band(above) > 100) == inside
+
+
 def test_white_noise_is_flat():
     spectrum = radial_power_spectrum(noise("flat", 256, 32).split(64))
     expected = (256**2 - 1) / 12 / 3  # of the mean of three uniform colours
