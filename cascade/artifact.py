@@ -229,14 +229,15 @@ def load_stage(path: str | Path, device: "torch.device | str" = "cpu") -> Stage:
         state = load_file(folder / WEIGHTS)
     except SafetensorError as error:
         raise CascadeError(f"stage '{folder}' is damaged: {WEIGHTS} cannot be read ({error})") from error
-    load_weights(denoiser, state, f"stage '{folder}'")
+    check_weights(denoiser, state, f"stage '{folder}'")
+    denoiser.load_state_dict(state)  # copies into float32, whatever is stored
     denoiser.to(torch.device(device)).eval().requires_grad_(False)
     return Stage(config, denoiser, folder, hashes[WEIGHTS])
 
 
-def load_weights(denoiser: "nn.Module", state: Mapping[str, "torch.Tensor"], where: str) -> None:
-    """Load `state` into `denoiser`; a checkpoint of another network is refused, naming its first odd tensor."""
-    own = denoiser.state_dict()
+def check_weights(module: "nn.Module", state: Mapping[str, "torch.Tensor"], where: str) -> None:
+    """Refuse a state of another network than `module`, naming its first odd tensor."""
+    own = module.state_dict()
     for key in [*own, *state]:
         if key not in state:
             raise CascadeError(f"{where} holds weights of another network: '{key}' is missing")
@@ -245,7 +246,6 @@ def load_weights(denoiser: "nn.Module", state: Mapping[str, "torch.Tensor"], whe
         if own[key].shape != state[key].shape:
             shapes = f"{tuple(state[key].shape)}, not {tuple(own[key].shape)}"
             raise CascadeError(f"{where} holds weights of another network: '{key}' is {shapes}")
-    denoiser.load_state_dict({key: value.to(own[key].dtype) for key, value in state.items()})
 
 
 def load_cascade_config(folder: str | Path) -> CascadeConfig:

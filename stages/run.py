@@ -55,6 +55,7 @@ def train(config: Mapping[str, Any], tell: Callable[[str], None]) -> Outcome:
     run = RunFolder(Path(config["runs"]).expanduser() / config["name"] / config["stage"]["name"])
     first = _rank() == 0
     config = _with_precision(config, None if config["fresh"] else run.stored())
+    settings = config["trainer"]
     if not config["fresh"]:
         run.check_same(config)
     dataset, validation = (
@@ -63,9 +64,12 @@ def train(config: Mapping[str, Any], tell: Callable[[str], None]) -> Outcome:
     described = stage_config(config, dataset)
     view = training_view(config, dataset)
     stage = build_stage(config, described)
+    if settings["precision"] == "bf16":
+        # The faster layout for bf16 convolutions (about a sixth on a CPU); in fp32 group norm would lose by it.
+        stage.to(memory_format=torch.channels_last)
     if config["fresh"] and first and (moved := run.move_aside()):
         tell(f"moved the old run to {moved}")
-    start = run.resumed_step()
+    start = run.resumed_step(stage)
     if start >= settings["max_steps"]:
         return Outcome(run.path, start, finished=True, resumed_from=start)
 

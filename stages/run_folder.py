@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from torch import nn
 
+from cascade.artifact import check_weights
 from cascade.errors import CascadeError
 from cascade.files import write_whole
 from stages.checkpoint import LAST, read_checkpoint
@@ -50,13 +52,18 @@ class RunFolder:
         """The checkpoint to resume from, if there is one."""
         return self.path / LAST if (self.path / LAST).exists() else None
 
-    def resumed_step(self) -> int:
-        """The optimizer step that the next one to be made has, 0 in a new run."""
+    def resumed_step(self, module: nn.Module) -> int:
+        """The optimizer step that the next one to be made has, 0 in a new run.
+
+        Raises CascadeError for a checkpoint that does not hold the weights of `module`.
+        """
         if self.checkpoint is None:
             return 0
-        step = read_checkpoint(self.checkpoint).get("global_step")
-        if not isinstance(step, int):
+        checkpoint = read_checkpoint(self.checkpoint)
+        step, state = checkpoint.get("global_step"), checkpoint.get("state_dict")
+        if not isinstance(step, int) or not isinstance(state, dict):
             raise CascadeError(f"{self.checkpoint} is not a checkpoint of this program; use fresh=true")
+        check_weights(module, state, f"checkpoint '{self.checkpoint}'")
         return step
 
     def stored(self) -> dict[str, Any] | None:
