@@ -70,6 +70,8 @@ def build_stage(config: Config, described: StageConfig) -> DiffusionStage:
         global_batch=trainer["batch"],
         label_dropout=stage["label_dropout"],
         warmup_steps=trainer["warmup_steps"],
+        total_steps=trainer["max_steps"],
+        cooldown_steps=trainer["cooldown_steps"],
         gradient_clip=trainer["gradient_clip"],
     )
     if described.low_resolution is None:

@@ -30,6 +30,7 @@ class Recipe:
     global_batch   images of one optimizer step, over all processes and micro-batches
     label_dropout  share of the images whose label is dropped, for classifier-free guidance
     warmup_steps   steps over which the learning rate rises linearly to its full value
+    total_steps    the steps of the run, over whose last `cooldown_steps` the rate falls linearly to 0
     gradient_clip  the largest norm of the gradient; 0 = no clipping
     """
 
@@ -41,14 +42,27 @@ class Recipe:
     global_batch: int
     label_dropout: float = 0.1
     warmup_steps: int = 0
+    total_steps: int = 1
+    cooldown_steps: int = 0
     gradient_clip: float = 1.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.label_dropout <= 1:
             raise CascadeError(f"label_dropout is a share in [0, 1], not {self.label_dropout}")
-        for name in ("run_seed", "warmup_steps", "gradient_clip"):
+        for name in ("run_seed", "warmup_steps", "cooldown_steps", "gradient_clip"):
             if getattr(self, name) < 0:
                 raise CascadeError(f"{name} cannot be negative, as {getattr(self, name)} is")
+
+    def rate(self, step: int) -> float:
+        """The share of the full learning rate at a step, counted from 0.
+
+        >>> recipe = Recipe(None, None, None, None, 0, 1, warmup_steps=4, total_steps=10, cooldown_steps=2)
+        >>> [recipe.rate(step) for step in (0, 3, 8, 9)]
+        [0.25, 1.0, 1.0, 0.5]
+        """
+        rising = (step + 1) / max(1, self.warmup_steps)
+        falling = (self.total_steps - step) / max(1, self.cooldown_steps)
+        return max(0.0, min(1.0, rising, falling))
 
 
 class DiffusionStage(LightningModule):
@@ -135,10 +149,10 @@ class DiffusionStage(LightningModule):
         optimizer: torch.optim.Optimizer | LightningOptimizer,
         optimizer_closure: Callable[[], Any] | None = None,
     ) -> None:
-        """One step at the warmed-up rate, then the average moves after it."""
+        """One step at the rate of its place in the run, then the average moves after it."""
         step = self.global_step
         for group in optimizer.param_groups:
-            group["lr"] = group["full_lr"] * min(1.0, (step + 1) / max(1, self.recipe.warmup_steps))
+            group["lr"] = group["full_lr"] * self.recipe.rate(step)
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         self.recipe.ema.update(self.average, self.denoiser, step)
         self.sum_steps += 1

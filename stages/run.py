@@ -205,7 +205,7 @@ def _check_numbers(config: Mapping[str, Any]) -> None:
     for key in ("max_steps", "batch", "accumulate", "log_every", "checkpoint_every", "validate_every"):
         if settings[key] < 1:
             raise CascadeError(f"trainer.{key} must be at least 1, not {settings[key]}")
-    for key in ("validation_images", "workers", "warmup_steps", "sample_every", "sample_images"):
+    for key in ("validation_images", "workers", "warmup_steps", "cooldown_steps", "sample_every", "sample_images"):
         if settings[key] < 0:
             raise CascadeError(f"trainer.{key} cannot be negative, as {settings[key]} is")
     if config["seed"] < 0:
