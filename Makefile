@@ -19,6 +19,20 @@ install: .venv/installed ## make .venv and install the tested versions
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint .ci/constraints.txt --editable ".[dev]"
 	@touch $@
 
+# Pictures of the demo: how many are drawn for each stage, at its resolution.
+$(DEMO)/data/64: PICTURES := 1200
+$(DEMO)/data/256: PICTURES := 240
+$(DEMO)/data/1024: PICTURES := 48
+$(DEMO)/data/%: | .venv/installed
+	$(BIN)/cascade prepare data=procedural data.size=$(PICTURES) data.val_size=24 resolution=$* out=$@
+
+demo: install $(DEMO)/data/64 $(DEMO)/data/256 $(DEMO)/data/1024 ## train, chain and evaluate a very small cascade: runs/demo (under 15 minutes)
+	$(BIN)/cascade train -m "stage=base64,sr256,sr1024" experiment=demo
+	$(BIN)/cascade assemble "stages=[$(DEMO)/base64,$(DEMO)/sr256,$(DEMO)/sr1024]" out=$(DEMO)/cascade overwrite=true
+	$(BIN)/cascade sample cascade=$(DEMO)/cascade seeds=0-1 save_stages=true out=$(DEMO)/samples
+	$(BIN)/cascade evaluate cascade=$(DEMO)/cascade data=procedural stages=1 num_images=120 out=$(DEMO)/evaluation
+	@echo "look at $(DEMO)/samples/contact_sheet.png and $(DEMO)/evaluation/evaluation.json"
+
 test: install ## run the tests (under 10 minutes on 2 cores)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 

@@ -35,3 +35,10 @@ def build_loggers(config: Mapping[str, Any], folder: Path, start: int) -> list[L
             config=dict(config),
         ),
     ]
+
+
+def close_loggers(loggers: list[Logger]) -> None:
+    """End what the loggers have begun: a sweep trains the next stage in the same process, as another W&B run."""
+    for logger in loggers:
+        if not isinstance(logger, MetricsCSV):
+            logger.experiment.finish()

@@ -22,7 +22,7 @@ from cascade.errors import CascadeError
 from stages.assembly import build_stage, stage_config, training_view, validation_view
 from stages.checkpoint import ResumeCheckpoint, WholeCheckpointIO
 from stages.diffusion_stage import DiffusionStage
-from stages.loggers import build_loggers
+from stages.loggers import build_loggers, close_loggers
 from stages.pictures import SamplePictures
 from stages.precision import PRECISIONS, choose_precision
 from stages.progress import TrainingProgress
@@ -128,7 +128,10 @@ def train(config: Mapping[str, Any], tell: Callable[[str], None]) -> Outcome:
         callbacks.append(StopAfter(settings["max_minutes"]))
     callbacks.append(checkpoint)  # last, so that it stores what the others have done at this step
     trainer = _trainer(config, run.path, callbacks, loggers)
-    trainer.fit(stage, loader, ckpt_path=run.checkpoint, weights_only=True)
+    try:
+        trainer.fit(stage, loader, ckpt_path=run.checkpoint, weights_only=True)
+    finally:
+        close_loggers(loggers)
     finished = checkpoint.stopped_by is None
     if finished and (validate.last_step < 0 or not (run.path / "stage").exists()):
         export(trainer, stage)
