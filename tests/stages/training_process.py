@@ -16,9 +16,9 @@ from stages.run import train
 # augmentation stay on.
 REDUCED = [
     "network.channels=[8,8,16]",
-    "++network.embedding_dim=16",
-    "++network.head_channels=8",
-    "++network.dropout=0.2",
+    "network.embedding_dim=16",
+    "network.head_channels=8",
+    "network.dropout=0.2",
     "data.size=24",
     "trainer.accelerator=cpu",
     "trainer.precision=fp32",
