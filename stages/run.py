@@ -69,15 +69,18 @@ def train(config: Mapping[str, Any], tell: Callable[[str], None]) -> Outcome:
         stage.to(memory_format=torch.channels_last)
     if config["fresh"] and first and (moved := run.move_aside()):
         tell(f"moved the old run to {moved}")
+
+    def export(step: int) -> None:
+        if first:
+            final = dataclasses.replace(described, images_seen=step * settings["batch"])
+            save_stage(run.path / "stage", final, stage.average.state_dict())
+
     start = run.resumed_step(stage)
     if start >= settings["max_steps"]:
+        if not (run.path / "stage").exists():  # killed between the last checkpoint and the export
+            run.load_weights(stage)
+            export(start)
         return Outcome(run.path, start, finished=True, resumed_from=start)
-
-    def export(trainer: Trainer, module: DiffusionStage) -> None:
-        if trainer.is_global_zero:
-            seen = trainer.global_step * module.recipe.global_batch
-            final = dataclasses.replace(described, images_seen=seen)
-            save_stage(run.path / "stage", final, module.average.state_dict())
 
     per_process = settings["batch"] // (_processes() * settings["accumulate"])
     order = RunOrder(
@@ -111,6 +114,8 @@ def train(config: Mapping[str, Any], tell: Callable[[str], None]) -> Outcome:
         on_best=export,
     )
     callbacks: list[Callback] = [TrainingProgress(described.name, settings["log_every"])]
+    if settings["max_minutes"] is not None:
+        callbacks.append(StopAfter(settings["max_minutes"]))
     if settings["validation_images"] > 0:
         callbacks.append(validate)
     if settings["sample_every"] > 0 and settings["sample_images"] > 0:
@@ -124,8 +129,6 @@ def train(config: Mapping[str, Any], tell: Callable[[str], None]) -> Outcome:
                 precision=settings["precision"],
             )
         )
-    if settings["max_minutes"] is not None:
-        callbacks.append(StopAfter(settings["max_minutes"]))
     callbacks.append(checkpoint)  # last, so that it stores what the others have done at this step
     trainer = _trainer(config, run.path, callbacks, loggers)
     try:
@@ -133,8 +136,8 @@ def train(config: Mapping[str, Any], tell: Callable[[str], None]) -> Outcome:
     finally:
         close_loggers(loggers)
     finished = checkpoint.stopped_by is None
-    if finished and (validate.last_step < 0 or not (run.path / "stage").exists()):
-        export(trainer, stage)
+    if finished and validate.last_step != trainer.global_step:  # nothing was validated, so the last weights it is
+        export(trainer.global_step)
     return Outcome(run.path, trainer.global_step, finished, start, checkpoint.stopped_by)
 
 

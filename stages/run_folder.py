@@ -66,6 +66,10 @@ class RunFolder:
         check_weights(module, state, f"checkpoint '{self.checkpoint}'")
         return step
 
+    def load_weights(self, module: nn.Module) -> None:
+        """Load the checkpoint's weights into `module`."""
+        module.load_state_dict(read_checkpoint(self.path / LAST)["state_dict"])
+
     def stored(self) -> dict[str, Any] | None:
         """The configuration the run was started with, None in a new run."""
         file = self.path / RUN_CONFIG

@@ -20,7 +20,7 @@ BANDS = (-math.inf, -6.0, -2.0, 2.0, 6.0, math.inf)
 class Validation(Callback):
     """Every `every_steps` steps: the loss on up to `count` pictures, at levels that stratify p(λ), noise fixed.
 
-    `on_best` is called where the loss is the lowest so far; `best` is kept in checkpoints.
+    `on_best(step)` is called where the loss is the lowest so far; `best` is kept in checkpoints.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class Validation(Callback):
         count: int,
         batch: int,
         every_steps: int,
-        on_best: Callable[[Trainer, DiffusionStage], None],
+        on_best: Callable[[int], None],
     ) -> None:
         self.view = view
         self.count = min(count, len(view))  # type: ignore[arg-type]  # torch's Dataset declares no length
@@ -51,7 +51,8 @@ class Validation(Callback):
         """Validate when it is time, after an optimizer step."""
         if (batch_idx + 1) % trainer.accumulate_grad_batches or trainer.global_step == self.last_step:
             return
-        if trainer.global_step % self.every_steps == 0 or trainer.global_step == trainer.max_steps:
+        last = trainer.global_step == trainer.max_steps or trainer.should_stop
+        if trainer.global_step % self.every_steps == 0 or last:
             self.validate(trainer, pl_module)
 
     def validate(self, trainer: Trainer, stage: DiffusionStage) -> None:
@@ -63,7 +64,7 @@ class Validation(Callback):
         loss = metrics.get("val/loss", math.nan)
         if loss < self.best or not math.isfinite(self.best):
             self.best = loss if math.isfinite(loss) else math.inf
-            self.on_best(trainer, stage)
+            self.on_best(trainer.global_step)
 
     def _measure(self, trainer: Trainer, stage: DiffusionStage) -> dict[str, float]:
         edges = torch.tensor(BANDS)
