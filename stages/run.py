@@ -12,10 +12,12 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.strategies import DDPStrategy
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from cascade import rng
 from cascade.artifact import StageConfig, save_stage
+from cascade.data.dataset import PictureDataset
 from cascade.data.order import RunOrder
 from cascade.data.source import open_dataset
 from cascade.errors import CascadeError
@@ -62,7 +64,7 @@ def train(config: Mapping[str, Any], tell: Callable[[str], None]) -> Outcome:
         open_dataset(config["data"], config["stage"]["resolution"], split) for split in ("train", "val")
     )
     described = stage_config(config, dataset)
-    view = training_view(config, dataset)
+    training_view(config, dataset)  # refuses crops that do not fit, before anything is written
     stage = build_stage(config, described)
     if settings["precision"] == "bf16":
         # The faster layout for bf16 convolutions (about a sixth on a CPU); in fp32 group norm would lose by it.
@@ -82,24 +84,7 @@ def train(config: Mapping[str, Any], tell: Callable[[str], None]) -> Outcome:
             export(start)
         return Outcome(run.path, start, finished=True, resumed_from=start)
 
-    per_process = settings["batch"] // (_processes() * settings["accumulate"])
-    order = RunOrder(
-        config["seed"],
-        size=len(dataset),
-        batch=per_process,
-        labels=[dataset.label(i) for i in range(len(dataset))] if config["stage"]["balanced"] else None,
-        processes=_processes(),
-        rank=_rank(),
-        accumulate=settings["accumulate"],
-        start=start,
-    )
-    # The loader draws a seed for its workers; it comes from a generator of its own, not from the global one.
-    loader = DataLoader(
-        view,
-        batch_sampler=order,  # type: ignore[arg-type]  # torch wants lists of int; the view takes keys
-        num_workers=settings["workers"],
-        generator=rng.generator("loader workers", config["seed"]),
-    )
+    loader = _loader(config, dataset, start)
     if first:
         run.write_config(config)
         for line in _opening(config, described, start, len(dataset), len(validation)):
@@ -109,7 +94,7 @@ def train(config: Mapping[str, Any], tell: Callable[[str], None]) -> Outcome:
     validate = Validation(
         validation_view(config, validation),
         count=settings["validation_images"],
-        batch=per_process,
+        batch=_per_process(settings),
         every_steps=settings["validate_every"],
         on_best=export,
     )
@@ -163,6 +148,31 @@ class StopAfter(Callback):
         if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
             late = time.monotonic() > self.end
             trainer.should_stop |= trainer.strategy.reduce_boolean_decision(late, all=False)
+
+
+def _loader(config: Mapping[str, Any], dataset: PictureDataset, start: int) -> DataLoader[dict[str, Tensor]]:
+    settings, stage = config["trainer"], config["stage"]
+    order = RunOrder(
+        config["seed"],
+        size=len(dataset),
+        batch=_per_process(settings),
+        labels=[dataset.label(i) for i in range(len(dataset))] if stage["balanced"] else None,
+        processes=_processes(),
+        rank=_rank(),
+        accumulate=settings["accumulate"],
+        start=start,
+    )
+    # The loader draws a seed for its workers; it comes from a generator of its own, not from the global one.
+    return DataLoader(
+        training_view(config, dataset),
+        batch_sampler=order,  # type: ignore[arg-type]  # torch wants lists of int; the view takes keys
+        num_workers=settings["workers"],
+        generator=rng.generator("loader workers", config["seed"]),
+    )
+
+
+def _per_process(settings: Mapping[str, Any]) -> int:
+    return settings["batch"] // (_processes() * settings["accumulate"])
 
 
 def _trainer(config: Mapping[str, Any], folder: Path, callbacks: list[Callback], loggers: list[Any]) -> Trainer:
