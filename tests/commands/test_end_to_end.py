@@ -1,4 +1,4 @@
-"""The main job in small: a multirun trains three stages, they are chained, sampled and evaluated, by the commands alone."""
+"""The main job in small, by the commands alone: three stages are trained, chained, sampled and evaluated."""
 
 import json
 import os
