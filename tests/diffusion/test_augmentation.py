@@ -125,6 +125,7 @@ def test_blur_is_a_gaussian_for_each_image_and_zero_leaves_it_alone():
         assert float(beside) == pytest.approx(math.exp(-1 / (2 * sigma**2)), rel=1e-9)
         assert float(corner) == pytest.approx(math.exp(-2 / (2 * sigma**2)), rel=1e-9)
         assert float(blurred[i, 0].sum()) == pytest.approx(1, rel=1e-12)
+        assert float(blurred[i, 0, 2:5, 2:5].sum()) == pytest.approx(1, rel=1e-12)
     flat = torch.full((3, 3, 5, 5), 0.3)
     assert_close(TRAINED.blur(flat, torch.tensor([0.4, 0.5, 0.6])), flat)
     low = torch.rand(2, 3, 4, 4)

@@ -151,6 +151,10 @@ def test_half_precision_ends_at_the_networks_output(name, normal):
     assert torch.equal(from_half, from_single)
 
 
+def test_the_papers_sigma_data_is_the_default():
+    assert EDMPreconditioning(Network(lambda *_: None)).sigma_data == 0.5
+
+
 def test_impossible_numbers_are_refused():
     with pytest.raises(ValueError, match="sigma_data must be positive, not 0"):
         EDMPreconditioning(nn.Identity(), sigma_data=0)

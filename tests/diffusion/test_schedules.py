@@ -98,6 +98,10 @@ def test_linear_beta_is_the_integral_of_beta(integrate):
         assert float(schedule.log_snr(t)) == pytest.approx(math.log(alpha_squared / sigma_squared), rel=1e-12)
 
 
+def test_the_betas_of_the_paper_are_the_defaults():
+    assert float(LinearBetaSchedule().log_snr(1.0)) == pytest.approx(-math.log(math.expm1((0.1 + 20) / 2)), rel=1e-12)
+
+
 def test_linear_beta_is_cut_where_the_integral_is_smallest():
     schedule = LinearBetaSchedule()
     assert float(schedule.log_snr(0.0)) == 20

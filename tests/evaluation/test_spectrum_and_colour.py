@@ -8,7 +8,7 @@ import torch
 from cascade.data.degradation import from_uint8, shrink, to_uint8
 from cascade.errors import CascadeError
 from cascade.evaluation.colour import low_res_consistency, pooled_rms
-from cascade.evaluation.spectrum import high_band_ratio, radial_power_spectrum
+from cascade.evaluation.spectrum import RadialSpectrum, high_band_ratio, radial_power_spectrum
 from cascade.rng import generator
 
 
@@ -43,6 +43,22 @@ def test_a_wave_has_its_power_in_its_own_ring():
     assert mass[near].sum() / mass.sum() > 0.999
     # Its mean square is amplitude²/2, spread by Parseval over side² cells.
     assert mass.sum().item() == pytest.approx(side**2 * 100**2 / 2, rel=1e-2)
+
+
+def test_rings_are_one_cycle_wide_around_whole_numbers():
+    side = 16
+    spectrum = radial_power_spectrum(noise("rings", 1, side))
+    cycles = torch.arange(side).sub(side // 2)
+    radius = torch.hypot(cycles[:, None].double(), cycles[None].double()).flatten()
+    for number, (frequency, cells) in enumerate(zip(spectrum.frequency, spectrum.cells, strict=True), start=1):
+        ring = radius[(radius - number).abs() < 0.5]
+        assert cells == len(ring)
+        assert frequency.item() == pytest.approx(ring.mean().item() / side, rel=1e-12)
+
+
+def test_a_band_is_the_mean_over_its_cells_and_not_over_its_rings():
+    frequency, power, cells = (torch.tensor(x) for x in ([0.1, 0.3, 0.4], [9.0, 2.0, 4.0], [4.0, 30.0, 10.0]))
+    assert RadialSpectrum(frequency, power, cells, 1).band(0.5) == pytest.approx((2 * 30 + 4 * 10) / 40)
 
 
 @pytest.mark.parametrize(("above", "inside"), [(0.25, True), (0.45, True), (0.75, False), (0.9, False)])

@@ -1,5 +1,7 @@
 """What a network is told, and what it refuses to be told."""
 
+import math
+
 import pytest
 import torch
 
@@ -84,6 +86,17 @@ def test_noise_features_are_finite_and_tell_all_levels_apart():
     assert (features[1:] - features[:-1]).norm(dim=1).min() > 0.1 * features.norm(dim=1).mean()
     assert NoiseFeatures()(clock.double()).dtype == torch.float64
     assert NoiseFeatures()(clock.bfloat16()).dtype == torch.float32
+
+
+def test_noise_features_read_the_arc_tangent_and_the_clamped_clock():
+    clock = torch.tensor([-torch.inf, -30.0, -3.0, 0.0, 5.0, torch.inf], dtype=torch.float64)
+    angle = torch.atan((-clock / 2).exp()) * 2 / math.pi
+    line = torch.tensor([-0.5, -0.5, -3 / 40, 0.0, 5 / 40, 0.5], dtype=torch.float64)
+    assert angle[[0, 3, 5]].tolist() == pytest.approx([1, 0.5, 0])
+    ramp = torch.tensor([0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0], dtype=torch.float64)
+    phases = 2 * math.pi * torch.stack([angle, line], 1)[:, :, None] * ramp
+    want = torch.cat([phases.cos(), phases.sin()], 2).flatten(1)
+    torch.testing.assert_close(NoiseFeatures(7)(clock), want, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("clean", [torch.inf, None])

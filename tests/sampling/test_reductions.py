@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from cascade.diffusion import Condition, CosineSchedule
+from cascade.diffusion import Condition, CosineSchedule, Posterior
 from cascade.diffusion.oracle import GaussianDenoiser, MixtureDenoiser
 from cascade.rng import randn
 from cascade.sampling import (
@@ -80,6 +80,20 @@ def test_dpm_solver_pp_of_order_1_reduces_to_ddim(denoiser, grid):
 def test_dpm_solver_pp_of_order_2_reduces_to_ddim_where_the_mean_is_constant(grid):
     point = GaussianDenoiser(torch.tensor([0.3, -1.0, 2.0], dtype=F64), torch.zeros(3, 3, dtype=F64))
     same(DPMSolverPP(2), DDIM(0.0), point, grid, no_noise)
+
+
+def test_dpm_solver_pp_of_order_2_takes_the_mean_at_the_middle_of_the_step_where_it_is_linear_in_the_clock():
+    """Steps of 1, 4 and ½ in λ, so that h and h′ do not change places unseen."""
+    grid, slope = torch.tensor([-3.0, -2.0, 2.0, 2.5], dtype=F64), noise(2)
+
+    def linear(x_t, log_snr, condition):
+        return Posterior(slope * log_snr[:, None])
+
+    got = DPMSolverPP(2)(linear, noise(-1), grid, CONDITION, no_noise)
+    first, second, third = transitions(grid)
+    want = first.flow(noise(-1), -3.0 * slope)
+    want = third.flow(second.flow(want, 0.0 * slope), 2.25 * slope)
+    torch.testing.assert_close(got, want, rtol=1e-13, atol=1e-13)
 
 
 @on_grids

@@ -47,6 +47,11 @@ def test_dynamic_at_percentile_1_only_scales():
     torch.testing.assert_close(mean_of(DynamicThreshold(gives(mean), 1.0)), want, rtol=1e-14, atol=1e-14)
 
 
+def test_the_papers_percentile_is_the_default():
+    mean = 3 * randn("mean", shape=SHAPE).to(F64)
+    assert torch.equal(mean_of(DynamicThreshold(gives(mean))), mean_of(DynamicThreshold(gives(mean), 0.995)))
+
+
 def test_static_clamps():
     mean = torch.tensor([[-3.0, -1.0, -0.2, 0.9, 1.0, 1.7]], dtype=F64)
     assert mean_of(StaticThreshold(gives(mean))).tolist() == [[-1.0, -1.0, -0.2, 0.9, 1.0, 1.0]]

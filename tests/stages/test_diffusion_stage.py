@@ -92,19 +92,21 @@ class History(Callback):
     averages: list[float] = field(default_factory=list)
     rates: list[float] = field(default_factory=list)
     metrics: list[dict[str, float]] = field(default_factory=list)
+    every: int = 1
 
     def on_train_batch_end(self, trainer: Trainer, stage: DiffusionStage, outputs, batch, batch_idx: int) -> None:
         if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
             self.weights.append(stage.denoiser.weight.item())
             self.averages.append(stage.average.weight.item())
             self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
-            self.metrics.append(stage.take_metrics())
+            if trainer.global_step % self.every == 0:
+                self.metrics.append(stage.take_metrics())
 
 
-def fit(stage: DiffusionStage, batches: list[dict[str, Tensor]], accumulate: int = 1) -> History:
-    """Train on these micro-batches, once each."""
+def fit(stage: DiffusionStage, batches: list[dict[str, Tensor]], accumulate: int = 1, every: int = 1) -> History:
+    """Train on these micro-batches, once each; take the metrics at each `every`-th step."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    history = History()
+    history = History(every=every)
     trainer = Trainer(
         accelerator="cpu",
         devices=1,
@@ -220,6 +222,15 @@ def test_metrics_are_the_mean_loss_since_they_were_last_taken():
         ratio = (5 * (-level).exp()).clamp(max=1)
         loss = (ratio * level.exp() * (weight * call.x_t - made["image"]).square()).mean()
         assert row["train/loss"] == pytest.approx(float(loss), rel=1e-9)
+
+
+def test_metrics_of_several_steps_are_their_means():
+    batches = [batch(step) for step in range(6)]
+    single, triple = fit(base(), batches).metrics, fit(base(), batches, every=3).metrics
+    assert len(triple) == 2
+    for key in ("train/loss", "train/gradient_norm"):
+        means = [sum(row[key] for row in rows) / 3 for rows in (single[:3], single[3:])]
+        assert [row[key] for row in triple] == pytest.approx(means, rel=1e-9)
 
 
 # What the denoiser is shown
