@@ -40,7 +40,7 @@ test-slow: install ## run the proofs that take minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
 
 mutants: install ## change one coefficient of each formula; every change must make a test fail
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutants
+	OMP_NUM_THREADS=1 $(BIN)/python tests/mutants $(ONLY)
 
 lint: install ## check style and format
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
