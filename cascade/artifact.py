@@ -8,7 +8,6 @@ order they run and how each is sampled.
 import json
 import math
 import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from cascade.errors import CascadeError, suggest
-from cascade.files import sha256_of, write_whole, write_whole_with
+from cascade.files import replace_folder, sha256_of, write_whole, write_whole_with
 from cascade.registry import build
 
 if TYPE_CHECKING:
@@ -72,6 +71,10 @@ class StageConfig:
     data_fingerprint: str = ""
 
     def __post_init__(self) -> None:
+        for key in ("resolution", "low_resolution"):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise CascadeError(f"stage '{self.name}': {key} must be at least 1, not {value}")
         if self.low_resolution is not None and self.resolution % self.low_resolution:
             raise CascadeError(
                 f"stage '{self.name}': resolution {self.resolution} is no multiple of low_resolution "
@@ -126,6 +129,8 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "aug_log_snr": (int, float, type(None)),
     "network_batch": (int,),
 }
+_NAMED = ("network", "preconditioning", "augmentation", "sampler", "grid", "guidance", "threshold")
+"""Keys whose value is a mapping that the registry reads, so one with a `name`."""
 
 
 def _checked(cls: type, mapping: Any, where: str, *, schema: bool = False) -> dict[str, Any]:
@@ -143,6 +148,11 @@ def _checked(cls: type, mapping: Any, where: str, *, schema: bool = False) -> di
         if not isinstance(value, expected) or isinstance(value, bool):
             kinds = " or ".join("null" if t is type(None) else t.__name__ for t in expected)
             raise CascadeError(f"{where}: '{key}' must be {kinds}, not {value!r}")
+        if key in _NAMED and not isinstance(value.get("name"), str):
+            raise CascadeError(f"{where}: '{key}' needs a 'name' that is a text")
+        if key == "class_names" and not all(isinstance(name, str) for name in value):
+            odd = next(name for name in value if not isinstance(name, str))
+            raise CascadeError(f"{where}: '{key}' must hold texts, not {odd!r} (quote it)")
     required = [n for n, f in names.items() if f.default is MISSING and f.default_factory is MISSING]
     missing = [name for name in required if name not in values]
     if missing:
@@ -174,19 +184,14 @@ def save_stage(folder: str | Path, config: StageConfig, state: Mapping[str, "tor
     """Write a stage folder whole: into a new folder beside the target, then renamed over it."""
     from safetensors.torch import save_file
 
-    folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
-        new = Path(scratch) / "new"
-        new.mkdir()
+    def fill(new: Path) -> None:
         tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
         write_whole_with(new / WEIGHTS, lambda path: save_file(tensors, path))
         write_whole(new / CONFIG, yaml.safe_dump(config.to_mapping(), sort_keys=False, allow_unicode=True))
         hashes = {name: sha256_of(new / name) for name in (CONFIG, WEIGHTS)}
         write_whole(new / MANIFEST, json.dumps(hashes, indent=2) + "\n")
-        if folder.exists():
-            folder.rename(Path(scratch) / "old")
-        new.rename(folder)
+
+    replace_folder(folder, fill)
 
 
 def find_stage(path: str | Path) -> Path:
@@ -264,7 +269,7 @@ def load_cascade_config(folder: str | Path) -> CascadeConfig:
         where = f"{file}: stage {number}"
         if not isinstance(row, Mapping) or not isinstance(row.get("folder"), str):
             raise CascadeError(f"{where}: expected a mapping with 'folder'")
-        if Path(row["folder"]).name != row["folder"]:
+        if Path(row["folder"]).name != row["folder"] or row["folder"] in ("", ".."):  # Path(".").name is ""
             raise CascadeError(f"{where}: '{row['folder']}' is not the name of a folder in the cascade")
         sampling = _checked(StageSampling, {k: v for k, v in row.items() if k != "folder"}, where)
         stages.append((row["folder"], StageSampling(**sampling)))
@@ -278,16 +283,21 @@ def save_cascade_config(folder: str | Path, config: CascadeConfig) -> None:
 
 def copy_stage(source: str | Path, target: str | Path) -> None:
     """Copy a stage (or run) folder to `target`, whole or not at all."""
-    source, target = find_stage(source), Path(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
-        new = Path(scratch) / "new"
-        new.mkdir()
+    source = find_stage(source)
+
+    def fill(new: Path) -> None:
         for name in (CONFIG, WEIGHTS, MANIFEST):
             shutil.copyfile(source / name, new / name)
-        if target.exists():
-            target.rename(Path(scratch) / "old")
-        new.rename(target)
+
+    replace_folder(target, fill)
+
+
+def load_chain(folder: str | Path) -> list[StageConfig]:
+    """Read the configs of a cascade's stages in order and check that they fit; needs no torch."""
+    path = Path(folder).expanduser()
+    configs = [load_stage_config(path / name) for name, _ in load_cascade_config(path).stages]
+    check_chain(configs)
+    return configs
 
 
 def check_chain(configs: list[StageConfig]) -> None:

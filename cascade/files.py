@@ -39,6 +39,32 @@ def write_whole_with(path: str | Path, write: Callable[[Path], object]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def replace_folder(target: str | Path, fill: Callable[[Path], object]) -> None:
+    """Put a folder made by `fill(new)` in the place of `target`, whole or not at all.
+
+    It is filled beside the target and renamed; what was at `target` goes when that is done, and stays if it fails.
+
+    >>> import tempfile; target = Path(tempfile.mkdtemp()) / "made"
+    >>> for text in ("old", "new"):
+    ...     replace_folder(target, lambda folder, text=text: (folder / text).touch())
+    >>> [path.name for path in target.iterdir()], [path.name for path in target.parent.iterdir()]
+    (['new'], ['made'])
+    """
+    target = Path(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
+        new, old = Path(scratch) / "new", Path(scratch) / "old"
+        new.mkdir()
+        fill(new)
+        try:
+            if target.exists():
+                target.rename(old)
+            new.rename(target)
+        finally:
+            if old.exists() and not target.exists():  # else it would go with the scratch folder
+                old.rename(target)
+
+
 def _umask() -> int:
     # mkstemp makes private files; what we leave behind should be as readable as any other file of the user.
     mask = os.umask(0)

@@ -87,20 +87,24 @@ _GROUP_OF_PARAMETER = {"base": "schedule", "reference": "noise"}
 
 def resolve(group: str, name: str) -> Any:
     """Return the class or function that `name` stands for in `group`."""
+    if group not in TABLE:
+        raise CascadeError(f"'{group}' is nothing that has a name: write its value")
     names = TABLE[group]
-    if name not in names:
+    if not isinstance(name, str) or name not in names:
         raise CascadeError(f"unknown {group} '{name}'; {suggest(str(name), names)}")
     module, attribute = names[name].split(":")
     return getattr(import_module(module), attribute)
 
 
 def complete(group: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `config` with every parameter that it leaves to a default written out.
+    """Return `config` with every parameter that it leaves to a default written out, nested configs too.
 
     What is stored is stored complete: a default that changes later does not change old stages.
 
     >>> complete("preconditioning", {"name": "edm"})
     {'name': 'edm', 'sigma_data': 0.5}
+    >>> complete("grid", {"name": "uniform_t", "n": 8, "schedule": {"name": "cosine"}})["schedule"]
+    {'name': 'cosine', 'log_snr_min': -20.0, 'log_snr_max': 20.0}
     """
     parameters = inspect.signature(resolve(group, config["name"])).parameters
     defaults = {
@@ -108,7 +112,8 @@ def complete(group: str, config: Mapping[str, Any]) -> dict[str, Any]:
         for key, p in parameters.items()
         if isinstance(p.default, bool | int | float | str | tuple)
     }
-    return {**config, **{key: value for key, value in defaults.items() if key not in config}}
+    given = {key: complete(_group_of(key), value) if _is_config(value) else value for key, value in config.items()}
+    return {**given, **{key: value for key, value in defaults.items() if key not in given}}
 
 
 def build(group: str, config: Mapping[str, Any], **context: Any) -> Any:
@@ -129,10 +134,10 @@ def build(group: str, config: Mapping[str, Any], **context: Any) -> Any:
         if key not in accepted or key in context:
             open_names = [name for name in accepted if name not in context]
             raise CascadeError(f"{where} has no parameter '{key}'; {suggest(key, open_names)}")
-        if isinstance(value, Mapping) and "name" in value:
+        if _is_config(value):
             # Context that the inner object also needs (the training noise under a weighting) does not reach it: an
             # inner config is complete in itself.
-            parameters[key] = build(_GROUP_OF_PARAMETER.get(key, key), value)
+            parameters[key] = build(_group_of(key), value)
         elif isinstance(value, list):
             parameters[key] = tuple(value)
     given = {**parameters, **context}
@@ -143,3 +148,11 @@ def build(group: str, config: Mapping[str, Any], **context: Any) -> Any:
         return target(**given)
     except (TypeError, ValueError) as error:
         raise CascadeError(f"{where}: {error}") from error
+
+
+def _group_of(parameter: str) -> str:
+    return _GROUP_OF_PARAMETER.get(parameter, parameter)
+
+
+def _is_config(value: Any) -> bool:
+    return isinstance(value, Mapping) and "name" in value

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from cascade import registry
 from cascade.artifact import NETWORK_CONTEXT
 from cascade.diffusion.noise import LogNormalNoise
+from cascade.errors import CascadeError
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 CHOICES = sorted(str(p.relative_to(CONF).with_suffix("")) for p in CONF.glob("*/*.yaml"))
@@ -70,3 +71,18 @@ def test_every_registered_name_has_a_config() -> None:
     for group in set(registry.TABLE) - {"schedule"}:
         named = {OmegaConf.load(p)["name"] for p in (CONF / group).glob("*.yaml")}
         assert set(registry.TABLE[group]) <= named, group
+
+
+def test_what_is_completed_is_complete_to_the_bottom() -> None:
+    short = {"name": "uniform_t", "n": 4, "schedule": {"name": "shifted", "shift": -2.0, "base": {"name": "cosine"}}}
+    schedule = registry.complete("grid", short)["schedule"]
+    assert schedule["base"] == {"name": "cosine", "log_snr_min": -20.0, "log_snr_max": 20.0}
+    assert schedule == registry.complete("schedule", schedule)
+    assert registry.build("grid", registry.complete("grid", short)).equal(registry.build("grid", short))
+
+
+def test_a_named_config_where_a_value_belongs_is_refused() -> None:
+    with pytest.raises(CascadeError, match="'n' is nothing that has a name"):
+        registry.complete("grid", {"name": "karras", "n": {"name": "cosine"}})
+    with pytest.raises(CascadeError, match="unknown grid"):
+        registry.build("grid", {"name": ["karras"]})

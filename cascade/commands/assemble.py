@@ -1,6 +1,5 @@
 """`cascade assemble`: copy trained stages into one folder, a cascade that needs nothing else."""
 
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ from cascade.artifact import (
 )
 from cascade.commands.per_stage import stage_keys
 from cascade.errors import CascadeError
+from cascade.files import replace_folder
 from cascade.stage_settings import StageSettings, changed, settings_of
 
 if TYPE_CHECKING:
@@ -108,15 +108,12 @@ def _check_whole(folders: list[Path], cascade: CascadeConfig) -> None:
 
 
 def _write(out: Path, cascade: CascadeConfig, folders: list[Path]) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
-        new = Path(scratch) / "new"
+    def fill(new: Path) -> None:
         for folder, (name, _) in zip(folders, cascade.stages, strict=True):
             copy_stage(folder, new / name)
         save_cascade_config(new, cascade)
-        if out.exists():
-            out.rename(Path(scratch) / "old")
-        new.rename(out)
+
+    replace_folder(out, fill)
 
 
 def _summary(stages: list[StageConfig]) -> str:

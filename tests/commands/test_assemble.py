@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from cascade import CascadePipeline
-from cascade.artifact import load_cascade_config, load_stage_config
+from cascade.artifact import StageConfig, load_cascade_config, load_stage_config
 from cascade.commands.command_line import main
-from cascade.files import sha256_of
+from cascade.errors import CascadeError
+from cascade.files import replace_folder, sha256_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -130,3 +132,72 @@ def test_a_damaged_stage_is_refused(stages, tmp_path):
     weights = broken / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\0")
     refused("is damaged", [broken], tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"network": {}}, "x.yaml: 'network' needs a 'name'"),
+        ({"preconditioning": {"name": 1}}, "x.yaml: 'preconditioning' needs a 'name'"),
+        ({"augmentation": {"nam": "none"}}, "x.yaml: 'augmentation' needs a 'name'"),
+        ({"sampler": {}}, "x.yaml: sampling: 'sampler' needs a 'name'"),
+        ({"grid": {"n": 3}}, "x.yaml: sampling: 'grid' needs a 'name'"),
+        ({"guidance": {"scale": 2.0}}, "x.yaml: sampling: 'guidance' needs a 'name'"),
+        ({"threshold": {"name": None}}, "x.yaml: sampling: 'threshold' needs a 'name'"),
+        ({"class_names": ["hat", True]}, "x.yaml: 'class_names' must hold texts, not True"),
+        ({"resolution": 0}, "resolution must be at least 1, not 0"),
+        ({"low_resolution": 0}, "low_resolution must be at least 1, not 0"),
+        ({"low_resolution": -8}, "low_resolution must be at least 1, not -8"),
+    ],
+)
+def test_a_config_of_wrong_shape_is_refused_naming_file_and_key(small_configs, change, message):
+    mapping = small_configs[1].to_mapping()
+    for key, value in change.items():
+        (mapping if key in mapping else mapping["sampling"])[key] = value
+    with pytest.raises(CascadeError) as caught:
+        StageConfig.from_mapping(mapping, "x.yaml")
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("guidance", {"scale": 2.0}, "stage 1: 'guidance' needs a 'name'"),
+        ("folder", "..", "stage 1: '..' is not the name of a folder"),
+        ("folder", ".", "stage 1: '.' is not the name of a folder"),
+        ("folder", "", "stage 1: '' is not the name of a folder"),
+    ],
+)
+def test_a_cascade_of_wrong_shape_is_refused(small_cascade, tmp_path, key, value, message):
+    mapping = yaml.safe_load((small_cascade / "cascade.yaml").read_text())
+    mapping["stages"][0][key] = value
+    (tmp_path / "cascade.yaml").write_text(yaml.safe_dump(mapping))
+    with pytest.raises(CascadeError) as caught:
+        load_cascade_config(tmp_path)
+    assert f"cascade.yaml: {message}" in str(caught.value)
+
+
+def test_a_folder_that_cannot_be_replaced_stays(tmp_path, monkeypatch):
+    target = tmp_path / "target"
+    target.mkdir()
+    (target / "old").touch()
+    rename = Path.rename
+
+    def failing(self, to):
+        if self.name == "new":
+            raise OSError("full")
+        return rename(self, to)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(OSError, match="full"):
+        replace_folder(target, lambda new: (new / "made").touch())
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")] == ["target", "target/old"]
+    monkeypatch.undo()
+
+    def broken(new: Path) -> None:
+        (new / "made").touch()
+        raise ValueError("no more")
+
+    with pytest.raises(ValueError, match="no more"):
+        replace_folder(target, broken)
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")] == ["target", "target/old"]
