@@ -2,15 +2,15 @@
 
 from collections.abc import Mapping
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 import torch
-from hydra.utils import get_class
 
 from cascade.artifact import NETWORK_CONTEXT, StageConfig, StageSampling, build_denoiser, check_aug_level
 from cascade.data.dataset import PictureDataset
 from cascade.data.views import EvaluationView, TrainingView
-from cascade.errors import CascadeError
+from cascade.errors import CascadeError, suggest
 from cascade.registry import build, complete
 from stages.base_stage import BaseStage
 from stages.diffusion_stage import DiffusionStage, Recipe
@@ -18,12 +18,18 @@ from stages.super_resolution_stage import SuperResolutionStage
 
 Config = Mapping[str, Any]
 
+GEOMETRIC_SIZES = ("scale_std", "anisotropic_std", "translation_std")
+
 
 def stage_config(config: Config, dataset: PictureDataset) -> StageConfig:
     """What the exported stage will say of itself (images seen: none yet)."""
     stage = config["stage"]
     classes = tuple(dataset.class_names) if stage["labelled"] else ()
     base = stage["low_resolution"] is None
+    if base and config["augmentation"]["name"] != "none":
+        raise CascadeError(f"augmentation={config['augmentation']['name']} is of the low-res picture; a base has none")
+    if not base and any(value for key, value in config["geometric"].items() if key not in ("name", *GEOMETRIC_SIZES)):
+        raise CascadeError("geometric augmentation is for base stages; say geometric=none")
     augmentation = {"name": "none"} if base else complete("augmentation", config["augmentation"])
     level = stage["aug_log_snr"]
     if not base and level is None:
@@ -50,6 +56,12 @@ def stage_config(config: Config, dataset: PictureDataset) -> StageConfig:
         ),
     )
     check_aug_level(result, result.sampling.aug_log_snr)
+    scale = result.sampling.guidance.get("scale", 1.0)
+    if scale != 1 and stage["label_dropout"] == 0:
+        raise CascadeError(
+            f"guidance.scale={scale} needs labels that were dropped in training, but stage.label_dropout is 0; "
+            "say guidance=none"
+        )
     return result
 
 
@@ -68,6 +80,7 @@ def build_stage(config: Config, described: StageConfig) -> DiffusionStage:
         optimizer=_optimizer(trainer["optimizer"]),
         run_seed=config["seed"],
         global_batch=trainer["batch"],
+        num_classes=len(described.class_names),
         label_dropout=stage["label_dropout"],
         warmup_steps=trainer["warmup_steps"],
         total_steps=trainer["max_steps"],
@@ -97,7 +110,14 @@ def _factor(stage: Config) -> int | None:
 
 def _optimizer(config: Config) -> Any:
     parameters = {key: value for key, value in config.items() if key != "_target_"}
-    factory = partial(get_class(config["_target_"]), **parameters)
+    target = config["_target_"]
+    module, _, name = target.rpartition(".")
+    try:
+        found = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        known = [n for n in dir(torch.optim) if isinstance(getattr(torch.optim, n), type)]
+        raise CascadeError(f"trainer.optimizer._target_: there is no '{target}'; {suggest(name, known)}") from error
+    factory = partial(found, **parameters)
     try:
         factory([torch.nn.Parameter(torch.zeros(1))])
     except (TypeError, ValueError) as error:

@@ -101,6 +101,8 @@ class ResumeCheckpoint(Callback):
         self._saved_step, self._saved_time = trainer.global_step, time.monotonic()
 
     def _ask(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        if self._asked is not None:  # asked twice: at once, then, and from the last checkpoint on
+            raise KeyboardInterrupt
         self._asked = number
 
     @staticmethod

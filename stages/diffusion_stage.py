@@ -28,6 +28,7 @@ class Recipe:
     """How a stage is trained, whatever it is given: the loss, the optimizer and the numbers of the run.
 
     global_batch   images of one optimizer step, over all processes and micro-batches
+    num_classes    of the stage; 0: it is unlabelled, whatever the pictures are
     label_dropout  share of the images whose label is dropped, for classifier-free guidance
     warmup_steps   steps over which the learning rate rises linearly to its full value
     total_steps    the steps of the run, over whose last `cooldown_steps` the rate falls linearly to 0
@@ -40,6 +41,7 @@ class Recipe:
     optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
     run_seed: int
     global_batch: int
+    num_classes: int = 0
     label_dropout: float = 0.1
     warmup_steps: int = 0
     total_steps: int = 1
@@ -56,7 +58,8 @@ class Recipe:
     def rate(self, step: int) -> float:
         """The share of the full learning rate at a step, counted from 0.
 
-        >>> recipe = Recipe(None, None, None, None, 0, 1, warmup_steps=4, total_steps=10, cooldown_steps=2)
+        >>> parts = dict.fromkeys(("noise", "weighting", "ema", "optimizer"))
+        >>> recipe = Recipe(**parts, run_seed=0, global_batch=1, warmup_steps=4, total_steps=10, cooldown_steps=2)
         >>> [recipe.rate(step) for step in (0, 3, 8, 9)]
         [0.25, 1.0, 1.0, 0.5]
         """
@@ -96,9 +99,8 @@ class DiffusionStage(LightningModule):
         return self.examples(batch, draws)
 
     def labels(self, batch: Batch) -> Tensor | None:
-        """The batch's labels, or None where the stage is unlabelled (labels of −1)."""
-        label = batch.get("label")
-        return None if label is None or bool((label < 0).all()) else label
+        """The batch's labels, or None in an unlabelled stage."""
+        return batch["label"] if self.recipe.num_classes else None
 
     def train(self, mode: bool = True) -> "DiffusionStage":
         """Training mode for the denoiser only: the average stays in evaluation mode."""

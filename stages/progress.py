@@ -1,7 +1,6 @@
 """What a person sees of a training: a bar with rate, loss and time left; without a terminal, a line now and then."""
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 from lightning.pytorch import Callback, Trainer
@@ -17,10 +16,9 @@ class TrainingProgress(Callback):
     An endless loader has no length for Lightning's own bar to count by, so this one counts optimizer steps.
     """
 
-    def __init__(self, name: str, log_every: int, on_log: Callable[[dict[str, float]], None] | None = None) -> None:
+    def __init__(self, name: str, log_every: int) -> None:
         self.name = name
         self.log_every = log_every
-        self.on_log = on_log
         self._progress: Progress | None = None
         self._task: Any = None
         self._loss = ""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import math
 import os
 import time
 import warnings
@@ -26,22 +27,23 @@ from stages.checkpoint import ResumeCheckpoint, WholeCheckpointIO
 from stages.diffusion_stage import DiffusionStage
 from stages.loggers import build_loggers, close_loggers
 from stages.pictures import SamplePictures
-from stages.precision import PRECISIONS, choose_precision
+from stages.precision import PRECISIONS
 from stages.progress import TrainingProgress
 from stages.run_folder import RunFolder
+from stages.settings import check_settings, processes, rank, rehearse, uses_gpu, with_precision
 from stages.validation import Validation
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """How a call of `train` ended: the run folder, the optimizer step it is at, and whether that is its last.
+    """How a call of `train` ended: the run folder and the optimizer step it is at.
 
-    `stopped_by` is the signal that ended it early, or None; `resumed_from` the step at which this call took over.
+    `stopped_by` is the signal that ended it early, or None where the run is finished; `resumed_from` the step at which
+    this call took over.
     """
 
     folder: Path
     step: int
-    finished: bool
     resumed_from: int
     stopped_by: int | None = None
 
@@ -52,78 +54,57 @@ def train(config: Mapping[str, Any], tell: Callable[[str], None]) -> Outcome:
     `tell` receives lines for a person. Raises CascadeError for whatever is wrong with the configuration, the data or
     the folder that the run would continue.
     """
-    settings = config["trainer"]
-    _check_numbers(config)
+    check_settings(config)
     run = RunFolder(Path(config["runs"]).expanduser() / config["name"] / config["stage"]["name"])
-    first = _rank() == 0
-    config = _with_precision(config, None if config["fresh"] else run.stored())
+    first, fresh = rank() == 0, config["fresh"]
+    config = with_precision(config, None if fresh else run.stored())
     settings = config["trainer"]
-    if not config["fresh"]:
+    if not fresh:
         run.check_same(config)
-    dataset, validation = (
-        open_dataset(config["data"], config["stage"]["resolution"], split) for split in ("train", "val")
-    )
+    dataset, validation = _open_data(config, tell)
     described = stage_config(config, dataset)
-    training_view(config, dataset)  # refuses crops that do not fit, before anything is written
     stage = build_stage(config, described)
     if settings["precision"] == "bf16":
         # The faster layout for bf16 convolutions (about a sixth on a CPU); in fp32 group norm would lose by it.
         stage.to(memory_format=torch.channels_last)
-    if config["fresh"] and first and (moved := run.move_aside()):
-        tell(f"moved the old run to {moved}")
+    rehearse(config, described, stage, training_view(config, dataset))
 
     def export(step: int) -> None:
         if first:
             final = dataclasses.replace(described, images_seen=step * settings["batch"])
             save_stage(run.path / "stage", final, stage.average.state_dict())
 
-    start = run.resumed_step(stage)
-    if start >= settings["max_steps"]:
+    # With fresh=true no process looks at what the first one is moving aside.
+    start = 0 if fresh else run.resumed_step(stage, dataset.fingerprint)
+    if start >= settings["max_steps"] or (not fresh and run.ended_by_time(settings)):
         if not (run.path / "stage").exists():  # killed between the last checkpoint and the export
             run.load_weights(stage)
             export(start)
-        return Outcome(run.path, start, finished=True, resumed_from=start)
-
-    loader = _loader(config, dataset, start)
+        return Outcome(run.path, start, resumed_from=start)
     if first:
-        run.write_config(config)
-        for line in _opening(config, described, start, len(dataset), len(validation)):
-            tell(line)
+        if fresh and (moved := run.move_aside()):
+            tell(f"moved the old run to {moved}")
+        run.write_config(config, dataset.fingerprint)
+        lines = [_opening(config, described, len(dataset), validation)]
+        _announce(run, lines + [f"resuming at step {start}"] * (start > 0), getattr(dataset, "bad_files", ()), tell)
+
     loggers = build_loggers(config, run.path, start)
+    progress = TrainingProgress(described.name, settings["log_every"])
+    clock = StopAfter(math.inf if settings["max_minutes"] is None else settings["max_minutes"])
     checkpoint = ResumeCheckpoint(run.path, settings["checkpoint_every"], settings["checkpoint_minutes"])
-    validate = Validation(
-        validation_view(config, validation),
-        count=settings["validation_images"],
-        batch=_per_process(settings),
-        every_steps=settings["validate_every"],
-        on_best=export,
-    )
-    callbacks: list[Callback] = [TrainingProgress(described.name, settings["log_every"])]
-    if settings["max_minutes"] is not None:
-        callbacks.append(StopAfter(settings["max_minutes"]))
-    if settings["validation_images"] > 0:
-        callbacks.append(validate)
-    if settings["sample_every"] > 0 and settings["sample_images"] > 0:
-        callbacks.append(
-            SamplePictures(
-                described,
-                validation,
-                run.path,
-                count=settings["sample_images"],
-                every_steps=settings["sample_every"],
-                precision=settings["precision"],
-            )
-        )
-    callbacks.append(checkpoint)  # last, so that it stores what the others have done at this step
-    trainer = _trainer(config, run.path, callbacks, loggers)
+    watching = _watching(config, described, validation, run.path, export)
+    # The checkpoint comes last, so that it stores what the others have done at this step.
+    trainer = _trainer(config, run.path, [progress, clock, *watching, checkpoint], loggers)
     try:
-        trainer.fit(stage, loader, ckpt_path=run.checkpoint, weights_only=True)
+        _fit(trainer, stage, _loader(config, dataset, start), run.checkpoint if start else None)
     finally:
         close_loggers(loggers)
-    finished = checkpoint.stopped_by is None
-    if finished and validate.last_step != trainer.global_step:  # nothing was validated, so the last weights it is
-        export(trainer.global_step)
-    return Outcome(run.path, trainer.global_step, finished, start, checkpoint.stopped_by)
+    if checkpoint.stopped_by is None:
+        if settings["validation_images"] == 0:  # nothing chose the best weights, so the last it is
+            export(trainer.global_step)
+        if first and trainer.global_step < settings["max_steps"]:
+            run.write_config(config, dataset.fingerprint, ended=settings)
+    return Outcome(run.path, trainer.global_step, start, checkpoint.stopped_by)
 
 
 class StopAfter(Callback):
@@ -157,8 +138,8 @@ def _loader(config: Mapping[str, Any], dataset: PictureDataset, start: int) -> D
         size=len(dataset),
         batch=_per_process(settings),
         labels=[dataset.label(i) for i in range(len(dataset))] if stage["balanced"] else None,
-        processes=_processes(),
-        rank=_rank(),
+        processes=processes(),
+        rank=rank(),
         accumulate=settings["accumulate"],
         start=start,
     )
@@ -172,7 +153,7 @@ def _loader(config: Mapping[str, Any], dataset: PictureDataset, start: int) -> D
 
 
 def _per_process(settings: Mapping[str, Any]) -> int:
-    return settings["batch"] // (_processes() * settings["accumulate"])
+    return settings["batch"] // (processes() * settings["accumulate"])
 
 
 def _trainer(config: Mapping[str, Any], folder: Path, callbacks: list[Callback], loggers: list[Any]) -> Trainer:
@@ -183,9 +164,9 @@ def _trainer(config: Mapping[str, Any], folder: Path, callbacks: list[Callback],
     # Python 3.12 and later warn of forking a process with threads; the loaders' workers use none of torch's.
     warnings.filterwarnings("ignore", message=".*multi-threaded.*fork", category=DeprecationWarning)
     # Buffers are either constant or the same by construction on all processes.
-    strategy = DDPStrategy(broadcast_buffers=False) if _processes() > 1 else "auto"
+    strategy = DDPStrategy(broadcast_buffers=False) if processes() > 1 else "auto"
     return Trainer(
-        accelerator=settings["accelerator"],
+        accelerator="gpu" if uses_gpu(settings) else "cpu",
         devices=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
         num_nodes=int(os.environ.get("GROUP_WORLD_SIZE", "1")),
         strategy=strategy,
@@ -206,56 +187,72 @@ def _trainer(config: Mapping[str, Any], folder: Path, callbacks: list[Callback],
     )
 
 
-def _with_precision(config: Mapping[str, Any], stored: Mapping[str, Any] | None) -> dict[str, Any]:
-    # "auto" is decided once: a run that goes on on another machine stays in the arithmetic it began in.
-    settings = dict(config["trainer"])
-    if settings["precision"] == "auto" and stored is not None:
-        settings["precision"] = stored["trainer"]["precision"]
-    on_gpu = settings["accelerator"] != "cpu" and torch.cuda.is_available()
-    settings["precision"] = choose_precision(settings["precision"], on_gpu)
-    return {**config, "trainer": settings}
+def _fit(trainer: Trainer, stage: DiffusionStage, loader: DataLoader[Any], checkpoint: Path | None) -> None:
+    try:
+        trainer.fit(stage, loader, ckpt_path=checkpoint, weights_only=True)
+    except CascadeError as error:
+        # From a loader's worker it comes with the worker's traceback around it.
+        line = str(error).strip().splitlines()[-1].removeprefix("cascade.errors.CascadeError: ")
+        raise CascadeError(line) from error
 
 
-def _check_numbers(config: Mapping[str, Any]) -> None:
+def _announce(run: RunFolder, lines: list[str], bad_files: Any, tell: Callable[[str], None]) -> None:
+    if bad_files:
+        write_bad_files(run.path / "bad_files.csv", bad_files)
+        tell(f"{len(bad_files)} files could not be used; {run.path / 'bad_files.csv'} names them")
+    for line in lines:
+        tell(line)
+
+
+def _open_data(config: Mapping[str, Any], tell: Callable[[str], None]) -> tuple[PictureDataset, PictureDataset | None]:
+    """The training pictures, and those for validation if any are wanted; a line where opening them takes long."""
+    settings, side = config["trainer"], config["stage"]["resolution"]
+    told = time.monotonic()
+
+    def progress(done: int, total: int) -> None:
+        nonlocal told
+        if rank() == 0 and time.monotonic() - told > 10:
+            told = time.monotonic()
+            tell(f"looking through the pictures: {done} of {total}")
+
+    dataset = open_dataset(config["data"], side, "train", progress)
+    wanted = settings["validation_images"] > 0 or (settings["sample_every"] > 0 and settings["sample_images"] > 0)
+    return dataset, open_dataset(config["data"], side, "val", progress) if wanted else None
+
+
+def _watching(
+    config: Mapping[str, Any],
+    described: StageConfig,
+    validation: PictureDataset | None,
+    folder: Path,
+    export: Callable[[int], None],
+) -> list[Callback]:
+    """The callbacks that measure and show the run on validation pictures."""
     settings = config["trainer"]
-    for key in ("max_steps", "batch", "accumulate", "log_every", "checkpoint_every", "validate_every"):
-        if settings[key] < 1:
-            raise CascadeError(f"trainer.{key} must be at least 1, not {settings[key]}")
-    for key in ("validation_images", "workers", "warmup_steps", "cooldown_steps", "sample_every", "sample_images"):
-        if settings[key] < 0:
-            raise CascadeError(f"trainer.{key} cannot be negative, as {settings[key]} is")
-    if config["seed"] < 0:
-        raise CascadeError(f"seed cannot be negative, as {config['seed']} is")
-    if settings["devices"] != _processes():
-        raise CascadeError(
-            f"trainer.devices={settings['devices']} but {_processes()} process(es) run; several come from "
-            f"`torchrun --no-python --nproc-per-node {max(2, settings['devices'])} cascade train ...` "
-            "with trainer.devices set to their number"
+    callbacks: list[Callback] = []
+    if validation is not None and settings["validation_images"] > 0:
+        view = validation_view(config, validation)
+        size, every = settings["validation_images"], settings["validate_every"]
+        callbacks.append(Validation(view, count=size, batch=_per_process(settings), every_steps=every, on_best=export))
+    if validation is not None and settings["sample_every"] > 0 and settings["sample_images"] > 0:
+        callbacks.append(
+            SamplePictures(
+                described,
+                validation,
+                folder,
+                count=settings["sample_images"],
+                every_steps=settings["sample_every"],
+                precision=settings["precision"],
+            )
         )
-    pieces = _processes() * settings["accumulate"]
-    if settings["batch"] % pieces:
-        raise CascadeError(
-            f"trainer.batch={settings['batch']} is global and cannot be split over {_processes()} process(es) "
-            f"times {settings['accumulate']} micro-batch(es); choose a multiple of {pieces}"
-        )
-    name = str(config["name"])
-    if not name or Path(name).name != name or name.startswith("."):
-        raise CascadeError(f"name='{name}' must be a plain folder name")
+    return callbacks
 
 
-def _opening(config: Mapping[str, Any], described: StageConfig, start: int, train: int, val: int) -> list[str]:
+def _opening(config: Mapping[str, Any], described: StageConfig, train: int, validation: PictureDataset | None) -> str:
     classes = f"{len(described.class_names)} classes" if described.class_names else "unlabelled"
     kind = "base" if described.low_resolution is None else f"{described.low_resolution}→{described.resolution}"
-    lines = [
-        f"{described.name} ({kind}, {described.resolution} px, {classes}): {train} pictures, {val} for validation, "
-        f"batch {config['trainer']['batch']}, {config['trainer']['precision']}"
-    ]
-    return [*lines, f"resuming at step {start}"] if start else lines
-
-
-def _processes() -> int:
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def _rank() -> int:
-    return int(os.environ.get("RANK", "0"))
+    return (
+        f"{described.name} ({kind}, {described.resolution} px, {classes}): {train} pictures, "
+        f"{0 if validation is None else len(validation)} for validation, batch {config['trainer']['batch']}, "
+        f"{config['trainer']['precision']}"
+    )

@@ -15,9 +15,13 @@ from cascade.files import write_whole
 from stages.checkpoint import LAST, read_checkpoint
 
 RUN_CONFIG = "run.yaml"
+FINGERPRINT, ENDED = "data_fingerprint", "ended_by_time"
 
-# What may differ when a run is continued: none of it changes what a step computes.
+# What may differ when a run is continued: where it runs, how long, what is shown of it, and how it will be sampled.
 FREE = (
+    "data.verify",
+    "data.workers",
+    ENDED,
     "fresh",
     "logger",
     "runs",
@@ -52,10 +56,11 @@ class RunFolder:
         """The checkpoint to resume from, if there is one."""
         return self.path / LAST if (self.path / LAST).exists() else None
 
-    def resumed_step(self, module: nn.Module) -> int:
+    def resumed_step(self, module: nn.Module, fingerprint: str) -> int:
         """The optimizer step that the next one to be made has, 0 in a new run.
 
-        Raises CascadeError for a checkpoint that does not hold the weights of `module`.
+        Raises CascadeError for a checkpoint that does not hold the weights of `module`, and for other pictures than
+        those of `fingerprint`: with them, the order of the run would be another.
         """
         if self.checkpoint is None:
             return 0
@@ -64,6 +69,10 @@ class RunFolder:
         if not isinstance(step, int) or not isinstance(state, dict):
             raise CascadeError(f"{self.checkpoint} is not a checkpoint of this program; use fresh=true")
         check_weights(module, state, f"checkpoint '{self.checkpoint}'")
+        if (self.stored() or {}).get(FINGERPRINT, fingerprint) != fingerprint:
+            raise CascadeError(
+                f"the run in '{self.path}' was made with other pictures; use those, or another name, or fresh=true"
+            )
         return step
 
     def load_weights(self, module: nn.Module) -> None:
@@ -86,20 +95,28 @@ class RunFolder:
     def check_same(self, config: Mapping[str, Any]) -> None:
         """Refuse to continue a run under another configuration, naming the first key that differs."""
         stored = self.stored()
-        if stored is None:
+        if stored is None or self.checkpoint is None:  # a start that failed before its first checkpoint binds nobody
             return
         old, new = dict(_flat(stored)), dict(_flat(config))
         for key in [*new, *old]:
-            free = any(key == name or key.startswith(name + ".") for name in FREE)
+            free = key == FINGERPRINT or any(key == name or key.startswith(name + ".") for name in FREE)
             if not free and old.get(key) != new.get(key):
                 raise CascadeError(
                     f"the run in '{self.path}' was made with {key}={_show(old.get(key))}, not {_show(new.get(key))}; "
                     "continue it with that, or use another name, or fresh=true to start again"
                 )
 
-    def write_config(self, config: Mapping[str, Any]) -> None:
-        """Store the configuration, whole."""
-        write_whole(self.path / RUN_CONFIG, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
+    def write_config(self, config: Mapping[str, Any], fingerprint: str, ended: Mapping[str, Any] | None = None) -> None:
+        """Store the configuration and the name of its pictures, whole; `ended`: the settings whose time ran out."""
+        stored = {**config, FINGERPRINT: fingerprint}
+        if ended is not None:
+            stored[ENDED] = {key: ended[key] for key in ("max_minutes", "max_steps")}
+        write_whole(self.path / RUN_CONFIG, yaml.safe_dump(stored, sort_keys=False, allow_unicode=True))
+
+    def ended_by_time(self, settings: Mapping[str, Any]) -> bool:
+        """Whether the run's time ran out under the same limits: then the same command has nothing to add."""
+        ended = (self.stored() or {}).get(ENDED)
+        return ended is not None and all(settings[key] == value for key, value in ended.items())
 
     def move_aside(self) -> Path | None:
         """Rename an existing run so that a fresh one can begin; return where it went."""
