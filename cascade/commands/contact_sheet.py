@@ -5,7 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
+from cascade.commands.picture_mark import MARK
 from cascade.files import write_whole
 
 CELL = 128
@@ -32,7 +34,9 @@ def write_contact_sheet(path: Path, rows: Mapping[str, Sequence[Path]]) -> None:
             sheet.paste(_small(file), (_GAP + i % columns * step, first + i // columns * step))
         top += heights[title]
     raw = io.BytesIO()
-    sheet.save(raw, "PNG")
+    info = PngInfo()
+    info.add_text(*MARK)
+    sheet.save(raw, "PNG", pnginfo=info)
     write_whole(path, raw.getvalue())
 
 

@@ -12,8 +12,10 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from cascade import __version__
+from cascade.artifact import load_chain
 from cascade.errors import CascadeError
 from cascade.files import write_whole
+from cascade.requests import chosen_stages
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -114,7 +116,9 @@ def _samples(plain: Mapping[str, Any], out: Path | None, bars: "_Bars") -> "Eval
     from cascade.commands.evaluated_samples import EvaluatedSamples
     from cascade.orchestrator import CascadePipeline
 
-    pipeline = CascadePipeline.load(plain["cascade"], plain["device"], plain["precision"])
+    configs = load_chain(plain["cascade"])
+    only = [config.name for config in configs[chosen_stages(configs, plain["stages"], None)]]
+    pipeline = CascadePipeline.load(plain["cascade"], plain["device"], plain["precision"], only)
     first = plain["first_seed"]
     return EvaluatedSamples(
         pipeline,

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from cascade.artifact import StageConfig, check_chain, load_cascade_config, load_stage_config
+from cascade.artifact import load_chain
 from cascade.commands.low_res_folder import CONTACT_SHEET, LowRes, LowResImages, list_low_res
 from cascade.commands.per_stage import stage_keys
+from cascade.commands.picture_mark import MARK, refuse_foreign
 from cascade.commands.sample_manifest import Manifest
 from cascade.errors import CascadeError
 from cascade.files import sha256_of, write_whole
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from cascade.commands.values import Kind
     from cascade.orchestrator import CascadePipeline, SampledImage
     from cascade.stage_sampler import StageSampler
-
-_MARK = ("Software", "cascade")
 
 
 @dataclass(frozen=True)
@@ -42,13 +41,13 @@ class Wanted:
 
 def extra_keys(config: DictConfig) -> "Mapping[str, Kind]":
     """STAGE.key for every stage of the cascade."""
-    return stage_keys(stage.name for stage in _read_cascade(config.cascade))
+    return stage_keys(stage.name for stage in load_chain(config.cascade))
 
 
 def run(config: DictConfig) -> None:
     """Sample what `config` asks for into its `out`. See `conf/sample.yaml`."""
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)
-    configs = _read_cascade(plain["cascade"])
+    configs = load_chain(plain["cascade"])
     names = [stage.name for stage in configs]
     settings = settings_of(plain["per_stage"], names)
     seeds, table = parse_seeds(plain["seeds"]), class_table(configs)
@@ -69,7 +68,8 @@ def run(config: DictConfig) -> None:
     manifest.refuse_other(rows)
     kept = names[chosen][:-1] if plain["save_stages"] else []  # the last stage's picture is the picture itself
     missing = [w for w in wanted if not manifest.holds(w.file, w.low_res and w.low_res.sha256, kept)]
-    _refuse_foreign(out, [w.file for w in missing if w.file not in manifest.lines])
+    sheet = [CONTACT_SHEET] if plain["contact_sheet"] else []
+    refuse_foreign(out, [*sheet, *(w.file for w in missing if w.file not in manifest.lines)])
     if missing:
         with _progress() as tell:
             images = pipeline.iterate(
@@ -87,13 +87,6 @@ def run(config: DictConfig) -> None:
     if plain["contact_sheet"]:
         _write_contact_sheet(out, wanted)
     print(f"{out}: {len(missing)} pictures made, {len(wanted) - len(missing)} were there already")
-
-
-def _read_cascade(folder: str) -> list[StageConfig]:
-    path = Path(folder).expanduser()
-    configs = [load_stage_config(path / name) for name, _ in load_cascade_config(path).stages]
-    check_chain(configs)
-    return configs
 
 
 def _load(plain: Mapping[str, Any], only: Sequence[str]) -> "CascadePipeline":
@@ -182,23 +175,6 @@ def _checked_out(out: Path) -> Path:
     return out
 
 
-def _refuse_foreign(out: Path, files: Sequence[str]) -> None:
-    """Raise CascadeError if a file to be written is a sound picture of somebody else's."""
-    from PIL import Image
-
-    for file in files:
-        if not (out / file).exists():
-            continue
-        try:
-            with Image.open(out / file) as image:
-                image.load()
-                marked = getattr(image, "text", {}).get(_MARK[0]) == _MARK[1]
-        except (OSError, SyntaxError, ValueError):
-            continue  # cut short or broken: made again
-        if not marked:
-            raise CascadeError(f"{out / file} was not made by cascade; choose another out, or move it away")
-
-
 def _write(out: Path, wanted: Wanted, image: "SampledImage", rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Write the picture's files, each whole, and return its line of the manifest."""
     stage_files = {}
@@ -223,7 +199,7 @@ def _png(pixels: "Tensor", wanted: Wanted) -> bytes:
     from PIL.PngImagePlugin import PngInfo
 
     info = PngInfo()
-    info.add_text(*_MARK)
+    info.add_text(*MARK)
     # No settings (the manifest has them): a picture chained and one from a kept stage's picture are the same file.
     info.add_itxt("cascade", json.dumps({"seed": wanted.seed, "class": wanted.class_name}, ensure_ascii=False))
     raw = io.BytesIO()

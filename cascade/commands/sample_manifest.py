@@ -10,6 +10,7 @@ from cascade.errors import CascadeError
 from cascade.files import sha256_of, write_whole
 
 NAME = "manifest.jsonl"
+_START = '{"file": '
 
 
 class Manifest:
@@ -18,19 +19,31 @@ class Manifest:
     A line is {file, seed, class, png_sha256, low_res, stages, stage_files}: `stages` is a list of what each stage was
     sampled with, `low_res` the SHA-256 of the pixels it started from (null: noise), `stage_files` maps the stages whose
     pictures were kept to their file and its SHA-256.
+
+    A last line that a crash cut short is dropped; the file itself is mended by the first `append`, and read only until
+    then. Raises CascadeError for a file that is no such manifest.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.path = folder, folder / NAME
         self.lines: dict[str, dict[str, Any]] = {}
+        self._mend = False
         if not self.path.exists():
             return
         text = self.path.read_text(encoding="utf-8", errors="replace")
-        rows = [_read(row) for row in text.splitlines()]
-        self.lines = {row["file"]: row for row in rows if row is not None}
-        # A line that a crash cut short is dropped, so that the next one starts a line of its own.
-        if None in rows or (text and not text.endswith("\n")):
-            write_whole(self.path, "".join(_line(row) for row in self.lines.values()))
+        rows = text.removesuffix("\n").split("\n") if text else []  # not splitlines: a name may hold U+2028
+        for number, row in enumerate(rows, 1):
+            line = _read(row)
+            if line is not None:
+                self.lines[line["file"]] = line
+            elif number == len(rows) and _cut_short(row) and (self.lines or row.startswith(_START)):
+                self._mend = True
+            else:
+                raise CascadeError(
+                    f"{self.path} is not a manifest of cascade sample (line {number}); choose another out"
+                )
+        # Without its end a line is whole, but the next one must start a line of its own.
+        self._mend = self._mend or (bool(text) and not text.endswith("\n"))
 
     def refuse_other(self, stages: Sequence[Mapping[str, Any]]) -> None:
         """Raise CascadeError naming the first setting in which an existing line differs from `stages`."""
@@ -60,6 +73,10 @@ class Manifest:
     def append(self, line: dict[str, Any]) -> None:
         """Add a line and wait until it is on the disk."""
         self.lines[line["file"]] = line
+        if self._mend:
+            write_whole(self.path, "".join(_line(row) for row in self.lines.values()))
+            self._mend = False
+            return
         with self.path.open("a", encoding="utf-8") as file:
             file.write(_line(line))
             file.flush()
@@ -71,14 +88,35 @@ def _line(line: Mapping[str, Any]) -> str:
 
 
 def _read(row: str) -> dict[str, Any] | None:
+    """The line, or None where it is not whole or no line of a manifest."""
     try:
         line = json.loads(row)
     except ValueError:
         return None
-    whole = (
-        isinstance(line, dict) and {"file", "png_sha256", "stages"} <= set(line) and isinstance(line["stages"], list)
+    return line if isinstance(line, dict) and _well_formed(line) else None
+
+
+def _well_formed(line: dict[str, Any]) -> bool:
+    stages, saved = line.get("stages"), line.get("stage_files", {})
+    return (
+        all(isinstance(line.get(key), str) for key in ("file", "png_sha256"))
+        and isinstance(stages, list)
+        and all(isinstance(stage, dict) for stage in stages)
+        and isinstance(saved, dict)
+        and all(
+            isinstance(entry, dict) and all(isinstance(entry.get(key), str) for key in ("file", "sha256"))
+            for entry in saved.values()
+        )
     )
-    return line if whole else None
+
+
+def _cut_short(row: str) -> bool:
+    """Whether a line is no JSON: a line of which only the beginning was written never is."""
+    try:
+        json.loads(row)
+    except ValueError:
+        return True
+    return False
 
 
 def _by_name(stages: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:

@@ -16,6 +16,7 @@ from cascade.commands.command_line import main
 from cascade.commands.contact_sheet import write_contact_sheet
 from cascade.commands.low_res_folder import list_low_res
 from cascade.commands.sample import class_folders
+from cascade.commands.sample_manifest import Manifest
 from cascade.errors import CascadeError
 from cascade.files import sha256_of
 
@@ -161,6 +162,51 @@ def test_a_line_cut_short_by_a_crash_is_dropped_and_its_picture_made_again(copie
     assert (code, "1 pictures made, 8 were" in printed) == (0, True)
     assert pictures(copied) == hashes
     assert len(lines(copied)) == 9
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        "not ours at all\n",
+        "no end",
+        '{"a": 1}\n',
+        '{"file": "a.png", "png_sha256": "0", "stages": {}}\n',
+        '{"file": "a.png", "png_sha256": "0", "stages": [], "stage_files": {"a": 1}}\n',
+        '{"file": "a.png", "png\n{"file": "a.png", "png_sha256": "0", "stages": []}\n',
+    ],
+)
+def test_a_manifest_of_something_else_is_refused_and_stays(small_cascade, tmp_path, foreign):
+    (tmp_path / "manifest.jsonl").write_text(foreign)
+    code, printed = sample(small_cascade, tmp_path, "seeds=0")
+    assert (code, "manifest.jsonl is not a manifest of cascade sample" in printed) == (2, True)
+    assert [path.name for path in tmp_path.iterdir()] == ["manifest.jsonl"]
+    assert (tmp_path / "manifest.jsonl").read_text() == foreign
+
+
+def test_reading_a_manifest_leaves_it_and_the_first_line_mends_it(copied):
+    path = copied / "manifest.jsonl"
+    rows = path.read_text(encoding="utf-8").splitlines()
+    cut = "\n".join(rows)[:-30]
+    path.write_text(cut)
+    manifest = Manifest(copied)
+    assert path.read_text() == cut
+    manifest.append(json.loads(rows[-1]))
+    manifest.append({**json.loads(rows[-1]), "file": "a\u2028b.png"})
+    assert path.read_text(encoding="utf-8").split("\n")[:-2] == rows
+    assert list(Manifest(copied).lines)[-1] == "a\u2028b.png"
+    path.write_text("\n".join(["", *rows]))
+    with pytest.raises(CascadeError, match=r"line 1\)"):
+        Manifest(copied)
+
+
+def test_a_contact_sheet_of_somebody_else_is_not_replaced(copied, small_cascade):
+    assert sample(small_cascade, copied, "seeds=0-2", "save_stages=true")[0] == 0  # its own is
+    Image.new("RGB", (9, 9)).save(copied / "contact_sheet.png")
+    before = {path: path.stat().st_mtime_ns for path in copied.rglob("*")}
+    code, printed = sample(small_cascade, copied, "seeds=0-3", "save_stages=true")
+    assert (code, "contact_sheet.png was not made by cascade" in printed) == (2, True)
+    assert {path: path.stat().st_mtime_ns for path in copied.rglob("*")} == before
+    assert sample(small_cascade, copied, "seeds=0", "save_stages=true", "contact_sheet=false")[0] == 0
 
 
 def test_a_picture_of_somebody_else_is_not_replaced(small_cascade, tmp_path):

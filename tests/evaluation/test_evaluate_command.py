@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -120,6 +121,13 @@ def test_classes_come_in_turn_and_seeds_are_ids(cascade, tmp_path):
     asked = CascadePipeline.load(cascade).sample(classes=[4, 5, 0], seeds=[4, 5, 6], stages=1)
     for seed, image in zip((4, 5, 6), asked, strict=True):
         assert np.array_equal(pictures[seed], image.permute(1, 2, 0).numpy()), seed
+
+
+def test_stages_that_do_not_run_are_not_loaded(cascade, tmp_path):
+    copy = shutil.copytree(cascade, tmp_path / "cascade")
+    (copy / "sr" / "weights.safetensors").unlink()
+    assert evaluate(f"cascade={copy}", "num_images=3", "stages=1") == 0
+    assert evaluate(f"cascade={copy}", "num_images=3") == 2
 
 
 def test_without_out_nothing_is_written(cascade, tmp_path, monkeypatch, capsys):
