@@ -10,6 +10,8 @@ from cascade.data.picture import looks_like_picture
 from cascade.errors import CascadeError, suggest
 
 SPLITS = ("train", "val", "all")
+VAL_FOLDERS = ("val", "valid", "validation", "test")
+"""Names of the folder of validation pictures beside `train`, the first that is there."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,8 @@ class Listing:
 def list_pictures(root: Path, split: str, labelled: bool = True, val_fraction: float = 0.05) -> Listing:
     """List ROOT/{train,val}/CLASS/…, ROOT/CLASS/… or ROOT/… (in this order of preference; … to any depth).
 
+    Beside `train` the validation pictures may also be in valid, validation or test (the first that is there); a `train`
+    folder beside others without any of them raises CascadeError, as it may be a class or not.
     Without train and val folders about `val_fraction` of the pictures are "val": those whose path has a small SHA-256,
     and at least one; so a picture stays in its split when others are added. "all" is both splits.
     Hidden files and folders, `__MACOSX` and files that are not pictures are passed over; links are followed, but not
@@ -50,27 +54,39 @@ def list_pictures(root: Path, split: str, labelled: bool = True, val_fraction: f
     if not root.is_dir():
         raise CascadeError(f"the folder {root} {'is a file' if root.exists() else 'does not exist'}")
     _, folders = _visible(root)
-    if {"train", "val"} <= set(folders):
-        return _from_split_folders(root, split, labelled)
+    if "train" in folders and len(folders) > 1:
+        return _from_split_folders(root, _val_folder(root, folders), split, labelled)
     base = "train/" if folders == ["train"] else ""
     listing = _list_base(root, base, labelled)
     _refuse_empty(listing.pictures, root)
     return Listing(_hash_split(listing.pictures, split, val_fraction, root), listing.class_names, listing.left_out)
 
 
-def _from_split_folders(root: Path, split: str, labelled: bool) -> Listing:
-    train, val = (_list_base(root, f"{name}/", labelled) for name in ("train", "val"))
-    for name, listing in (("train", train), ("val", val)):
-        if split in (name, "all"):
+def _val_folder(root: Path, folders: list[str]) -> str:
+    for name in VAL_FOLDERS:
+        if name in folders:
+            return name
+    other = next(name for name in folders if name != "train")
+    raise CascadeError(
+        f"{root} has a folder train beside '{other}' and none for validation: name that one "
+        f"{', '.join(VAL_FOLDERS[:-1])} or {VAL_FOLDERS[-1]}, or keep train alone; "
+        f"if 'train' is a class, put all classes into {root / 'train'}"
+    )
+
+
+def _from_split_folders(root: Path, val_folder: str, split: str, labelled: bool) -> Listing:
+    train, val = (_list_base(root, f"{name}/", labelled) for name in ("train", val_folder))
+    for part, name, listing in (("train", "train", train), ("val", val_folder, val)):
+        if split in (part, "all"):
             _refuse_empty(listing.pictures, root / name)
     if bool(train.class_names) != bool(val.class_names) and train.pictures and val.pictures:
-        with_classes, without = ("train", "val") if train.class_names else ("val", "train")
+        with_classes, without = ("train", val_folder) if train.class_names else (val_folder, "train")
         raise CascadeError(
             f"{root / with_classes} has class folders and {root / without} has none; labelled=false ignores classes"
         )
     for name in val.class_names:
         if name not in train.class_names:
-            raise CascadeError(f"class '{name}' of {root / 'val'} is not in {root / 'train'}")
+            raise CascadeError(f"class '{name}' of {root / val_folder} is not in {root / 'train'}")
     parts = {"train": [train], "val": [val], "all": [train, val]}[split]
     return Listing(
         [found for part in parts for found in part.pictures],
@@ -111,7 +127,13 @@ def _hash_split(pictures: list[Found], split: str, val_fraction: float, root: Pa
         raise CascadeError(f"{root} holds one picture, which cannot be split; set val_fraction=0 to train on it")
     ranks = [_rank(found) for found in pictures]
     threshold = max(val_fraction, min(ranks)) if val_fraction > 0 else -1.0
-    return [found for found, rank in zip(pictures, ranks, strict=True) if (rank <= threshold) == (split == "val")]
+    chosen = [found for found, rank in zip(pictures, ranks, strict=True) if (rank <= threshold) == (split == "val")]
+    if pictures and not chosen:
+        raise CascadeError(
+            f"val_fraction={val_fraction} takes all {len(pictures)} pictures in {root} for validation and leaves none "
+            "for training; lower it"
+        )
+    return chosen
 
 
 def _rank(found: Found) -> float:

@@ -68,9 +68,31 @@ def test_a_lonely_train_folder_is_split_and_is_no_class(tmp_path):
     assert len(list_pictures(tmp_path, "val").pictures) >= 1
 
 
-def test_a_class_may_be_called_train(tmp_path):
-    plant(tmp_path, "bus/1.png", "train/1.png")
+def test_a_class_may_be_called_train_inside_a_train_folder(tmp_path):
+    plant(tmp_path, "train/bus/1.png", "train/train/1.png")
     assert list_pictures(tmp_path, "all").class_names == ["bus", "train"]
+
+
+@pytest.mark.parametrize(
+    ("there", "taken"), [(["test"], "test"), (["test", "valid"], "valid"), (["validation"], "validation")]
+)
+def test_the_validation_folder_may_have_another_name(tmp_path, there, taken):
+    plant(tmp_path, "train/a/1.png", "train/b/1.png", *(f"{name}/b/{name}.png" for name in there))
+    val = list_pictures(tmp_path, "val")
+    assert (paths(val), val.class_names) == ([f"{taken}/b/{taken}.png"], ["a", "b"])
+    assert paths(list_pictures(tmp_path, "train")) == ["train/a/1.png", "train/b/1.png"]
+
+
+def test_a_train_folder_beside_others_is_refused(tmp_path):
+    plant(tmp_path, "bus/1.png", "train/1.png")
+    with pytest.raises(CascadeError, match="train beside 'bus' and none for validation: name that one val"):
+        list_pictures(tmp_path, "all")
+
+
+def test_a_split_that_leaves_nothing_to_train_on_is_refused(tmp_path):
+    plant(tmp_path, *(f"{i}.png" for i in range(3)))
+    with pytest.raises(CascadeError, match=r"val_fraction=0\.99\d* takes all 3 pictures"):
+        list_pictures(tmp_path, "train", val_fraction=0.999999)
 
 
 def test_classes_are_deep_sorted_and_unicode(tmp_path):
