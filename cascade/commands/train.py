@@ -1,5 +1,6 @@
 """`cascade train`: train a stage, or continue its run."""
 
+import os
 import signal
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,8 @@ def run(config: "DictConfig") -> None:
     from stages.run import train
 
     def tell(line: str) -> None:
-        print(line, flush=True)
+        if int(os.environ.get("RANK", "0")) == 0:  # one of the processes of torchrun speaks for all
+            print(line, flush=True)
 
     plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     outcome = train(plain, tell)

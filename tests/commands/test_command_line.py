@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from omegaconf import OmegaConf
 
-from cascade.commands import command_line
+from cascade.commands import command_line, train
 from cascade.commands.command_line import COMMANDS, Command, main
 from cascade.commands.configuration import CONF, composed, flattened, groups_of, groups_on_disk, mandatory_picks
 from cascade.commands.overrides import KINDS, check
@@ -378,3 +379,17 @@ def test_a_command_is_one_row(monkeypatch, capsys, here):
     monkeypatch.setitem(COMMANDS, "bench", Command("cascade.commands.bench", "measure"))
     assert main(["bench", "x=1"]) == 2
     assert "configuration of 'bench' is missing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("rank", "printed"), [(None, True), ("0", True), ("1", False)])
+def test_one_process_of_torchrun_says_how_the_run_ended(monkeypatch, capsys, rank, printed):
+    from stages.run import Outcome
+
+    monkeypatch.setattr("stages.run.train", lambda config, tell: Outcome(Path("runs/x"), 5, 5))
+    monkeypatch.delenv("RANK", raising=False)
+    if rank is not None:
+        monkeypatch.setenv("RANK", rank)
+    train.run(OmegaConf.create({}))
+    assert capsys.readouterr().out == (
+        "the run was already finished at step 5; its stage is runs/x/stage\n" if printed else ""
+    )
