@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 from table import MUTANTS, Mutant
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,6 +37,7 @@ PRELOADED = (
     "pytest",
 )
 SECONDS = 120  # for one test; a mutant that never ends is noticed
+UNREADABLE = 98  # exit code of a child whose tests could not be collected: no law was tried
 ELSEWHERE = 99  # exit code of a child that would have tested another repository
 
 
@@ -87,10 +89,11 @@ def main() -> int:
 def _prove(chosen: Sequence[Mutant], original: Path, jobs: int) -> int:
     sets = list(dict.fromkeys(mutant.tests for mutant in chosen))
     print(f"{len(chosen)} mutants, {jobs} at a time; first their {len(sets)} sets of tests, unchanged")
-    for ended in _all([Run(tests) for tests in sets], original, jobs):
-        if ended.code != 0:
-            print(f"{ended.output}\nthe tests fail without any mutant: {' '.join(ended.run.tests)}", file=sys.stderr)
-            return 2
+    failed = [ended for ended in _all([Run(tests) for tests in sets], original, jobs) if ended.code != 0]
+    for ended in failed:
+        print(f"{ended.output}\nthe tests fail without any mutant: {' '.join(ended.run.tests)}", file=sys.stderr)
+    if failed:
+        return 2
     begun, survived = time.monotonic(), []
     for done, ended in enumerate(_all([Run(m.tests, m) for m in chosen], original, jobs), start=1):
         verdict = {0: "SURVIVED", 1: "killed"}.get(ended.code, f"BROKEN {ended.code}")
@@ -103,8 +106,8 @@ def _prove(chosen: Sequence[Mutant], original: Path, jobs: int) -> int:
         )
         if ended.code != 1:
             survived.append(ended)
-            # A survivor's tests say nothing; of a broken one, pytest's last words do.
-            print("" if ended.code == 0 else "\n".join(ended.output.splitlines()[-15:]), end="\n" if ended.code else "")
+        if ended.code not in {0, 1}:
+            print("\n".join(ended.output.splitlines()[-15:]))
     print(f"{len(chosen) - len(survived)} killed, {len(survived)} survived in {time.monotonic() - begun:.0f} s")
     for ended in survived:
         print(f"  {ended.run.mutant}: {ended.run.mutant.old!r} -> {ended.run.mutant.new!r}" if ended.run.mutant else "")
@@ -164,12 +167,22 @@ def _test(run: Run, original: Path, folder: Path, log: Path) -> None:
 
 
 def _pytest(tests: Sequence[str]) -> int:
-    import pytest
-
     # Only the plugin that the configuration needs: to load the others takes longer than most of the tests.
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     options = ["-x", "-q", "--rootdir=.", "-p", "no:cacheprovider", "-p", "pytest_timeout", f"--timeout={SECONDS}"]
-    return int(pytest.main([*options, *tests]))
+    collection = Collection()
+    code = int(pytest.main([*options, *tests], plugins=[collection]))
+    return UNREADABLE if collection.failed else code
+
+
+class Collection:
+    """A plugin of pytest that sees whether all tests could be read."""
+
+    failed = False
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """Called after each file."""
+        self.failed |= report.failed
 
 
 def _copy(source: Path, target: Path) -> None:
