@@ -9,40 +9,50 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 Name = str | int
 
 
+def _digest(names: tuple[Name, ...]) -> bytes:
+    for name in names:
+        if isinstance(name, bool) or not isinstance(name, str | int):
+            raise TypeError(f"a random stream is named by str and int, not {type(name).__name__}")
+    # repr of a tuple of str and int is unambiguous: ("1", 2) and (1, 2) differ.
+    return hashlib.sha256(repr(names).encode()).digest()
+
+
+def _stream(names: tuple[Name, ...]) -> np.random.Generator:
+    # Philox (Salmon et al. 2011) is keyed by 128 bits, so no two names ever share a stream in practice. torch's own CPU
+    # generator keeps 32 bits of its seed: among 50,000 pictures two would start from the same noise one time in four.
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(_digest(names)[:16], "little")))
+
+
 def generator(*names: Name) -> torch.Generator:
-    """Return a CPU generator seeded by the SHA-256 of `names`; different names are independent streams.
+    """Return a CPU generator of torch, for layers that draw on their own; seeded by 32 bits of the names' SHA-256.
 
     >>> a, b = generator("data", 0, 7), generator("data", 0, 7)
     >>> torch.equal(torch.rand(3, generator=a), torch.rand(3, generator=b))
     True
     """
-    for name in names:
-        if isinstance(name, bool) or not isinstance(name, str | int):
-            raise TypeError(f"a random stream is named by str and int, not {type(name).__name__}")
-    # repr of a tuple of str and int is unambiguous: ("1", 2) and (1, 2) differ.
-    digest = hashlib.sha256(repr(names).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
+    return torch.Generator().manual_seed(int.from_bytes(_digest(names)[:4], "little"))
 
 
 def randn(*names: Name, shape: Sequence[int] = ()) -> Tensor:
-    """Standard normal float32 tensor of `shape`, a pure function of `names`."""
-    return torch.randn(tuple(shape), generator=generator(*names))
+    """Standard normal float32 tensor of `shape`, a pure function of `names`; different names are independent."""
+    return torch.as_tensor(_stream(names).standard_normal(tuple(shape), dtype=np.float32))
 
 
 def uniform(*names: Name, shape: Sequence[int] = ()) -> Tensor:
-    """Uniform float32 tensor on [0, 1) of `shape`, a pure function of `names`."""
-    return torch.rand(tuple(shape), generator=generator(*names))
+    """Uniform float32 tensor on [0, 1) of `shape`, a pure function of `names`; different names are independent."""
+    return torch.as_tensor(_stream(names).random(tuple(shape), dtype=np.float32))
 
 
 def permutation(*names: Name, size: int) -> Tensor:
     """A permutation of range(size) as int64, a pure function of `names`."""
-    return torch.randperm(size, generator=generator(*names))
+    return torch.from_numpy(_stream(names).permutation(size).astype(np.int64))
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 from cascade import rng
 from cascade.artifact import StageConfig, save_stage
 from cascade.data.dataset import PictureDataset
+from cascade.data.folder import write_bad_files
 from cascade.data.order import RunOrder
 from cascade.data.source import open_dataset
 from cascade.errors import CascadeError

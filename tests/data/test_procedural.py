@@ -82,7 +82,7 @@ def test_every_stage_has_something_to_add(name, size, pyramid):
     low = blown_up(levels(picture, size // 4), size)
     there, from_below = octave_power(picture, size // 4), octave_power(low, size // 4)
     assert there > 1.0, "less than one level of detail"
-    assert there > 4 * from_below
+    assert there > 3 * from_below
     assert (picture - low).square().mean().sqrt() > 2.0
 
 
@@ -127,7 +127,7 @@ def test_fingerprint_names_the_pictures(monkeypatch):
 
 def test_a_changed_picture_needs_a_new_version():
     # Mean colour of pictures 0..5. When this fails on purpose, raise VERSION with it: stages record the fingerprint.
-    assert procedural.VERSION == 1
+    assert procedural.VERSION == 2
     pictures = torch.stack([ProceduralDataset(16).image(i).float().mean((1, 2)) for i in range(6)])
     torch.testing.assert_close(pictures, torch.tensor(MEAN_COLOURS), atol=2.0, rtol=0)
 
@@ -142,10 +142,10 @@ def test_wrong_parameters_are_one_clear_line(arguments, hint):
 
 
 MEAN_COLOURS = [
-    [66.4, 37.5, 63.5],
-    [161.0, 164.9, 144.8],
-    [116.1, 173.3, 166.5],
-    [212.4, 207.6, 164.4],
-    [113.1, 132.4, 188.2],
-    [106.0, 136.5, 152.0],
+    [63.8, 42.3, 68.3],
+    [146.7, 162.9, 127.6],
+    [109.1, 174.5, 163.8],
+    [200.5, 207.5, 166.7],
+    [112.1, 137.3, 159.3],
+    [106.0, 138.3, 157.3],
 ]
