@@ -136,7 +136,7 @@ def lines(phase: Tensor, half: Tensor | float) -> Tensor:
 
 
 def kept(cycles: Tensor) -> Tensor:
-    """What a bicubic shrinking leaves of a wave of `cycles` per pixel: 1 below 0.15, about a half at 0.5, 0 above 0.9."""
+    """What bicubic shrinking leaves of a wave of `cycles` per pixel: 1 below 0.15, about a half at 0.5, 0 above 0.9."""
     return smooth(0.9, 0.15, cycles)
 
 
