@@ -70,7 +70,8 @@ def test_no_global_generator_is_drawn_from(path: Path) -> None:
             if name in {"torch.randn", "torch.rand", "torch.randint", "torch.randperm", "torch.multinomial"}:
                 assert "generator" in keywords, f"{path}:{node.lineno} {name} without a generator"
             own = path.name == "rng.py" and name in {"np.random.Generator", "np.random.Philox"}
-            assert own or not name.startswith(("np.random.", "numpy.random.", "random.")), f"{path}:{node.lineno} {name}"
+            foreign = name.startswith(("np.random.", "numpy.random.", "random."))
+            assert own or not foreign, f"{path}:{node.lineno} {name}"
             seeds = name in {"torch.manual_seed", "torch.seed", "torch.cuda.manual_seed_all"}
             assert not seeds or path.name == "assembly.py", f"{path}:{node.lineno} {name}"
 
