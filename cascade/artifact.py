@@ -71,6 +71,8 @@ class StageConfig:
     data_fingerprint: str = ""
 
     def __post_init__(self) -> None:
+        if not self.name or Path(self.name).name != self.name or self.name.startswith("."):
+            raise CascadeError(f"a stage's name is the name of a folder too, which '{self.name}' cannot be")
         for key in ("resolution", "low_resolution"):
             value = getattr(self, key)
             if value is not None and value < 1:
