@@ -44,7 +44,7 @@ def run(config: DictConfig) -> None:
     check_chain(stages)
     settings = settings_of(plain["per_stage"], [stage.name for stage in stages])
     samplings = [changed(stage.sampling, settings.get(stage.name, StageSettings()), stage) for stage in stages]
-    cascade = CascadeConfig(tuple(zip([_folder_name(stage) for stage in stages], samplings, strict=True)))
+    cascade = CascadeConfig(tuple(zip([stage.name for stage in stages], samplings, strict=True)))
     there = _refuse_occupied(out, cascade, folders, overwrite=plain["overwrite"])
     if not there:
         _check_whole(folders, cascade)
@@ -61,12 +61,6 @@ def _folders(stages: str | list[str]) -> list[Path]:
     except CascadeError as error:
         comma = isinstance(stages, str) and "," in stages
         raise CascadeError(f"{error}{'; several stages are a list: stages=[a,b,c]' if comma else ''}") from None
-
-
-def _folder_name(stage: StageConfig) -> str:
-    if Path(stage.name).name != stage.name or stage.name.startswith("."):
-        raise CascadeError(f"the name of stage '{stage.name}' cannot name a folder")
-    return stage.name
 
 
 def _refuse_occupied(out: Path, cascade: CascadeConfig, folders: list[Path], *, overwrite: bool) -> bool:

@@ -122,7 +122,9 @@ def test_stages_that_do_not_fit_are_refused_before_anything_is_written(stages, o
     refused("'sr16': augmentation level 7", [base, sr16], out, "sr16.aug_log_snr=7")
     untrained = replace(load_stage_config(sr16).sampling, aug_log_snr=-3.0)
     refused("'sr16': augmentation level -3", [base, odd(1, sampling=untrained)], out)
-    refused("cannot name a folder", [odd(0, name=".hidden")], out)
+    for name in (".hidden", "../outside", ""):
+        with pytest.raises(CascadeError, match="the name of a folder"):
+            replace(load_stage_config(base), name=name)
     refused("names no stage", [], out)
     assert not out.parent.exists()
 
