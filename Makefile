@@ -27,7 +27,8 @@ $(DEMO)/data/%: | .venv/installed
 	$(BIN)/cascade prepare data=procedural data.size=$(PICTURES) data.val_size=24 resolution=$* out=$@
 
 demo: install $(DEMO)/data/64 $(DEMO)/data/256 $(DEMO)/data/1024 ## train, chain and evaluate a very small cascade: runs/demo (under 15 minutes)
-	$(BIN)/cascade train -m "stage=base64,sr256,sr1024" experiment=demo
+	$(BIN)/cascade train experiment=demo_base64
+	$(BIN)/cascade train -m "stage=sr256,sr1024" experiment=demo
 	$(BIN)/cascade assemble "stages=[$(DEMO)/base64,$(DEMO)/sr256,$(DEMO)/sr1024]" out=$(DEMO)/cascade overwrite=true
 	$(BIN)/cascade sample cascade=$(DEMO)/cascade seeds=0-1 save_stages=true out=$(DEMO)/samples
 	$(BIN)/cascade evaluate cascade=$(DEMO)/cascade data=procedural stages=1 num_images=120 out=$(DEMO)/evaluation

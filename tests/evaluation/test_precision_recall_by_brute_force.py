@@ -24,8 +24,8 @@ def brute_force(real, fake, k):
 def test_equals_brute_force_at_any_block(k, block, monkeypatch):
     # The package's attribute of this name is the function.
     monkeypatch.setattr(import_module("cascade.evaluation.precision_recall"), "_BLOCK", block)
-    real = randn("pr", "real", shape=(60, 5)).double()
-    fake = 0.7 * randn("pr", "fake", shape=(45, 5)).double() + 0.8
+    real = randn("pr", "real", 3, shape=(60, 5)).double()
+    fake = 0.7 * randn("pr", "fake", 3, shape=(45, 5)).double() + 0.8
     found = precision_recall(real, fake, k)
     assert tuple(found) == pytest.approx(brute_force(real, fake, k))
     assert 0 < found.precision < 1
