@@ -204,7 +204,11 @@ def find_stage(path: str | Path) -> Path:
             return folder
     if not path.exists():
         raise CascadeError(f"there is no stage at '{path}': no such folder")
-    hint = "its training has not finished" if (path / "last.ckpt").exists() else f"it holds no {CONFIG}"
+    hint = f"it holds no {CONFIG}"
+    if any((folder / WEIGHTS).exists() for folder in (path, path / "stage")):
+        hint = f"it is damaged, {CONFIG} is missing"
+    elif (path / "last.ckpt").exists():
+        hint = "its training has not finished"
     raise CascadeError(f"there is no stage at '{path}': {hint}")
 
 

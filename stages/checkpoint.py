@@ -33,8 +33,7 @@ def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
     try:
         return torch.load(path, map_location=map_location, weights_only=True)
     except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise CascadeError(f"{path} cannot be read ({reason}); remove it to start again, or use fresh=true") from error
+        raise CascadeError(f"{path} is damaged or no checkpoint; fresh=true moves it aside and starts again") from error
     except Exception as error:
         # torch hides its unpickler's error class; anything else is not ours to explain.
         if type(error).__name__ != "UnpicklingError":

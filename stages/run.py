@@ -4,6 +4,7 @@ import dataclasses
 import logging
 import math
 import os
+import signal
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -150,7 +151,13 @@ def _loader(config: Mapping[str, Any], dataset: PictureDataset, start: int) -> D
         batch_sampler=order,  # type: ignore[arg-type]  # torch wants lists of int; the view takes keys
         num_workers=settings["workers"],
         generator=rng.generator("loader workers", config["seed"]),
+        worker_init_fn=_leave_ctrl_c_to_the_parent,
     )
+
+
+def _leave_ctrl_c_to_the_parent(worker: int) -> None:  # noqa: ARG001
+    # A terminal sends SIGINT to all processes; the parent finishes its step and saves, and needs its workers for that.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _per_process(settings: Mapping[str, Any]) -> int:
@@ -195,6 +202,11 @@ def _fit(trainer: Trainer, stage: DiffusionStage, loader: DataLoader[Any], check
         # From a loader's worker it comes with the worker's traceback around it.
         line = str(error).strip().splitlines()[-1].removeprefix("cascade.errors.CascadeError: ")
         raise CascadeError(line) from error
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        # Whoever stops a process group stops the loader's workers too, and torch reports only that.
+        raise CascadeError("a process that reads pictures was killed; the same command continues the run") from error
 
 
 def _announce(run: RunFolder, lines: list[str], bad_files: Any, tell: Callable[[str], None]) -> None:

@@ -225,7 +225,9 @@ def test_output_moments_equal_the_scalar_recursion(sampler, grid, dim):
     # Relative to the whole: Heun's few steps from λ = −20 overshoot to covariances of 10⁸, the mean lying within them.
     spread = max(1.0, want_covariance.abs().max().item())
     for got, want, scale in [(got_mean, want_mean, spread**0.5), (got_covariance, want_covariance, spread)]:
-        torch.testing.assert_close(got / scale, want / scale, rtol=0, atol=1e-10)
+        # At λ = −20 x/α is 2·10⁴ times the data, and what comes out of differences of such numbers keeps 1e-9.
+        atol = 1e-9 if isinstance(sampler, Heun) and points[0][1] > 0.9999 else 1e-10
+        torch.testing.assert_close(got / scale, want / scale, rtol=0, atol=atol)
 
 
 @pytest.mark.parametrize("dim", [1, 3])
