@@ -2,7 +2,7 @@
 
     python tests/mutants [WORD ...] [--jobs N]
 
-Each mutant of `table.py` is made in a copy of the repository, and its tests run there; the working tree stays as it is.
+Each mutant of `rooms/` is made in a copy of the repository, and its tests run there; the working tree stays as it is.
 With words, only the mutants whose file or formula holds one of them. First the tests must pass unchanged. Exit code 1
 if a mutant survives, 2 if nothing could be proved.
 """
@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from table import MUTANTS, Mutant
+from mutant import Mutant
+from table import MUTANTS
 
 ROOT = Path(__file__).resolve().parents[2]
 COPIED = ("cascade", "stages", "conf", "tests", "pyproject.toml")
