@@ -1,0 +1,124 @@
+"""One writer at a time: a lock on a folder that the kernel takes back from a process that was killed."""
+
+import errno
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cascade.errors import CascadeError
+
+LOCK = ".cascade.lock"
+"""The lock file in a folder; it is there while somebody writes, and after a writer that was killed."""
+
+_WITHOUT_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
+_held: set[int] = set()
+
+
+@contextmanager
+def exclusive(folder: str | Path) -> Iterator[None]:
+    """Hold `folder` alone: raise CascadeError at once, in one line, if another process holds it.
+
+    The folder is made if need be, and taken away again if it is then left empty. Where the whole folder is to be put in
+    its place by a rename, or moved, hold `beside(folder)` instead. Forked processes (the workers of a loader) do not
+    hold the lock, so one that outlives its parent is in nobody's way. A file system without locks does without.
+
+    >>> import tempfile; folder = Path(tempfile.mkdtemp()) / "out"
+    >>> with exclusive(folder), exclusive(folder):
+    ...     pass
+    Traceback (most recent call last):
+    cascade.errors.CascadeError: ...
+    >>> folder.exists()
+    False
+    """
+    folder = Path(folder)
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with _locked(folder / LOCK, folder):
+            yield
+    finally:
+        _remove_empty(made)
+
+
+@contextmanager
+def beside(folder: str | Path) -> Iterator[None]:
+    """As `exclusive`, by a lock file beside the folder, which may itself be replaced or moved meanwhile.
+
+    >>> import tempfile; folder = Path(tempfile.mkdtemp()) / "out"
+    >>> with beside(folder):
+    ...     [path.name for path in folder.parent.iterdir()]
+    ['.out.cascade.lock']
+    """
+    folder = Path(folder).absolute()
+    made = [path for path in folder.parents if not path.exists()]
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with _locked(folder.parent / f".{folder.name}{LOCK}", folder):
+            yield
+    finally:
+        _remove_empty(made)
+
+
+@contextmanager
+def _locked(file: Path, folder: Path) -> Iterator[None]:
+    handle = _taken(file, folder)
+    owner = os.getpid()
+    _held.add(handle)
+    try:
+        yield
+    finally:
+        if os.getpid() == owner:
+            file.unlink(missing_ok=True)  # before the lock is given back, so never a file that another one holds
+            _held.discard(handle)
+            os.close(handle)
+
+
+def _taken(file: Path, folder: Path) -> int:
+    """The descriptor of the locked file."""
+    while True:
+        handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            writer = os.pread(handle, 20, 0).decode(errors="replace").strip()
+            os.close(handle)
+            who = f"process {writer}" if writer.isdigit() else "another process"
+            raise CascadeError(f"{who} is writing to {folder}; wait until it has ended, or choose another") from None
+        except OSError as error:
+            if error.errno not in _WITHOUT_LOCKS:
+                os.close(handle)
+                raise
+        # Between open and lock the last holder may have removed the file: then this lock holds nobody off.
+        if _is_same(handle, file):
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, str(os.getpid()).encode(), 0)
+            return handle
+        os.close(handle)
+
+
+def _is_same(handle: int, file: Path) -> bool:
+    try:
+        there = file.stat()
+    except FileNotFoundError:
+        return False
+    mine = os.fstat(handle)
+    return (there.st_dev, there.st_ino) == (mine.st_dev, mine.st_ino)
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    for folder in folders:  # innermost first
+        try:
+            folder.rmdir()
+        except OSError:
+            return
+
+
+def _forget_in_child() -> None:
+    for handle in _held:
+        os.close(handle)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_forget_in_child)
