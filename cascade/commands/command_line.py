@@ -82,7 +82,7 @@ def _run(argv: list[str]) -> int:
     if not words:
         if "help" not in flags:
             raise CascadeError(f"no command; choose from {', '.join(COMMANDS)} ('cascade --help' explains them)")
-        from cascade.commands.explain import explain_all
+        from cascade.commands.command_help import explain_all
 
         print(explain_all({name: command.summary for name, command in COMMANDS.items()}))
         return 0
@@ -91,7 +91,7 @@ def _run(argv: list[str]) -> int:
         raise CascadeError(f"unknown command '{name}'; {suggest(name, COMMANDS)}")
     command = COMMANDS[name]
     if "help" in flags:
-        from cascade.commands.explain import explain_command
+        from cascade.commands.command_help import explain_command
 
         print(explain_command(name, command.summary, sweeps=command.sweeps, per_stage=command.per_stage))
         return 0
