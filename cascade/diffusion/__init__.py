@@ -1,6 +1,7 @@
 """The mathematics of diffusion: one currency (the posterior mean), one clock (log-SNR), one condition, one loss."""
 
 from cascade.diffusion.augmentation import Augmentation, GaussianAugmentation, NoAugmentation
+from cascade.diffusion.cascade_oracle import DiagonalGaussian, GaussianCascade
 from cascade.diffusion.condition import NULL_LABEL, UNCONDITIONED, Condition
 from cascade.diffusion.denoiser import Denoiser, Posterior
 from cascade.diffusion.ema import ExponentialEMA
@@ -34,12 +35,14 @@ __all__ = [
     "Condition",
     "CosineSchedule",
     "Denoiser",
+    "DiagonalGaussian",
     "DiscreteBetas",
     "EDMPreconditioning",
     "EDMWeighting",
     "EpsPreconditioning",
     "ExponentialEMA",
     "GaussianAugmentation",
+    "GaussianCascade",
     "GaussianDenoiser",
     "LinearBetaSchedule",
     "LogNormalNoise",

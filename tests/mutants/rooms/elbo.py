@@ -1,0 +1,40 @@
+"""Mutants of the ELBO, of the chain that it bounds and of the exact cascade that proves it."""
+
+from mutant import Mutant, mutants
+
+# fmt: off
+MUTANTS: list[Mutant] = [
+    *mutants("cascade/diffusion/cascade_oracle.py", "diffusion/test_cascade_oracle.py",
+        ("half a pixel of the DCT-II", "place + 0.5", "place"),
+        ("norm of the DCT-II", "math.sqrt(2 / side)", "math.sqrt(1 / side)"),
+        ("norm of the constant", "side**-0.5", "side**-1"),
+        ("inverse DCT", "return matrix.mT @ coefficients @ matrix\n", "return matrix @ coefficients @ matrix.mT\n"),
+        ("½ of the divergence", "0.5 * (excess - excess.log1p()", "1.0 * (excess - excess.log1p()"),
+        ("v/r − 1", "(variance - reference) / reference", "(variance - reference) / variance"),
+        ("m²/r", "square() / reference).sum()", "square() / variance).sum()"),
+        ("diagonal: v/(α²v + σ²)", "share = variance / (signal * variance + noise)",
+         "share = variance / (signal.sqrt() * variance + noise)"),
+        ("diagonal: α·v(…)", "prior + signal.sqrt() * share", "prior + signal * share"),
+        ("diagonal: x_t − α·m", "x_t.double() - signal.sqrt() * prior", "x_t.double() - prior"),
+        ("diagonal: σ²·v(…)", "(noise * share).expand(mean.shape)", "share.expand(mean.shape)"),
+        ("power 1/f²", "** (-self.exponent / 2)", "** -self.exponent"),
+        ("f² of the constant is 1", ".clamp(min=1) **", ".add(1) **"),
+        ("std of a pixel", "spectrum * self.std**2", "spectrum * self.std"),
+        ("power of the largest pictures", "/ spectrum.mean()", "/ spectrum.sum()"),
+        ("κ = α²s²/(α²s² + σ²)", "level.sigmoid() * low / (level", "low / (level"),
+        ("σ² of κ", "+ (-level).sigmoid()), stage)", "+ (-level).sigmoid().sqrt()), stage)"),
+        ("(1 − κ)s²", "low / (level.exp() * low + 1)", "low / (level.exp() * low + 2)"),
+        ("κ²δ", "kept.square() * (low_variances", "kept * (low_variances"),
+        ("augmented α²v + σ²",
+         "* low_variances.double() + (-level).sigmoid()", "* low_variances.double() + level.sigmoid()"),
+        ("e^{−λmax} of the entropy", "math.exp(-log_snr_max)", "math.exp(-log_snr_max / 2)"),
+        ("½ ln 2πe", "2 * math.pi * math.e * variance", "2 * math.pi * variance"),
+        ("E[c | z] = κz/α_a", "signal.sqrt() * share * frequencies(told)", "signal * share * frequencies(told)"),
+        ("σ_a² of what is told", "share = low / (signal * low + noise)", "share = low / (signal * low + noise.sqrt())"),
+        ("Var[c | z]", "self.cascade.widen(noise * share", "self.cascade.widen(signal * share"),
+        ("nothing is known of new frequencies", "self.cascade.unknown(self.stage).to(told) + ",
+         "self.cascade.variances(self.stage).to(told) + "),
+        ("covariance of the pixels", "transform.mT @ told.covariance @ transform",
+         "transform @ told.covariance @ transform.mT"),
+    ),
+]
