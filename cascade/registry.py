@@ -20,6 +20,7 @@ TABLE: dict[str, dict[str, str]] = {
     },
     "network": {
         "efficient": "cascade.networks.efficient:EfficientUNet",
+        "adm": "cascade.networks.adm:ADMUNet",
     },
     "preconditioning": {
         "eps": "cascade.diffusion.preconditioning:EpsPreconditioning",
@@ -43,6 +44,11 @@ TABLE: dict[str, dict[str, str]] = {
         "min_snr": "cascade.diffusion.weighting:MinSNRWeighting",
         "sigmoid": "cascade.diffusion.weighting:SigmoidWeighting",
         "edm": "cascade.diffusion.weighting:EDMWeighting",
+    },
+    "loss": {
+        "plain": "cascade.diffusion.loss:PlainLoss",
+        "multi_scale": "cascade.diffusion.multi_scale:MultiScaleLoss",
+        "uncertainty": "cascade.diffusion.uncertainty:UncertaintyLoss",
     },
     "augmentation": {
         "none": "cascade.diffusion.augmentation:NoAugmentation",

@@ -1,0 +1,216 @@
+"""ADM's networks: their published sizes, their key names, and their output against a plain walk over a state dict."""
+
+import math
+import os
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+
+from cascade.errors import CascadeError
+from cascade.networks.adm import ADMUNet
+from cascade.networks.adm_classifier import ADMClassifier
+from cascade.networks.adm_layers import attend
+
+REFERENCE = Path(os.environ.get("CASCADE_REFERENCE", Path(__file__).parents[3] / "shared/reference")) / "adm"
+needs_reference = pytest.mark.skipif(not REFERENCE.is_dir(), reason="CASCADE_REFERENCE names no reference tensors")
+
+RELEASED = {"out_channels": 6, "num_classes": 1000, "null_label": False}
+WIDE = (1, 1, 2, 2, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("millions", "options"),
+    [  # table 11 and appendix I of the paper
+        (296, {"channels": 192, "blocks": 3}),
+        (422, {"channels": 256, "channel_mult": (1, 1, 2, 3, 4), "attention": (4, 8, 16), "head_channels": None}),
+        (554, {"channels": 256, "channel_mult": WIDE, "attention": (8, 16, 32)}),
+        (559, {"channels": 256, "channel_mult": (0.5, *WIDE), "attention": (16, 32, 64)}),
+        (312, {"in_channels": 6, "channels": 192, "channel_mult": WIDE, "attention": (8, 16, 32)}),
+    ],
+)
+def test_parameters_are_as_many_as_published(millions, options):
+    with torch.device("meta"):
+        network = ADMUNet(**RELEASED, **options)
+    assert round(sum(p.numel() for p in network.parameters()) / 1e6) == millions
+
+
+def test_the_classifier_is_as_large_as_published():
+    with torch.device("meta"):
+        assert round(sum(p.numel() for p in ADMClassifier(num_classes=1000).parameters()) / 1e6) == 65
+
+
+def walk(state, x, step, label, *, mult, blocks, attention, head_channels, heads_first, scale_shift):
+    """ADM's forward pass with nothing but the state dict, written once more and plainly. Resampling blocks only."""
+
+    def at(name):
+        return {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
+
+    def norm(x, p):
+        groups = x.reshape(len(x), 32, -1)
+        groups = (groups - groups.mean(-1, keepdim=True)) / (groups.var(-1, keepdim=True, unbiased=False) + 1e-5).sqrt()
+        return groups.reshape(x.shape) * p["weight"][:, None, None] + p["bias"][:, None, None]
+
+    def conv(x, p):
+        return F.conv2d(x, p["weight"], p["bias"], padding=p["weight"].shape[-1] // 2)
+
+    def residual(name, x, resample=lambda x: x):
+        h = conv(resample(F.silu(norm(x, at(f"{name}.in_layers.0")))), at(f"{name}.in_layers.2"))
+        told = F.linear(F.silu(embedding), *at(f"{name}.emb_layers.1").values())[:, :, None, None]
+        if scale_shift:
+            a, b = told.chunk(2, 1)
+            h = norm(h, at(f"{name}.out_layers.0")) * (1 + a) + b
+        else:
+            h = norm(h + told, at(f"{name}.out_layers.0"))
+        skip = at(f"{name}.skip_connection")
+        x = resample(x)
+        return (conv(x, skip) if skip else x) + conv(F.silu(h), at(f"{name}.out_layers.3"))
+
+    def look(name, x):
+        qkv = F.conv1d(norm(x, at(f"{name}.norm")).flatten(2), *at(f"{name}.qkv").values())
+        mixed = []
+        for head in range(x.shape[1] // head_channels):
+            if heads_first:
+                start = 3 * head * head_channels
+                q, k, v = qkv[:, start : start + 3 * head_channels].split(head_channels, 1)
+            else:
+                q, k, v = (part[:, head * head_channels : (head + 1) * head_channels] for part in qkv.chunk(3, 1))
+            weights = torch.einsum("bct,bcs->bts", q, k).div(head_channels**0.5).softmax(-1)
+            mixed.append(torch.einsum("bts,bcs->bct", weights, v))
+        out = F.conv1d(torch.cat(mixed, 1), *at(f"{name}.proj_out").values())
+        return x + out.reshape(x.shape)
+
+    dim = state["time_embed.0.weight"].shape[1]
+    angles = step[:, None] * 10000 ** (-torch.arange(dim // 2, dtype=x.dtype) / (dim // 2))
+    embedding = F.silu(F.linear(torch.cat([angles.cos(), angles.sin()], 1), *at("time_embed.0").values()))
+    embedding = F.linear(embedding, *at("time_embed.2").values()) + state["label_emb.weight"][label]
+    h, mirror, number = conv(x, at("input_blocks.0.0")), [], 0
+    mirror.append(h)
+    for level in range(len(mult)):
+        for _ in range(blocks):
+            number += 1
+            h = residual(f"input_blocks.{number}.0", h)
+            h = look(f"input_blocks.{number}.1", h) if 2**level in attention else h
+            mirror.append(h)
+        if level < len(mult) - 1:
+            number += 1
+            h = residual(f"input_blocks.{number}.0", h, lambda x: F.avg_pool2d(x, 2))
+            mirror.append(h)
+    h = residual("middle_block.2", look("middle_block.1", residual("middle_block.0", h)))
+    number = 0
+    for level in reversed(range(len(mult))):
+        for i in range(blocks + 1):
+            h = residual(f"output_blocks.{number}.0", torch.cat([h, mirror.pop()], 1))
+            h = look(f"output_blocks.{number}.1", h) if 2**level in attention else h
+            if level and i == blocks:
+                last = 2 if 2**level in attention else 1
+                up = lambda x: x.repeat_interleave(2, 2).repeat_interleave(2, 3)  # noqa: E731
+                h = residual(f"output_blocks.{number}.{last}", h, up)
+            number += 1
+    return conv(F.silu(norm(h, at("out.0"))), at("out.2"))
+
+
+@pytest.mark.parametrize(
+    ("qkv_order", "scale_shift", "mult", "blocks"),
+    [("qkv_first", True, (1, 2), 2), ("heads_first", False, (1, 1, 2), 1)],
+)
+def test_the_output_is_the_plain_walks(qkv_order, scale_shift, mult, blocks):
+    torch.manual_seed(0)
+    options = {"channel_mult": mult, "blocks": blocks, "attention": (2,), "head_channels": 16}
+    network = ADMUNet(
+        channels=32, num_classes=3, out_channels=6, qkv_order=qkv_order, scale_shift=scale_shift, **options
+    ).double()
+    state = {key: value + torch.randn_like(value) * 0.1 for key, value in network.state_dict().items()}
+    network.load_state_dict(state)
+    x, step, label = torch.randn(2, 3, 16, 16, dtype=torch.float64), torch.tensor([7.0, 803.5]).double(), [2, 0]
+    ours = network(x, step, torch.tensor(label))
+    theirs = walk(
+        state,
+        x,
+        step,
+        label,
+        mult=mult,
+        blocks=blocks,
+        attention=(2,),
+        head_channels=16,
+        heads_first=qkv_order == "heads_first",
+        scale_shift=scale_shift,
+    )
+    assert ours.std() > 0.1
+    # The module's embedding of the step is made in the step's dtype, float64 here.
+    assert (ours - theirs).abs().max() < 1e-10
+
+
+def test_the_two_orders_of_qkv_are_one_permutation_apart():
+    torch.manual_seed(0)
+    heads, width, length = 2, 4, 5
+    qkv = torch.randn(3, length, 3, heads, width)
+    one = attend(qkv.flatten(2), heads, heads_first=False)
+    other = attend(qkv.transpose(2, 3).flatten(2), heads, heads_first=True)
+    assert torch.equal(one, other)
+    q, k, v = qkv.permute(2, 0, 3, 1, 4)
+    weights = (q @ k.transpose(-1, -2) / math.sqrt(width)).softmax(-1)
+    assert torch.allclose(one, (weights @ v).transpose(1, 2).flatten(2), atol=1e-6)
+
+
+def test_a_network_without_a_class_none_says_so():
+    options = {"channel_mult": (1,), "blocks": 0, "attention": (), "head_channels": 16}
+    network = ADMUNet(channels=32, num_classes=3, null_label=False, **options)
+    assert network.label_emb.weight.shape == (3, 128)
+    x, step = torch.randn(1, 3, 4, 4), torch.zeros(1)
+    for none in (None, torch.tensor([-1]), torch.tensor([3])):
+        with pytest.raises(CascadeError, match="trained with classes only"):
+            network(x, step, none)
+    with pytest.raises(CascadeError, match="no class 4; classes are 0 to 2"):
+        network(x, step, torch.tensor([4]))
+
+
+def test_before_training_the_output_is_zero():
+    network = ADMUNet(channels=32, channel_mult=(1, 2), blocks=1, attention=(2,), head_channels=16)
+    assert network(torch.randn(1, 3, 8, 8), torch.zeros(1)).abs().max() == 0
+
+
+def reference(name, **options):
+    state = {key: value.float() for key, value in torch.load(REFERENCE / f"{name}.pt", weights_only=True).items()}
+    network = ADMClassifier(**options) if name == "classifier" else ADMUNet(**RELEASED, **options)
+    network.load_state_dict(state)
+    return network.eval(), load_file(REFERENCE / f"{name}.tensors.safetensors")
+
+
+@needs_reference
+def test_the_base_gives_the_published_codes_output():
+    network, tensors = reference("base64", channels=32, blocks=1, head_channels=16)
+    with torch.no_grad():
+        made = network(tensors["x_t"], tensors["timestep"], tensors["label"])
+    assert (made - tensors["output"]).abs().max() < 1e-4
+
+
+@needs_reference
+def test_the_upsampler_gives_the_published_codes_output():
+    network, tensors = reference(
+        "upsampler",
+        in_channels=6,
+        channels=32,
+        channel_mult=WIDE,
+        blocks=1,
+        attention=(8, 16, 32),
+        head_channels=None,
+        qkv_order="heads_first",
+    )
+    low_res = F.interpolate(tensors["low_res"], (256, 256), mode="bilinear")
+    with torch.no_grad():
+        made = network(torch.cat([tensors["x_t"], low_res], 1), tensors["timestep"], tensors["label"])
+    assert (made - tensors["output"]).abs().max() < 1e-4
+
+
+@needs_reference
+def test_the_classifier_gives_the_published_codes_logits_and_gradient():
+    network, tensors = reference("classifier", num_classes=1000, channels=64, blocks=1)
+    x_t = tensors["x_t"].requires_grad_()
+    logits = network(x_t, tensors["timestep"])
+    chosen = logits.log_softmax(-1).gather(1, tensors["label"][:, None]).sum()
+    (gradient,) = torch.autograd.grad(chosen, x_t)
+    assert (logits - tensors["logits"]).abs().max() < 1e-4
+    assert (gradient - tensors["gradient"]).abs().max() < 1e-4 * tensors["gradient"].abs().max()
