@@ -7,10 +7,11 @@ draw=0) gives noise like x. Any sampler walks any grid; guidance and thresholdin
 """
 
 from cascade.sampling.ancestral import Ancestral
+from cascade.sampling.classifier_guidance import ClassifierAncestral, ClassifierGuidance, LabelLogProb
 from cascade.sampling.ddim import DDIM
 from cascade.sampling.dpm_solver_pp import DPMSolverPP
 from cascade.sampling.grid import karras, uniform_log_snr, uniform_t
-from cascade.sampling.guidance import ClassifierFree, Interval, Unguided
+from cascade.sampling.guidance import AutoGuidance, ClassifierFree, Interval, Unconditional, Unguided
 from cascade.sampling.heun import Heun
 from cascade.sampling.thresholding import DynamicThreshold, NoThreshold, StaticThreshold
 from cascade.sampling.transition import Noise, Sampler
@@ -18,15 +19,20 @@ from cascade.sampling.transition import Noise, Sampler
 __all__ = [
     "DDIM",
     "Ancestral",
+    "AutoGuidance",
+    "ClassifierAncestral",
     "ClassifierFree",
+    "ClassifierGuidance",
     "DPMSolverPP",
     "DynamicThreshold",
     "Heun",
     "Interval",
+    "LabelLogProb",
     "NoThreshold",
     "Noise",
     "Sampler",
     "StaticThreshold",
+    "Unconditional",
     "Unguided",
     "karras",
     "uniform_log_snr",

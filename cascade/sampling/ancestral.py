@@ -49,13 +49,16 @@ class Ancestral:
             posterior = step.t.denoise(denoiser, x, condition)
             if step.ends_clean:
                 return posterior.mean
-            kept = step.s.alpha / step.t.alpha * step.r
-            mean = kept * x + step.s.alpha * step.one_minus_r * posterior.mean
-            x = mean + self._scaled(randn(step.index), step, posterior)
+            x = self.mean(x, step, posterior) + self.scaled(randn(step.index), step, posterior)
         return x
 
-    def _scaled(self, noise: Tensor, step: Transition, posterior: Posterior) -> Tensor:
-        """√Σ · noise."""
+    def mean(self, x: Tensor, step: Transition, posterior: Posterior) -> Tensor:
+        """The mean of x_s, (αs/αt) r x_t + αs(1−r) x̂."""
+        kept = step.s.alpha / step.t.alpha * step.r
+        return kept * x + step.s.alpha * step.one_minus_r * posterior.mean
+
+    def scaled(self, noise: Tensor, step: Transition, posterior: Posterior) -> Tensor:
+        """√Σ · noise, √Σ the symmetric root."""
         root = math.sqrt(step.one_minus_r)
         if self.variance == "small":
             return step.s.sigma * root * noise

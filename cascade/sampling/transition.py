@@ -60,10 +60,13 @@ class Level:
         """σ/α = e^{−λ/2}, the scale of the noise in x/α (EDM's σ)."""
         return math.exp(-self.log_snr / 2)
 
+    def of_each(self, x: Tensor) -> Tensor:
+        """This level for every image of x (B, ...): (B,) in x's dtype but at least float32."""
+        return torch.full((len(x),), self.log_snr, dtype=working_dtype(x), device=x.device)
+
     def denoise(self, denoiser: Denoiser, x: Tensor, condition: Condition) -> Posterior:
-        """Call `denoiser` with the whole batch at this level, told as (B,) in x's dtype but at least float32."""
-        log_snr = torch.full((len(x),), self.log_snr, dtype=working_dtype(x), device=x.device)
-        return denoiser(x, log_snr, condition)
+        """Call `denoiser` with the whole batch at this level."""
+        return denoiser(x, self.of_each(x), condition)
 
     def eps(self, x: Tensor, mean: Tensor) -> Tensor:
         """ε̂ = (x − αx̂)/σ, derived again from a mean that guidance and thresholding may have changed."""
@@ -104,6 +107,26 @@ class Transition:
         It is DDIM's step αs x̂ + σs ε̂ with ε̂ = (x − αt x̂)/σt, and Euler's in σ = e^{−λ/2} on x/α.
         """
         return self.s.sigma / self.t.sigma * x - self.s.alpha * math.expm1(-self.half_step) * mean
+
+    @property
+    def linear_weight(self) -> float:
+        """αs ∫₀ʰ e^{u−h} (u/h) du = αs(1 + (e^{−h} − 1)/h): what a mean that rises by 1 over the step adds to `flow`."""
+        return self.s.alpha * (1 + math.expm1(-self.half_step) / self.half_step)
+
+    @property
+    def quadratic_weight(self) -> float:
+        """αs ∫₀ʰ e^{u−h} (u/h)²/2 du = αs(½ − (h + e^{−h} − 1)/h²): the same for a second derivative of 1, in u/h."""
+        h = self.half_step
+        return self.s.alpha * (0.5 - (h + math.expm1(-h)) / h**2)
+
+    def first_part(self, fraction: float) -> "Transition":
+        """The step from t to λt + fraction·(λs − λt); with a fraction in (0, 1) that level lies inside a finite grid.
+
+        >>> Transition(0, Level(-4.0), Level(2.0)).first_part(0.5).s
+        Level(log_snr=-1.0)
+        """
+        inner = self.t.log_snr + fraction * (self.s.log_snr - self.t.log_snr)
+        return Transition(self.index, self.t, Level(inner))
 
 
 def check_grid(log_snrs: Tensor) -> Tensor:

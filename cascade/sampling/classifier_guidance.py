@@ -1,0 +1,154 @@
+"""Guidance by a classifier of noisy pictures (Dhariwal & Nichol 2021, "ADM"), in both of the paper's forms.
+
+The score form is a denoiser around a denoiser and serves every sampler; the mean-shift form belongs to ancestral
+sampling, so it is a sampler. Both ask `log_prob(x_t, log_snr, condition) -> (B,)`, ln p(c | x_t) of the condition's
+label in nats, for its gradient; `LabelLogProb` makes one of a classifier's logits.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from cascade.diffusion import Condition, Denoiser, Posterior
+from cascade.diffusion.log_snr import over
+from cascade.errors import CascadeError
+from cascade.sampling.ancestral import Ancestral, Variance
+from cascade.sampling.transition import Noise, transitions
+
+
+class LogProb(Protocol):
+    """ln p(c | x_t) (B,) in nats, differentiable in x_t (B, ...); what does not depend on x_t does not matter."""
+
+    def __call__(self, x_t: Tensor, log_snr: Tensor, condition: Condition) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class LabelLogProb:
+    """ln p(c | x_t) = log softmax(logits)[c] for the condition's label c; 0, which guides nowhere, for no class.
+
+    `logits(x_t, log_snr)` is (B, K): a classifier network, or an oracle's `log_class`.
+
+    >>> from cascade.diffusion.oracle import MixtureDenoiser
+    >>> oracle = MixtureDenoiser(torch.ones(2), torch.tensor([[-1.0], [1.0]]), torch.zeros(2, 1, 1))
+    >>> log_prob = LabelLogProb(oracle.log_class)
+    >>> log_prob(torch.zeros(2, 1), torch.zeros(2), Condition(label=torch.tensor([1, -1]))).exp()
+    tensor([0.5000, 1.0000])
+    """
+
+    logits: Callable[[Tensor, Tensor], Tensor]
+
+    def __call__(self, x_t: Tensor, log_snr: Tensor, condition: Condition) -> Tensor:
+        """The log-probability of each image's label, (B,)."""
+        log_probs = self.logits(x_t, log_snr).log_softmax(1)
+        if condition.label is None:
+            return log_probs.new_zeros(len(log_probs))
+        classes = log_probs.shape[1]
+        label = condition.label % (classes + 1)
+        named = label < classes
+        return torch.where(named, log_probs.gather(1, label.clamp_max(classes - 1)[:, None])[:, 0], 0.0)
+
+
+@dataclass(frozen=True)
+class ClassifierGuidance:
+    """x̂' = x̂ + (σ²/α)·s·∇ ln p(c | x_t): the score of p(x_t)·p(c | x_t)^s, at `scale` s.
+
+    On ε̂ it subtracts σ·s·∇, on v̂ it subtracts (σ/α)·s·∇, to the score it adds s·∇. With the exact classifier, scale 1
+    and an unconditional denoiser it is the exact conditional denoiser; around a conditional one it is ADM-G's
+    sharpening. To guide what a network knows without classes, wrap it in `Unconditional`. ClassifierGuidance with scale
+    0 reduces to the denoiser, without a call of the classifier; so does any scale when the condition has no label. Else
+    the covariance is dropped, and the rest of the posterior is the denoiser's.
+
+    Dhariwal & Nichol 2021, equation 14 and algorithm 2. There x̂ is clipped before guiding: nest a StaticThreshold for
+    that. Raises CascadeError unless the scale is finite.
+
+    >>> from cascade.diffusion.oracle import MixtureDenoiser
+    >>> from cascade.sampling import Unconditional
+    >>> oracle = MixtureDenoiser(torch.ones(2), torch.tensor([[-1.0], [1.0]]), torch.zeros(2, 1, 1))
+    >>> guided = ClassifierGuidance(Unconditional(oracle), LabelLogProb(oracle.log_class), scale=1.0)
+    >>> guided(torch.zeros(1, 1), torch.zeros(1), Condition(label=torch.tensor([1]))).mean.round(decimals=4)
+    tensor([[1.]])
+    """
+
+    denoiser: Denoiser
+    log_prob: LogProb
+    scale: float
+
+    def __post_init__(self) -> None:
+        _check_scale(self.scale)
+
+    def __call__(self, x_t: Tensor, log_snr: Tensor, condition: Condition) -> Posterior:
+        """The guided posterior."""
+        posterior = self.denoiser(x_t, log_snr, condition)
+        if self.scale == 0 or condition.label is None:
+            return posterior
+        level = over(log_snr, x_t)
+        # σ²/α = sigmoid(−λ)/√sigmoid(λ).
+        step = self.scale * (-level).sigmoid() / level.sigmoid().sqrt()
+        return replace(
+            posterior,
+            mean=posterior.mean + step * class_gradient(self.log_prob, x_t, log_snr, condition),
+            covariance=None,
+        )
+
+
+@dataclass(frozen=True)
+class ClassifierAncestral:
+    """Ancestral sampling whose mean is shifted: x_s ~ N(μ + s·Σ·∇ ln p(c | x_t), Σ), μ and Σ those of Ancestral.
+
+    The gradient is taken at x_t. The shift is exact where ln p(c | x) is linear in x; in the limit of short steps it
+    agrees with ancestral sampling under `ClassifierGuidance`, whose shift is (αs/αt)·Σ_large·s·∇. ClassifierAncestral
+    with scale 0 reduces to Ancestral, without a call of the classifier. `variance` is Ancestral's. A step into λ = +inf
+    returns x̂, unshifted.
+
+    Dhariwal & Nichol 2021, algorithm 1. Raises CascadeError unless the scale is finite, and what Ancestral raises.
+
+    >>> from cascade.diffusion.oracle import GaussianDenoiser
+    >>> oracle, x = GaussianDenoiser(torch.ones(1), torch.zeros(1, 1)), torch.zeros(1, 1)
+    >>> sampler = ClassifierAncestral(lambda x, log_snr, condition: x.sum(1), scale=2.0, variance="large")
+    >>> grid = torch.tensor([-9.0, 0.0], dtype=torch.float64)
+    >>> sampler(oracle, x, grid, Condition(label=torch.tensor([0])), lambda step, draw=0: torch.zeros(1, 1))
+    tensor([[2.7065]])
+    """
+
+    log_prob: LogProb
+    scale: float
+    variance: Variance = "small"
+
+    def __post_init__(self) -> None:
+        _check_scale(self.scale)
+        Ancestral(self.variance)
+
+    def __call__(self, denoiser: Denoiser, x: Tensor, log_snrs: Tensor, condition: Condition, randn: Noise) -> Tensor:
+        """Sample; one call of the denoiser, one of the classifier and its gradient, and one draw for each step."""
+        ancestral = Ancestral(self.variance)
+        for step in transitions(log_snrs):
+            posterior = step.t.denoise(denoiser, x, condition)
+            if step.ends_clean:
+                return posterior.mean
+            noise = randn(step.index)
+            if self.scale != 0 and condition.label is not None:
+                gradient = class_gradient(self.log_prob, x, step.t.of_each(x), condition)
+                # √Σ z + sΣ∇ = √Σ (z + s√Σ∇): the root is symmetric.
+                noise = noise + self.scale * ancestral.scaled(gradient, step, posterior)
+            x = ancestral.mean(x, step, posterior) + ancestral.scaled(noise, step, posterior)
+        return x
+
+
+def class_gradient(log_prob: LogProb, x_t: Tensor, log_snr: Tensor, condition: Condition) -> Tensor:
+    """Return ∇ ln p(c | x_t) by x_t, of x_t's shape (B, ...); also where gradients are switched off around it.
+
+    >>> class_gradient(lambda x, log_snr, condition: -x.square().sum(1), torch.ones(1, 2), torch.zeros(1), Condition())
+    tensor([[-2., -2.]])
+    """
+    with torch.enable_grad():
+        x = x_t.detach().requires_grad_()
+        return torch.autograd.grad(log_prob(x, log_snr, condition).sum(), x)[0]
+
+
+def _check_scale(scale: float) -> None:
+    if not math.isfinite(scale):
+        raise CascadeError(f"a guidance scale must be finite, not {scale}")
