@@ -22,6 +22,10 @@ TABLE: dict[str, dict[str, str]] = {
         "efficient": "cascade.networks.efficient:EfficientUNet",
         "adm": "cascade.networks.adm:ADMUNet",
     },
+    "low_res": {
+        "augmented": "cascade.networks.low_res:LowResConditioned",
+        "concatenated": "cascade.networks.low_res:LowResConcatenated",
+    },
     "preconditioning": {
         "eps": "cascade.diffusion.preconditioning:EpsPreconditioning",
         "v": "cascade.diffusion.preconditioning:VPreconditioning",
@@ -68,8 +72,15 @@ TABLE: dict[str, dict[str, str]] = {
     "sampler": {
         "ancestral": "cascade.sampling.ancestral:Ancestral",
         "ddim": "cascade.sampling.ddim:DDIM",
+        "dpm_solver": "cascade.sampling.dpm_solver:DPMSolver",
         "dpm_solver_pp": "cascade.sampling.dpm_solver_pp:DPMSolverPP",
+        "dpm_solver_pp_single": "cascade.sampling.dpm_solver_pp_single:DPMSolverPPSingle",
+        "sde_dpm_solver_pp": "cascade.sampling.sde_dpm_solver_pp:SDEDPMSolverPP",
         "heun": "cascade.sampling.heun:Heun",
+        "euler_maruyama": "cascade.sampling.euler_maruyama:EulerMaruyama",
+        "probability_flow": "cascade.sampling.probability_flow:ProbabilityFlow",
+        "predictor_corrector": "cascade.sampling.predictor_corrector:PredictorCorrector",
+        "annealed_langevin": "cascade.sampling.langevin:AnnealedLangevin",
     },
     "grid": {
         "uniform_t": "cascade.sampling.grid:uniform_t",
@@ -79,6 +90,8 @@ TABLE: dict[str, dict[str, str]] = {
     "guidance": {
         "none": "cascade.sampling.guidance:Unguided",
         "classifier_free": "cascade.sampling.guidance:ClassifierFree",
+        "interval": "cascade.sampling.guidance:interval",
+        "autoguidance": "cascade.sampling.guidance:autoguidance",
     },
     "threshold": {
         "none": "cascade.sampling.thresholding:NoThreshold",
@@ -88,7 +101,7 @@ TABLE: dict[str, dict[str, str]] = {
 }
 
 # A parameter whose value is itself a {name: ...} mapping is built from the group of its own name, but for these.
-_GROUP_OF_PARAMETER = {"base": "schedule", "reference": "noise"}
+_GROUP_OF_PARAMETER = {"base": "schedule", "reference": "noise", "guided": "guidance"}
 
 
 def resolve(group: str, name: str) -> Any:
@@ -142,8 +155,9 @@ def build(group: str, config: Mapping[str, Any], **context: Any) -> Any:
             raise CascadeError(f"{where} has no parameter '{key}'; {suggest(key, open_names)}")
         if _is_config(value):
             # Context that the inner object also needs (the training noise under a weighting) does not reach it: an
-            # inner config is complete in itself.
-            parameters[key] = build(_group_of(key), value)
+            # inner config is complete in itself. One of the same group is of the same: guidance of one denoiser.
+            inner = _group_of(key)
+            parameters[key] = build(inner, value, **(context if inner == group else {}))
         elif isinstance(value, list):
             parameters[key] = tuple(value)
     given = {**parameters, **context}

@@ -9,32 +9,47 @@ draw=0) gives noise like x. Any sampler walks any grid; guidance and thresholdin
 from cascade.sampling.ancestral import Ancestral
 from cascade.sampling.classifier_guidance import ClassifierAncestral, ClassifierGuidance, LabelLogProb
 from cascade.sampling.ddim import DDIM
+from cascade.sampling.dpm_solver import DPMSolver
 from cascade.sampling.dpm_solver_pp import DPMSolverPP
+from cascade.sampling.dpm_solver_pp_single import DPMSolverPPSingle
+from cascade.sampling.euler_maruyama import EulerMaruyama
 from cascade.sampling.grid import karras, uniform_log_snr, uniform_t
 from cascade.sampling.guidance import AutoGuidance, ClassifierFree, Interval, Unconditional, Unguided
 from cascade.sampling.heun import Heun
+from cascade.sampling.langevin import AnnealedLangevin, langevin
+from cascade.sampling.predictor_corrector import PredictorCorrector
+from cascade.sampling.probability_flow import ProbabilityFlow
+from cascade.sampling.sde_dpm_solver_pp import SDEDPMSolverPP
 from cascade.sampling.thresholding import DynamicThreshold, NoThreshold, StaticThreshold
 from cascade.sampling.transition import Noise, Sampler
 
 __all__ = [
     "DDIM",
     "Ancestral",
+    "AnnealedLangevin",
     "AutoGuidance",
     "ClassifierAncestral",
     "ClassifierFree",
     "ClassifierGuidance",
+    "DPMSolver",
     "DPMSolverPP",
+    "DPMSolverPPSingle",
     "DynamicThreshold",
+    "EulerMaruyama",
     "Heun",
     "Interval",
     "LabelLogProb",
     "NoThreshold",
     "Noise",
+    "PredictorCorrector",
+    "ProbabilityFlow",
+    "SDEDPMSolverPP",
     "Sampler",
     "StaticThreshold",
     "Unconditional",
     "Unguided",
     "karras",
+    "langevin",
     "uniform_log_snr",
     "uniform_t",
 ]

@@ -110,12 +110,12 @@ class Transition:
 
     @property
     def linear_weight(self) -> float:
-        """αs ∫₀ʰ e^{u−h} (u/h) du = αs(1 + (e^{−h} − 1)/h): what a mean that rises by 1 over the step adds to `flow`."""
+        """αs ∫₀ʰ e^{u−h} (u/h) du = αs(1 + (e^{−h} − 1)/h): what x̂ rising by 1 over the step adds to `flow`."""
         return self.s.alpha * (1 + math.expm1(-self.half_step) / self.half_step)
 
     @property
     def quadratic_weight(self) -> float:
-        """αs ∫₀ʰ e^{u−h} (u/h)²/2 du = αs(½ − (h + e^{−h} − 1)/h²): the same for a second derivative of 1, in u/h."""
+        """αs ∫₀ʰ e^{u−h} (u/h)²/2 du = αs(½ − (h + e^{−h} − 1)/h²): the same for d²x̂/d(u/h)² = 1."""
         h = self.half_step
         return self.s.alpha * (0.5 - (h + math.expm1(-h)) / h**2)
 
