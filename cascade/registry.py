@@ -41,10 +41,16 @@ TABLE: dict[str, dict[str, str]] = {
     "noise": {
         "schedule": "cascade.diffusion.noise:ScheduleNoise",
         "log_normal": "cascade.diffusion.noise:LogNormalNoise",
+        "ladder": "cascade.diffusion.ladder:LadderNoise",
     },
     "weighting": {
         "unit": "cascade.diffusion.weighting:UnitWeighting",
         "simple": "cascade.diffusion.weighting:SimpleWeighting",
+        "elbo": "cascade.diffusion.weighting:ELBOWeighting",
+        "v": "cascade.diffusion.weighting:VWeighting",
+        "x0": "cascade.diffusion.weighting:X0Weighting",
+        "truncated_snr": "cascade.diffusion.weighting:TruncatedSNRWeighting",
+        "p2": "cascade.diffusion.weighting:P2Weighting",
         "min_snr": "cascade.diffusion.weighting:MinSNRWeighting",
         "sigmoid": "cascade.diffusion.weighting:SigmoidWeighting",
         "edm": "cascade.diffusion.weighting:EDMWeighting",
