@@ -47,6 +47,8 @@ KINDS = {
     "seeds": Kind("texts"),
     "low_res": Kind("text", nullable=True),
     "guidance_scale": Kind("float", nullable=True),
+    "guidance.weak": Kind("text"),
+    "guidance.guided.weak": Kind("text"),
     "threads": Kind("int", nullable=True),
     "workers": Kind("int", nullable=True),
     "resolution": Kind("int"),
