@@ -55,7 +55,8 @@ class StageConfig:
     """Everything needed to build a stage's denoiser and to know what it was trained for.
 
     `low_resolution` None makes it a base stage. `class_names` is empty for an unlabelled stage. `augmentation` holds
-    the trained range of conditioning-augmentation levels, `augment_dim` the width of the geometric augmentation vector.
+    the trained range of conditioning-augmentation levels, `augment_dim` the width of the geometric augmentation vector,
+    `low_res` how a super-resolution stage's network is shown the low-res picture.
     """
 
     name: str
@@ -69,6 +70,7 @@ class StageConfig:
     augment_dim: int = 0
     images_seen: int = 0
     data_fingerprint: str = ""
+    low_res: dict[str, Any] = field(default_factory=lambda: {"name": "augmented"})
 
     def __post_init__(self) -> None:
         if not self.name or Path(self.name).name != self.name or self.name.startswith("."):
@@ -131,7 +133,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "aug_log_snr": (int, float, type(None)),
     "network_batch": (int,),
 }
-_NAMED = ("network", "preconditioning", "augmentation", "sampler", "grid", "guidance", "threshold")
+_NAMED = ("network", "preconditioning", "augmentation", "low_res", "sampler", "grid", "guidance", "threshold")
 """Keys whose value is a mapping that the registry reads, so one with a `name`."""
 
 
@@ -165,9 +167,9 @@ def _checked(cls: type, mapping: Any, where: str, *, schema: bool = False) -> di
 def build_denoiser(config: StageConfig) -> "nn.Module":
     """Build the denoiser a config describes, with fresh weights: preconditioning over network.
 
-    A super-resolution stage's network is any network of twice the input channels inside the low-res wrapper.
+    A super-resolution stage's network is any network of twice the input channels inside the wrapper `low_res` names.
     """
-    from cascade.networks import BaseNetwork, LowResConditioned
+    from cascade.networks import BaseNetwork
 
     base = config.low_resolution is None
     network = build(
@@ -178,7 +180,7 @@ def build_denoiser(config: StageConfig) -> "nn.Module":
         num_classes=len(config.class_names),
         augment_dim=config.augment_dim,
     )
-    wrapped = BaseNetwork(network) if base else LowResConditioned(network)
+    wrapped = BaseNetwork(network) if base else build("low_res", config.low_res, network=network)
     return build("preconditioning", config.preconditioning, network=wrapped)
 
 

@@ -6,6 +6,6 @@ Every network is called as `network(x, log_snr, label=None, augment=None, extra=
 
 from cascade.networks.dropout import Dropout, seeded_dropout
 from cascade.networks.efficient import EfficientUNet
-from cascade.networks.low_res import BaseNetwork, LowResConditioned
+from cascade.networks.low_res import BaseNetwork, LowResConcatenated, LowResConditioned
 
-__all__ = ["BaseNetwork", "Dropout", "EfficientUNet", "LowResConditioned", "seeded_dropout"]
+__all__ = ["BaseNetwork", "Dropout", "EfficientUNet", "LowResConcatenated", "LowResConditioned", "seeded_dropout"]

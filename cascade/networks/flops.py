@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from cascade.networks.low_res import LowResConditioned
+from cascade.networks.low_res import BaseNetwork
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Cost:
 
 
 def cost(network: nn.Module, size: int, factor: int = 4) -> Cost:
-    """Measure a wrapped network (`BaseNetwork` or `LowResConditioned`) at size × size pixels, upsampling by `factor`.
+    """Measure a wrapped network (for super-resolution: by `factor`) at size × size pixels.
 
     Counts convolutions and matrix products, which are all but a few per cent. Runs one forward pass.
 
@@ -33,8 +33,8 @@ def cost(network: nn.Module, size: int, factor: int = 4) -> Cost:
     x = torch.zeros(1, 3, size, size, device=some.device, dtype=some.dtype)
     level = torch.zeros(1, device=some.device, dtype=some.dtype)
     low = {}
-    if isinstance(network, LowResConditioned):
-        low = {"low_res": x[..., : size // factor, : size // factor], "aug_log_snr": level}
+    if not isinstance(network, BaseNetwork):
+        low = {"low_res": x[..., : size // factor, : size // factor], "aug_log_snr": level + torch.inf}
     training = network.training
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network.eval()(x, level, **low)

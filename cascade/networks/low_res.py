@@ -1,4 +1,4 @@
-"""Two adapters that give any network the signature a preconditioning calls: without and with a low-res picture."""
+"""Adapters that give any network the signature a preconditioning calls: without and with a low-res picture."""
 
 import torch
 import torch.nn.functional as F
@@ -95,8 +95,38 @@ class LowResConditioned(nn.Module):
         return self.network.receptive_radius + 3 * factor // 2
 
 
-def upsample(low_res: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bicubic upsampling of (B, C, h, w) to `size`, an integer multiple of (h, w); else CascadeError.
+class LowResConcatenated(nn.Module):
+    """Make a super-resolution network of one with 3 more input channels, and tell it no augmentation level.
+
+    y = F([x, ↑low_res], λ), ↑ bilinear: ADM's upsampler (Dhariwal & Nichol 2021, appendix D). Its only level is clean:
+    `aug_log_snr` is +inf or None (else CascadeError).
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(
+        self,
+        x: Tensor,
+        log_snr: Tensor,
+        label: Tensor | None = None,
+        *,
+        low_res: Tensor | None = None,
+        aug_log_snr: Tensor | None = None,
+        augment: Tensor | None = None,
+    ) -> Tensor:
+        """x (B, C, H, W), log_snr (B,), low_res (B, C, h, w) → (B, out_channels, H, W)."""
+        if low_res is None:
+            raise CascadeError("a super-resolution stage starts from a picture: low_res must be given")
+        if aug_log_snr is not None and not bool((aug_log_snr == torch.inf).all()):
+            raise CascadeError("this network is told no augmentation level: aug_log_snr must be inf (clean)")
+        upsampled = upsample(low_res, x.shape[-2:], mode="bilinear")
+        return self.network(torch.cat([x, upsampled], dim=1), log_snr, label=label, augment=augment)
+
+
+def upsample(low_res: Tensor, size: tuple[int, int], mode: str = "bicubic") -> Tensor:
+    """Bicubic (or `mode`) upsampling of (B, C, h, w) to `size`, an integer multiple of (h, w); else CascadeError.
 
     >>> upsample(torch.ones(1, 3, 4, 4), (16, 16)).mean().item()
     1.0
@@ -105,4 +135,4 @@ def upsample(low_res: Tensor, size: tuple[int, int]) -> Tensor:
     factor = size[0] // height
     if factor < 1 or (factor * height, factor * width) != tuple(size):
         raise CascadeError(f"low_res of {height}×{width} pixels does not fit {size[0]}×{size[1]} by a whole factor")
-    return F.interpolate(low_res, size=tuple(size), mode="bicubic", align_corners=False)
+    return F.interpolate(low_res, size=tuple(size), mode=mode, align_corners=False)

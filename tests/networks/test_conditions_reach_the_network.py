@@ -4,9 +4,10 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from cascade.errors import CascadeError
-from cascade.networks import BaseNetwork, EfficientUNet, LowResConditioned
+from cascade.networks import BaseNetwork, EfficientUNet, LowResConcatenated, LowResConditioned
 from cascade.networks.embedding import NoiseFeatures
 
 SMALL = {
@@ -140,3 +141,16 @@ def test_each_adapter_refuses_the_other_stage():
     with pytest.raises(CascadeError, match="reads 3 channels"):
         LowResConditioned(network())(X, CLOCK, low_res=LOW)
     assert torch.equal(base(X, CLOCK), network()(X, CLOCK))
+
+
+def test_a_concatenated_picture_is_told_no_level():
+    label = torch.tensor([0, 2, -1])
+    network = randomise(LowResConcatenated(EfficientUNet(in_channels=6, num_classes=3, **SMALL)))
+    clean = network(X, CLOCK, label, low_res=LOW, aug_log_snr=torch.full((3,), torch.inf))
+    up = F.interpolate(LOW, X.shape[-2:], mode="bilinear", align_corners=False)
+    assert torch.equal(clean, network.network(torch.cat([X, up], 1), CLOCK, label=label))
+    assert torch.equal(clean, network(X, CLOCK, label, low_res=LOW))
+    with pytest.raises(CascadeError, match="aug_log_snr must be inf"):
+        network(X, CLOCK, label, low_res=LOW, aug_log_snr=torch.tensor([torch.inf, 3.0, torch.inf]))
+    with pytest.raises(CascadeError, match="low_res must be given"):
+        network(X, CLOCK, label)
