@@ -58,6 +58,20 @@ def karras(n: int, rho: float = 7.0, sigma_min: float = 0.002, sigma_max: float 
     return _to_clean(-2 * rho * root.log())
 
 
+def cut(log_snrs: Tensor, log_snr: float) -> Tensor:
+    """A grid that stops at the level `log_snr`: the levels of `log_snrs` below it, and then it itself, exactly.
+
+    So the low-res sampler of truncated conditioning augmentation stops at λ_a (Ho et al. 2022, "Cascaded diffusion
+    models", section 4). Cut at +inf a grid stays as it is. Raises CascadeError unless it starts below `log_snr`.
+
+    >>> cut(uniform_log_snr(-10.0, 10.0, 3), 4.5).tolist()
+    [-10.0, 0.0, 4.5]
+    """
+    if not float(log_snrs[0]) < log_snr:
+        raise CascadeError(f"a grid from log-SNR {float(log_snrs[0]):g} cannot stop at {log_snr:g}, which is noisier")
+    return check_grid(torch.cat([log_snrs[log_snrs < log_snr], log_snrs.new_tensor([log_snr])]))
+
+
 def _checked(n: int) -> int:
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:
         raise CascadeError(f"a grid has a whole number n ≥ 1 of steps, not {n}")

@@ -8,6 +8,7 @@ import torch
 from cascade.diffusion import CosineSchedule, DiscreteBetas, LinearBetaSchedule, ShiftedSchedule
 from cascade.errors import CascadeError
 from cascade.sampling import karras, uniform_log_snr, uniform_t
+from cascade.sampling.grid import cut
 from cascade.sampling.transition import check_grid, transitions
 
 F64 = torch.float64
@@ -115,3 +116,25 @@ def test_what_is_no_grid_is_refused(grid, says):
 def test_wrong_parameters_of_a_grid_are_refused(make, says):
     with pytest.raises(CascadeError, match=says):
         make()
+
+
+@pytest.mark.parametrize("level", [-19.5, -3.3, 0.0, 4.0, 25.0, 0.1 + 0.2])
+@pytest.mark.parametrize(
+    "grid", [uniform_log_snr(-20.0, 20.0, 11), karras(9, sigma_max=2e4), uniform_t(SCHEDULES[0], 7)]
+)
+def test_a_cut_grid_stops_at_the_level_exactly_and_keeps_what_is_below(grid, level):
+    short = cut(grid, level)
+    assert float(short[-1]) == level
+    assert torch.equal(check_grid(short)[:-1], grid[grid < level])
+    assert torch.equal(cut(short, level), short)
+
+
+def test_a_grid_cut_at_infinity_stays_as_it_is():
+    for grid in (karras(9), uniform_log_snr(-8.0, 8.0, 5)):
+        assert torch.equal(cut(grid, math.inf), grid)
+
+
+@pytest.mark.parametrize("level", [-8.0, -9.0, math.nan, -math.inf])
+def test_a_grid_cannot_stop_where_it_has_not_begun(level):
+    with pytest.raises(CascadeError, match="cannot stop"):
+        cut(uniform_log_snr(-8.0, 8.0, 5), level)
