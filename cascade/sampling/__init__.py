@@ -16,7 +16,7 @@ from cascade.sampling.euler_maruyama import EulerMaruyama
 from cascade.sampling.grid import karras, uniform_log_snr, uniform_t
 from cascade.sampling.guidance import AutoGuidance, ClassifierFree, Interval, Unconditional, Unguided
 from cascade.sampling.heun import Heun
-from cascade.sampling.langevin import AnnealedLangevin, langevin
+from cascade.sampling.langevin import AnnealedLangevin, langevin_chain
 from cascade.sampling.predictor_corrector import PredictorCorrector
 from cascade.sampling.probability_flow import ProbabilityFlow
 from cascade.sampling.sde_dpm_solver_pp import SDEDPMSolverPP
@@ -49,7 +49,7 @@ __all__ = [
     "Unconditional",
     "Unguided",
     "karras",
-    "langevin",
+    "langevin_chain",
     "uniform_log_snr",
     "uniform_t",
 ]
