@@ -32,10 +32,12 @@ CONFIG, WEIGHTS, MANIFEST, CASCADE = "config.yaml", "weights.safetensors", "mani
 
 @dataclass(frozen=True)
 class StageSampling:
-    """How a stage is sampled: registry configs of its sampler, grid, guidance and threshold, and two numbers.
+    """How a stage is sampled: registry configs of its sampler, grid, guidance and threshold, and some numbers.
 
-    `aug_log_snr` is the log-SNR of the noise added to the low-res picture (+inf = clean; None in a base stage);
-    `network_batch` the fixed size of the padded chunks in which the network is called.
+    `aug_log_snr` is the log-SNR of the noise on the low-res picture (+inf = clean; None in a base stage); `truncated`
+    says where that noise is from: the stage before stops there (CDM's truncated conditioning augmentation), instead of
+    finishing its picture, to which noise is added. `network_batch` is the fixed size of the padded chunks in which the
+    network is called.
     """
 
     sampler: dict[str, Any]
@@ -44,6 +46,7 @@ class StageSampling:
     threshold: dict[str, Any] = field(default_factory=lambda: {"name": "none"})
     aug_log_snr: float | None = None
     network_batch: int = 1
+    truncated: bool = False
 
     def __post_init__(self) -> None:
         if self.network_batch < 1:
@@ -132,6 +135,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "data_fingerprint": (str,),
     "aug_log_snr": (int, float, type(None)),
     "network_batch": (int,),
+    "truncated": (bool,),
 }
 _NAMED = ("network", "preconditioning", "augmentation", "low_res", "sampler", "grid", "guidance", "threshold")
 """Keys whose value is a mapping that the registry reads, so one with a `name`."""
@@ -149,7 +153,7 @@ def _checked(cls: type, mapping: Any, where: str, *, schema: bool = False) -> di
         if key not in names:
             raise CascadeError(f"{where}: unknown key '{key}'; {suggest(str(key), names)}")
         expected = _TYPES.get(key, (dict,))
-        if not isinstance(value, expected) or isinstance(value, bool):
+        if not isinstance(value, expected) or (isinstance(value, bool) and bool not in expected):
             kinds = " or ".join("null" if t is type(None) else t.__name__ for t in expected)
             raise CascadeError(f"{where}: '{key}' must be {kinds}, not {value!r}")
         if key in _NAMED and not isinstance(value.get("name"), str):
@@ -180,7 +184,7 @@ def build_denoiser(config: StageConfig) -> "nn.Module":
         num_classes=len(config.class_names),
         augment_dim=config.augment_dim,
     )
-    wrapped = BaseNetwork(network) if base else build("low_res", config.low_res, network=network)
+    wrapped = BaseNetwork(network) if base else build("low_res_input", config.low_res, network=network)
     return build("preconditioning", config.preconditioning, network=wrapped)
 
 
