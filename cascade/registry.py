@@ -22,7 +22,7 @@ TABLE: dict[str, dict[str, str]] = {
         "efficient": "cascade.networks.efficient:EfficientUNet",
         "adm": "cascade.networks.adm:ADMUNet",
     },
-    "low_res": {
+    "low_res_input": {
         "augmented": "cascade.networks.low_res:LowResConditioned",
         "concatenated": "cascade.networks.low_res:LowResConcatenated",
     },

@@ -21,7 +21,7 @@ REGISTERED = [c for c in CHOICES if c.split("/")[0] in set(registry.TABLE) - {"f
 # What the caller of a class supplies, and a config therefore does not hold.
 CONTEXT: dict[str, set[str]] = {
     "network": set(NETWORK_CONTEXT),
-    "low_res": {"network"},
+    "low_res_input": {"network"},
     "preconditioning": {"network"},
     "weighting": {"noise"},
     "guidance": {"denoiser"},
@@ -61,7 +61,7 @@ def test_every_choice_builds(choice: str) -> None:
     config = composed(f"{group}={name}")[group]
     context: dict[str, Any] = {
         "network": {"in_channels": 3, "out_channels": 3, "num_classes": 2, "augment_dim": 0},
-        "low_res": {"network": EfficientUNet(in_channels=6)},
+        "low_res_input": {"network": EfficientUNet(in_channels=6)},
         "preconditioning": {"network": None},
         "weighting": {"noise": LogNormalNoise()},
         "guidance": {"denoiser": None},
