@@ -36,7 +36,14 @@ TABLE: dict[str, dict[str, str]] = {
     "schedule": {
         "cosine": "cascade.diffusion.schedule:CosineSchedule",
         "linear_beta": "cascade.diffusion.schedule:LinearBetaSchedule",
-        "shifted": "cascade.diffusion.schedule:ShiftedSchedule",
+        "discrete_betas": "cascade.diffusion.schedule:DiscreteBetas",
+        "sigmoid": "cascade.diffusion.sigmoid_schedule:SigmoidSchedule",
+        "linear_log_snr": "cascade.diffusion.schedule:LinearLogSNRSchedule",
+        "log_normal": "cascade.diffusion.noise:LogNormalSchedule",
+        "shifted": "cascade.diffusion.changed_schedule:ShiftedSchedule",
+        "shifted_to": "cascade.diffusion.changed_schedule:shifted_to",
+        "interpolated": "cascade.diffusion.changed_schedule:InterpolatedSchedule",
+        "truncated": "cascade.diffusion.changed_schedule:TruncatedSchedule",
     },
     "noise": {
         "schedule": "cascade.diffusion.noise:ScheduleNoise",
@@ -92,6 +99,7 @@ TABLE: dict[str, dict[str, str]] = {
         "uniform_t": "cascade.sampling.grid:uniform_t",
         "uniform_log_snr": "cascade.sampling.grid:uniform_log_snr",
         "karras": "cascade.sampling.grid:karras",
+        "adm_respaced": "cascade.sampling.grid:adm_respaced",
     },
     "guidance": {
         "none": "cascade.sampling.guidance:Unguided",
@@ -107,7 +115,7 @@ TABLE: dict[str, dict[str, str]] = {
 }
 
 # A parameter whose value is itself a {name: ...} mapping is built from the group of its own name, but for these.
-_GROUP_OF_PARAMETER = {"base": "schedule", "reference": "noise", "guided": "guidance"}
+_GROUP_OF_PARAMETER = {"base": "schedule", "betas": "schedule", "reference": "noise", "guided": "guidance"}
 
 
 def resolve(group: str, name: str) -> Any:

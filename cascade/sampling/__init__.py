@@ -13,7 +13,7 @@ from cascade.sampling.dpm_solver import DPMSolver
 from cascade.sampling.dpm_solver_pp import DPMSolverPP
 from cascade.sampling.dpm_solver_pp_single import DPMSolverPPSingle
 from cascade.sampling.euler_maruyama import EulerMaruyama
-from cascade.sampling.grid import karras, uniform_log_snr, uniform_t
+from cascade.sampling.grid import adm_respaced, karras, uniform_log_snr, uniform_t
 from cascade.sampling.guidance import AutoGuidance, ClassifierFree, Interval, Unconditional, Unguided
 from cascade.sampling.heun import Heun
 from cascade.sampling.langevin import AnnealedLangevin, langevin_chain
@@ -48,6 +48,7 @@ __all__ = [
     "StaticThreshold",
     "Unconditional",
     "Unguided",
+    "adm_respaced",
     "karras",
     "langevin_chain",
     "uniform_log_snr",

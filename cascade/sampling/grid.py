@@ -5,11 +5,12 @@ returns x̂, so n steps call the denoiser at n levels.
 """
 
 import math
+from itertools import accumulate, repeat
 
 import torch
 from torch import Tensor
 
-from cascade.diffusion import Schedule
+from cascade.diffusion import DiscreteBetas, Schedule
 from cascade.errors import CascadeError
 from cascade.sampling.transition import check_grid
 
@@ -70,6 +71,53 @@ def cut(log_snrs: Tensor, log_snr: float) -> Tensor:
     if not float(log_snrs[0]) < log_snr:
         raise CascadeError(f"a grid from log-SNR {float(log_snrs[0]):g} cannot stop at {log_snr:g}, which is noisier")
     return check_grid(torch.cat([log_snrs[log_snrs < log_snr], log_snrs.new_tensor([log_snr])]))
+
+
+def adm_respaced(betas: DiscreteBetas, respacing: str = "250") -> Tensor:
+    """The levels of some of the T steps of a discrete ladder, kept as ADM keeps them, then +inf below step 0.
+
+    Dropping steps and keeping ᾱ of the others is the respaced process. `respacing` is the number of steps, n; or
+    counts for equal sections of the ladder from the clean end on, like "10,15,20"; or "ddimN" for N steps at 0, k, 2k,
+    ... with a whole stride k. n of the m steps from a on are a + round(i·(m − 1)/(n − 1)), i < n, so the noisiest level
+    is the ladder's, where "ddimN" begins below it.
+
+    Nichol & Dhariwal 2021, section 4, and the code of ADM (Dhariwal & Nichol 2021). A network trained on the ladder's
+    step numbers meets no others on this grid. Raises CascadeError for what is no respacing of this ladder.
+
+    >>> ladder = DiscreteBetas("linear", 1000)
+    >>> grid = adm_respaced(ladder, "ddim25")
+    >>> len(grid) - 1, ladder.step(grid[[0, 1, 24]]).tolist()
+    (25, [960.0, 920.0, 0.0])
+    """
+    if not isinstance(betas, DiscreteBetas):
+        raise CascadeError(f"adm_respaced keeps steps of discrete_betas, not of {type(betas).__name__}")
+    return _to_clean(betas.log_snrs[_kept_steps(betas.steps, str(respacing))].flip(0))
+
+
+def _kept_steps(steps: int, respacing: str) -> list[int]:
+    """The steps that ADM keeps of 0, ..., steps − 1, rising."""
+    number = respacing.removeprefix("ddim")
+    counts = [int(count) if count.strip().isdecimal() else 0 for count in number.split(",")]
+    if min(counts) < 1 or (number != respacing and len(counts) > 1):
+        raise CascadeError(
+            f"respacing '{respacing}' must be a number like 250, section counts like 10,15,20, or ddim25"
+        )
+    if number != respacing:
+        strided = [range(0, steps, stride) for stride in range(1, steps)]
+        fitting = [places for places in strided if len(places) == counts[0]]
+        if not fitting:
+            raise CascadeError(f"respacing '{respacing}': no whole stride gives {counts[0]} of {steps} steps")
+        return list(fitting[0])
+    kept, first = [], 0
+    for section, count in enumerate(counts):
+        size = steps // len(counts) + (section < steps % len(counts))
+        if count > size:
+            raise CascadeError(f"respacing '{respacing}': there are no {count} steps in a section of {size}")
+        # Summed up stride by stride, as in ADM's code: where i·(m − 1)/(n − 1) is a half, that decides the rounding.
+        strides = repeat((size - 1) / max(count - 1, 1), count - 1)
+        kept += [first + round(place) for place in accumulate(strides, initial=0.0)]
+        first += size
+    return kept
 
 
 def _checked(n: int) -> int:
