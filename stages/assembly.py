@@ -76,6 +76,7 @@ def build_stage(config: Config, described: StageConfig) -> DiffusionStage:
     recipe = Recipe(
         noise=noise,
         weighting=build("weighting", config["weighting"], noise=noise),
+        loss=build("loss", config["loss"]),
         ema=build("ema", config["ema"]),
         optimizer=_optimizer(trainer["optimizer"]),
         run_seed=config["seed"],

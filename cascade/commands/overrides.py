@@ -60,6 +60,7 @@ KINDS = {
     "stage.crop": Kind("int", nullable=True),
     "stage.aug_log_snr": Kind("float", nullable=True),
     "trainer.max_minutes": Kind("float", nullable=True),
+    "noise.probabilities": Kind("list", nullable=True, items="float"),
 }
 _SWEEPS = ("choice(", "range(", "glob(", "shuffle(", "sort(")
 _OURS = ("hydra/job_logging=disabled", "hydra/hydra_logging=disabled", "hydra.output_subdir=null", "hydra.run.dir=.")

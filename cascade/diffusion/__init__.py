@@ -2,13 +2,21 @@
 
 from cascade.diffusion.augmentation import Augmentation, GaussianAugmentation, NoAugmentation
 from cascade.diffusion.cascade_oracle import DiagonalGaussian, GaussianCascade
+from cascade.diffusion.changed_schedule import (
+    InterpolatedSchedule,
+    ShiftedSchedule,
+    TruncatedSchedule,
+    shifted_to,
+)
 from cascade.diffusion.condition import NULL_LABEL, UNCONDITIONED, Condition
 from cascade.diffusion.denoiser import Denoiser, Posterior
 from cascade.diffusion.ema import ExponentialEMA
 from cascade.diffusion.geometric import AugmentPipe
+from cascade.diffusion.ladder import LadderNoise
 from cascade.diffusion.log_snr import alpha_sigma, diffuse, eps_from_mean, score_from_mean, v_from_mean
-from cascade.diffusion.loss import diffusion_loss
-from cascade.diffusion.noise import LogNormalNoise, NoiseDistribution, ScheduleNoise
+from cascade.diffusion.loss import Loss, PlainLoss, diffusion_loss
+from cascade.diffusion.multi_scale import MultiScaleLoss
+from cascade.diffusion.noise import LogNormalNoise, LogNormalSchedule, NoiseDistribution, ScheduleNoise
 from cascade.diffusion.oracle import GaussianDenoiser, MixtureDenoiser
 from cascade.diffusion.preconditioning import (
     EDMPreconditioning,
@@ -17,14 +25,27 @@ from cascade.diffusion.preconditioning import (
     VPreconditioning,
     X0Preconditioning,
 )
-from cascade.diffusion.schedule import CosineSchedule, DiscreteBetas, LinearBetaSchedule, Schedule, ShiftedSchedule
+from cascade.diffusion.schedule import (
+    CosineSchedule,
+    DiscreteBetas,
+    LinearBetaSchedule,
+    LinearLogSNRSchedule,
+    Schedule,
+)
+from cascade.diffusion.sigmoid_schedule import SigmoidSchedule
+from cascade.diffusion.uncertainty import UncertaintyLoss
 from cascade.diffusion.weighting import (
     EDMWeighting,
+    ELBOWeighting,
     MinSNRWeighting,
+    P2Weighting,
     SigmoidWeighting,
     SimpleWeighting,
+    TruncatedSNRWeighting,
     UnitWeighting,
+    VWeighting,
     Weighting,
+    X0Weighting,
 )
 
 __all__ = [
@@ -39,32 +60,48 @@ __all__ = [
     "DiscreteBetas",
     "EDMPreconditioning",
     "EDMWeighting",
+    "ELBOWeighting",
     "EpsPreconditioning",
     "ExponentialEMA",
     "GaussianAugmentation",
     "GaussianCascade",
     "GaussianDenoiser",
+    "InterpolatedSchedule",
+    "LadderNoise",
     "LinearBetaSchedule",
+    "LinearLogSNRSchedule",
     "LogNormalNoise",
+    "LogNormalSchedule",
+    "Loss",
     "MinSNRWeighting",
     "MixtureDenoiser",
+    "MultiScaleLoss",
     "NoAugmentation",
     "NoiseDistribution",
+    "P2Weighting",
+    "PlainLoss",
     "Posterior",
     "ResidualPreconditioning",
     "Schedule",
     "ScheduleNoise",
     "ShiftedSchedule",
+    "SigmoidSchedule",
     "SigmoidWeighting",
     "SimpleWeighting",
+    "TruncatedSNRWeighting",
+    "TruncatedSchedule",
+    "UncertaintyLoss",
     "UnitWeighting",
     "VPreconditioning",
+    "VWeighting",
     "Weighting",
     "X0Preconditioning",
+    "X0Weighting",
     "alpha_sigma",
     "diffuse",
     "diffusion_loss",
     "eps_from_mean",
     "score_from_mean",
+    "shifted_to",
     "v_from_mean",
 ]

@@ -73,7 +73,7 @@ class LogNormalNoise:
     def icdf(self, u: Tensor | float) -> Tensor:
         """Return the u-quantile of λ, increasing in u ∈ [0, 1]."""
         u = as_tensor(u)
-        below, mass = self._mass()
+        below, _, mass = self.tails()
         # float64 inside: a float32 u near 1 would otherwise be rounded to the end itself.
         z = torch.special.ndtri(below + u.double() * mass)
         return (2 * self.p_std * z - 2 * self.p_mean).clamp(self.log_snr_min, self.log_snr_max).to(u.dtype)
@@ -82,11 +82,56 @@ class LogNormalNoise:
         """Return ln p(λ); −inf outside the ends."""
         log_snr = as_tensor(log_snr)
         z = (log_snr + 2 * self.p_mean) / (2 * self.p_std)
-        density = -z.square() / 2 - math.log(2 * self.p_std * math.sqrt(2 * math.pi) * self._mass()[1])
+        density = -z.square() / 2 - math.log(2 * self.p_std * math.sqrt(2 * math.pi) * self.tails()[2])
         return torch.where((log_snr < self.log_snr_min) | (log_snr > self.log_snr_max), -math.inf, density)
 
-    def _mass(self) -> tuple[float, float]:
-        # The mass below the lower end, and that between the ends.
+    def tails(self) -> tuple[float, float, float]:
+        """Return the mass that the ends cut away below and above, and that between them."""
         low, high = ((end + 2 * self.p_mean) / (2 * self.p_std) for end in (self.log_snr_min, self.log_snr_max))
         below, above = math.erfc(-low / math.sqrt(2)) / 2, math.erfc(high / math.sqrt(2)) / 2
-        return below, 1 - below - above
+        return below, above, 1 - below - above
+
+
+@dataclass(frozen=True)
+class LogNormalSchedule:
+    """EDM's training noise as a schedule: λ(t) is the (1 − t)-quantile of `LogNormalNoise`, so t uniform gives it back.
+
+    As a grid it puts the steps where EDM trains.
+
+    >>> LogNormalSchedule().log_snr(torch.tensor(0.5))
+    tensor(2.4000)
+    """
+
+    p_mean: float = -1.2
+    p_std: float = 1.2
+    log_snr_min: float = -20.0
+    log_snr_max: float = 20.0
+    t_min = 0.0
+
+    def __post_init__(self) -> None:
+        LogNormalNoise(self.p_mean, self.p_std, self.log_snr_min, self.log_snr_max)
+
+    def log_snr(self, t: Tensor | float) -> Tensor:
+        """Return λ(t) of t's shape."""
+        t = as_tensor(t)
+        below, above, mass = self._noise.tails()
+        # Each tail is measured from its own end, where its small probability keeps its digits.
+        left, right = below + (1 - t.double()) * mass, above + t.double() * mass
+        z = torch.where(left < right, torch.special.ndtri(left), -torch.special.ndtri(right))
+        return (2 * self.p_std * z - 2 * self.p_mean).clamp(self.log_snr_min, self.log_snr_max).to(t.dtype)
+
+    def t(self, log_snr: Tensor | float) -> Tensor:
+        """Return the t at which λ(t) = log_snr, in [0, 1]; beyond the ends, the end."""
+        log_snr = as_tensor(log_snr)
+        below, above, mass = self._noise.tails()
+        z = (log_snr.double() + 2 * self.p_mean) / (2 * self.p_std)
+        left, right = (torch.special.ndtr(z) - below) / mass, (torch.special.ndtr(-z) - above) / mass
+        return torch.where(left < right, 1 - left, right).clamp(0, 1).to(log_snr.dtype)
+
+    def log_slope(self, log_snr: Tensor | float) -> Tensor:
+        """Return ln |dt/dλ| = ln p(λ)."""
+        return self._noise.log_density(log_snr)
+
+    @property
+    def _noise(self) -> LogNormalNoise:
+        return LogNormalNoise(self.p_mean, self.p_std, self.log_snr_min, self.log_snr_max)

@@ -148,49 +148,33 @@ class LinearBetaSchedule:
 
 
 @dataclass(frozen=True)
-class ShiftedSchedule:
-    """A schedule moved in λ: λ(t) = base.log_snr(t) + shift.
+class LinearLogSNRSchedule:
+    """λ falls linearly: λ(t) = λmax + t·(λmin − λmax) (Kingma et al. 2021, "Variational Diffusion Models", where it
+    is learned). t uniform is λ uniform.
 
-    For a resolution d and a base tuned at 64, simple diffusion (Hoogeboom et al. 2023, eq. 3-4) takes
-    shift = 2 ln(64/d).
-
-    >>> ShiftedSchedule(CosineSchedule(), 2 * math.log(64 / 256)).log_snr(torch.tensor(0.5))
-    tensor(-2.7726)
+    >>> LinearLogSNRSchedule(-10.0, 10.0).log_snr(torch.tensor([0.0, 0.25]))
+    tensor([10.,  5.])
     """
 
-    base: Schedule
-    shift: float
+    log_snr_min: float = -20.0
+    log_snr_max: float = 20.0
+    t_min = 0.0
 
     def __post_init__(self) -> None:
-        if not math.isfinite(self.shift):
-            raise ValueError(f"shift must be finite, not {self.shift}")
-
-    @property
-    def log_snr_min(self) -> float:
-        """The base's end, shifted."""
-        return self.base.log_snr_min + self.shift
-
-    @property
-    def log_snr_max(self) -> float:
-        """The base's end, shifted."""
-        return self.base.log_snr_max + self.shift
-
-    @property
-    def t_min(self) -> float:
-        """The base's."""
-        return self.base.t_min
+        check_range(self.log_snr_min, self.log_snr_max)
 
     def log_snr(self, t: Tensor | float) -> Tensor:
         """Return λ(t) of t's shape."""
-        return (self.base.log_snr(t) + self.shift).clamp(self.log_snr_min, self.log_snr_max)
+        t = as_tensor(t)
+        return ((1 - t) * self.log_snr_max + t * self.log_snr_min).clamp(self.log_snr_min, self.log_snr_max)
 
     def t(self, log_snr: Tensor | float) -> Tensor:
-        """Return the t at which λ(t) = log_snr."""
-        return self.base.t(as_tensor(log_snr) - self.shift)
+        """Return the t at which λ(t) = log_snr, in [0, 1]; beyond the ends, the end."""
+        return ((self.log_snr_max - as_tensor(log_snr)) / (self.log_snr_max - self.log_snr_min)).clamp(0, 1)
 
     def log_slope(self, log_snr: Tensor | float) -> Tensor:
-        """Return ln |dt/dλ|, the base's at λ − shift."""
-        return self.base.log_slope(as_tensor(log_snr) - self.shift)
+        """Return ln |dt/dλ| = −ln(λmax − λmin)."""
+        return torch.full_like(as_tensor(log_snr), -math.log(self.log_snr_max - self.log_snr_min))
 
 
 @dataclass(frozen=True)

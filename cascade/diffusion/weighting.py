@@ -3,7 +3,8 @@
 The expected loss is ½∫ w(λ)·E‖ε − ε̂‖² dλ whatever p(λ) is drawn from. The papers name ratios **under their own p**,
 so a weighting is bound to a reference distribution: w := ratio·p_ref. `reference=None` means the training noise itself,
 and then `log_ratio` is the paper's ratio. With a reference given, another training noise changes only the variance.
-Outside the ends of the training noise the ratio is infinite: λ comes from that noise.
+Outside the ends of the training noise the ratio is infinite: λ comes from that noise. Under a ladder of levels the
+same holds with sums over its levels: p is the probability of a level, and so must p_ref be.
 """
 
 import math
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, softplus
 
+from cascade.diffusion.ladder import check_measures
 from cascade.diffusion.noise import LogNormalNoise, NoiseDistribution
 
 
@@ -61,9 +63,114 @@ class SimpleWeighting:
     noise: NoiseDistribution
     reference: NoiseDistribution | None = None
 
+    def __post_init__(self) -> None:
+        check_measures(self.noise, self.reference)
+
     def log_ratio(self, log_snr: Tensor) -> Tensor:
         """Return ln p_ref(λ) − ln p(λ)."""
         return _rebind(torch.zeros_like(log_snr), log_snr, self.noise, self.reference)
+
+
+@dataclass(frozen=True)
+class ELBOWeighting:
+    """The evidence lower bound, w(λ) = 1: ½·C·H·W·∫ E(ε − ε̂)² dλ is its diffusion term in nats (Kingma et al. 2021).
+
+    It is a w, not a ratio: the same loss under every noise (VDM, eq. 17-18; Kingma & Gao 2023, eq. 8).
+
+    >>> weighting = ELBOWeighting(LogNormalNoise())
+    >>> level = torch.tensor([7.0])
+    >>> weighting.log_ratio(level) + weighting.noise.log_density(level)
+    tensor([0.])
+    """
+
+    noise: NoiseDistribution
+
+    def log_ratio(self, log_snr: Tensor) -> Tensor:
+        """Return −ln p(λ)."""
+        return -self.noise.log_density(log_snr)
+
+
+@dataclass(frozen=True)
+class VWeighting:
+    """The square of the error of v = α·ε − σ·x: ratio 1 + e^{−λ} under the reference (Salimans & Ho 2022, "SNR+1").
+
+    >>> VWeighting(LogNormalNoise()).log_ratio(torch.tensor([0.0, 20.0])).exp()
+    tensor([2., 1.])
+    """
+
+    noise: NoiseDistribution
+    reference: NoiseDistribution | None = None
+
+    def __post_init__(self) -> None:
+        check_measures(self.noise, self.reference)
+
+    def log_ratio(self, log_snr: Tensor) -> Tensor:
+        """Return ln(1 + e^{−λ}) + ln p_ref(λ) − ln p(λ)."""
+        return _rebind(softplus(-log_snr), log_snr, self.noise, self.reference)
+
+
+@dataclass(frozen=True)
+class X0Weighting:
+    """The square of the error of the picture x: ratio e^{−λ} under the reference (Salimans & Ho 2022, "SNR" on x̂).
+
+    >>> X0Weighting(LogNormalNoise()).log_ratio(torch.tensor([-1.0, 2.0]))
+    tensor([ 1., -2.])
+    """
+
+    noise: NoiseDistribution
+    reference: NoiseDistribution | None = None
+
+    def __post_init__(self) -> None:
+        check_measures(self.noise, self.reference)
+
+    def log_ratio(self, log_snr: Tensor) -> Tensor:
+        """Return −λ + ln p_ref(λ) − ln p(λ)."""
+        return _rebind(-log_snr, log_snr, self.noise, self.reference)
+
+
+@dataclass(frozen=True)
+class TruncatedSNRWeighting:
+    """The larger of the errors of x and of ε: ratio max(1, e^{−λ}) under the reference (Salimans & Ho 2022, section 4).
+
+    >>> TruncatedSNRWeighting(LogNormalNoise()).log_ratio(torch.tensor([-1.0, 2.0]))
+    tensor([1., 0.])
+    """
+
+    noise: NoiseDistribution
+    reference: NoiseDistribution | None = None
+
+    def __post_init__(self) -> None:
+        check_measures(self.noise, self.reference)
+
+    def log_ratio(self, log_snr: Tensor) -> Tensor:
+        """Return max(0, −λ) + ln p_ref(λ) − ln p(λ)."""
+        return _rebind((-log_snr).clamp(min=0), log_snr, self.noise, self.reference)
+
+
+@dataclass(frozen=True)
+class P2Weighting:
+    """P2 (Choi et al. 2022, "Perception Prioritized Training", eq. 8): ratio 1/(k + e^λ)^γ under the reference.
+
+    The paper's k = 1, γ = 1 is σ²: it takes weight from the levels where only imperceptible detail is left to learn.
+
+    >>> P2Weighting(LogNormalNoise()).log_ratio(torch.tensor([0.0])).exp()
+    tensor([0.5000])
+    """
+
+    noise: NoiseDistribution
+    k: float = 1.0
+    gamma: float = 1.0
+    reference: NoiseDistribution | None = None
+
+    def __post_init__(self) -> None:
+        if not (0 < self.k < math.inf and 0 <= self.gamma < math.inf):
+            raise ValueError(f"need k above 0 and gamma at least 0, both finite, not {self.k} and {self.gamma}")
+        check_measures(self.noise, self.reference)
+
+    def log_ratio(self, log_snr: Tensor) -> Tensor:
+        """Return −γ·ln(k + e^λ) + ln p_ref(λ) − ln p(λ)."""
+        offset = math.log(self.k)
+        return _rebind(-self.gamma * (softplus(log_snr - offset) + offset), log_snr, self.noise, self.reference)
 
 
 @dataclass(frozen=True)
@@ -81,6 +188,7 @@ class MinSNRWeighting:
     def __post_init__(self) -> None:
         if not 0 < self.gamma < math.inf:
             raise ValueError(f"gamma must be positive, not {self.gamma}")
+        check_measures(self.noise, self.reference)
 
     def log_ratio(self, log_snr: Tensor) -> Tensor:
         """Return min(0, ln γ − λ) + ln p_ref(λ) − ln p(λ)."""
@@ -130,6 +238,7 @@ class EDMWeighting:
     def __post_init__(self) -> None:
         if not 0 < self.sigma_data < math.inf:
             raise ValueError(f"sigma_data must be positive, not {self.sigma_data}")
+        check_measures(self.noise, self.reference or LogNormalNoise())
 
     def log_ratio(self, log_snr: Tensor) -> Tensor:
         """Return ln(1 + e^{−λ}/σ_d²) + ln p_ref(λ) − ln p(λ)."""
