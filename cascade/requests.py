@@ -1,12 +1,17 @@
-"""What may be asked of a cascade: classes, seeds and the stages that run; checked without torch."""
+"""What may be asked of a cascade: classes, seeds, the stages that run and where; checked without torch."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from operator import index
+from typing import Any
 
 from cascade.artifact import StageConfig
 from cascade.errors import CascadeError, suggest
 
+PRECISIONS = ("auto", "fp32", "bf16")
+LOGGER_MODES = ("offline", "online")
+"""How W&B may be used."""
+_DEVICES = ("cpu", "cuda", "mps", "xpu")
 _SEED_END = 2**63
 _MANY = 1_000_000
 
@@ -42,6 +47,41 @@ def check_seed(seed: int) -> int:
     if not whole or not 0 <= index(seed) < _SEED_END:
         raise CascadeError(f"seed {seed} is not a whole number from 0 to 2^63 - 1")
     return index(seed)
+
+
+def check_precision(precision: str) -> str:
+    """Return the name of a precision of sampling; raise CascadeError with the nearest name for another."""
+    if precision not in PRECISIONS:
+        raise CascadeError(f"unknown precision '{precision}'; {suggest(str(precision), PRECISIONS)}")
+    return precision
+
+
+def check_logger(settings: Mapping[str, Any]) -> None:
+    """Check `logger: {wandb, mode, project}`, whether or not W&B is used."""
+    if settings["mode"] not in LOGGER_MODES:
+        raise CascadeError(f"unknown logger.mode '{settings['mode']}'; {suggest(str(settings['mode']), LOGGER_MODES)}")
+    if not str(settings["project"]).strip():
+        raise CascadeError("logger.project names no project")
+
+
+def check_threads(threads: int | None) -> None:
+    """Raise CascadeError for a number of threads below 1; None is torch's own choice."""
+    if threads is not None and threads < 1:
+        raise CascadeError(f"threads={threads} must be at least 1")
+
+
+def check_device_name(name: str) -> str:
+    """Return the name of a kind of device, or of one of them (cuda:1); whether it is there, only torch knows.
+
+    >>> check_device_name("cudda:0")
+    Traceback (most recent call last):
+    cascade.errors.CascadeError: device 'cudda:0' is not available: did you mean 'cuda'?
+    """
+    kind, colon, number = str(name).partition(":")
+    if kind not in _DEVICES or (colon and not (number.isascii() and number.isdigit())):
+        hint = "write cuda:0" if kind in _DEVICES else suggest(kind, _DEVICES)
+        raise CascadeError(f"device '{name}' is not available: {hint}")
+    return str(name)
 
 
 def parse_seeds(seeds: str | int | Sequence[str | int]) -> list[int]:

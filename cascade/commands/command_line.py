@@ -33,7 +33,9 @@ class Command:
 COMMANDS = {
     "train": Command("cascade.commands.train", "train one stage, or several in turn with -m", sweeps=True),
     "sample": Command("cascade.commands.sample", "make pictures of chosen classes and seeds", per_stage=True),
-    "evaluate": Command("cascade.commands.evaluate", "measure a cascade or a folder of pictures: FID and KID"),
+    "evaluate": Command(
+        "cascade.commands.evaluate", "measure a cascade or a folder of pictures: FID and KID", per_stage=True
+    ),
     "assemble": Command("cascade.commands.assemble", "put trained stages together to a cascade", per_stage=True),
     "prepare": Command("cascade.commands.prepare", "decode the pictures of a stage once, into a cache"),
 }

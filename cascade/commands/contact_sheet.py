@@ -1,13 +1,11 @@
 """A contact sheet: small pictures in labelled rows, drawn by Pillow."""
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
-from PIL.PngImagePlugin import PngInfo
 
-from cascade.commands.picture_mark import MARK
+from cascade.commands.png import marked_png
 from cascade.files import write_whole
 
 CELL = 128
@@ -33,11 +31,7 @@ def write_contact_sheet(path: Path, rows: Mapping[str, Sequence[Path]]) -> None:
         for i, file in enumerate(files):
             sheet.paste(_small(file), (_GAP + i % columns * step, first + i // columns * step))
         top += heights[title]
-    raw = io.BytesIO()
-    info = PngInfo()
-    info.add_text(*MARK)
-    sheet.save(raw, "PNG", pnginfo=info)
-    write_whole(path, raw.getvalue())
+    write_whole(path, marked_png(sheet))
 
 
 def _small(file: Path) -> Image.Image:

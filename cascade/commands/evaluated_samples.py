@@ -1,13 +1,13 @@
 """The pictures that an evaluation samples: kept in `out`, so that a rerun reads what is there and makes the rest."""
 
 import hashlib
-import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cascade.commands.png import sample_png
 from cascade.errors import CascadeError
 from cascade.files import write_whole
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from cascade.orchestrator import CascadePipeline, OnProgress, SampledImage
     from cascade.stage_sampler import StageSampler
+    from cascade.stage_settings import StageSettings
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class EvaluatedSamples:
     seeds: Sequence[int]
     guidance_scale: float | None
     stages: int | None
+    settings: "Mapping[str, StageSettings]"
     keep: Path | None
     on_progress: "OnProgress | None" = None
 
@@ -63,9 +65,10 @@ class EvaluatedSamples:
         to_make = set(missing)
         for seed in self.seeds:
             if seed in to_make:
-                for name, image in next(new).stage_images.items():
+                sampled = next(new)
+                for name, image in sampled.stage_images.items():
                     if name in folders:
-                        write_whole(_file(folders[name], seed), _png(image))
+                        write_whole(_file(folders[name], seed), sample_png(image, seed, sampled.class_name))
             *before, last = (_read(_file(folder, seed)) for folder in folders.values())
             yield last, before[0] if before else None
         next(new, None)  # to its end, so that the last step is counted
@@ -74,18 +77,22 @@ class EvaluatedSamples:
         table = self.class_names
         if not seeds:
             return iter(())
+        settings = self.settings
+        if low_res is not None:  # then the last stage alone runs
+            settings = {name: own for name, own in settings.items() if name == self._plan()[-1].name}
         return self.pipeline.iterate(
             [seed % len(table) for seed in seeds] if table else None,
             seeds,
             self.guidance_scale if low_res is None else None,  # it is the base stage's
             stages=self.stages,
+            settings=settings,
             low_res=low_res,
             stage_images=True,
             on_progress=self.on_progress,
         )
 
     def _plan(self) -> "list[StageSampler]":
-        return self.pipeline.plan(self.guidance_scale, stages=self.stages)
+        return self.pipeline.plan(self.guidance_scale, stages=self.stages, settings=self.settings)
 
     def _records(self) -> list[dict[str, Any]]:
         """The record of each stage: its own settings and those of the stages before it."""
@@ -124,14 +131,6 @@ def _folder_name(stage: str, record: Mapping[str, Any]) -> str:
 
 def _file(folder: Path, seed: int) -> Path:
     return folder / f"{seed:06d}.png"
-
-
-def _png(image: "Tensor") -> bytes:
-    from PIL import Image
-
-    raw = io.BytesIO()
-    Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).save(raw, "PNG")
-    return raw.getvalue()
 
 
 def _read(file: Path) -> "Tensor":

@@ -8,9 +8,22 @@ from typing import Any
 
 from cascade.errors import CascadeError
 from cascade.files import sha256_of, write_whole
+from cascade.lock import LOCK
 
 NAME = "manifest.jsonl"
 _START = '{"file": '
+_OF_NOBODY = {LOCK, ".DS_Store", "Thumbs.db", ".gitkeep"}
+
+
+def refuse_foreign_folder(folder: Path) -> None:
+    """Raise CascadeError if `folder` holds something and no manifest, so that its content is somebody else's."""
+    if not folder.is_dir() or (folder / NAME).exists():
+        return
+    names = sorted({entry.name for entry in folder.iterdir()} - _OF_NOBODY)
+    if names:
+        raise CascadeError(
+            f"out={folder} holds '{names[0]}' and no {NAME}, so it is not of cascade sample; choose another out"
+        )
 
 
 class Manifest:
@@ -69,6 +82,10 @@ class Manifest:
             return False
         files += [(saved[name]["file"], saved[name]["sha256"]) for name in kept]
         return all((self.folder / f).is_file() and sha256_of(self.folder / f) == sha256 for f, sha256 in files)
+
+    def begin(self) -> None:
+        """Put the file there, so that a folder whose first picture was never finished is known as ours."""
+        self.path.touch()
 
     def append(self, line: dict[str, Any]) -> None:
         """Add a line and wait until it is on the disk."""

@@ -15,17 +15,18 @@ import shutil
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from cascade.data.dataset import UNLABELLED, PictureDataset
 from cascade.data.folder import BadFile, FolderDataset, write_bad_files
 from cascade.data.parallel import available_cores, ordered_map
 from cascade.errors import CascadeError, suggest
 from cascade.files import sha256_of, write_whole
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SCHEMA = 1
 INDEX = "index.json"
@@ -37,7 +38,7 @@ class CachedDataset:
     The sizes of the files are checked at once, their SHA-256 with `verify=True`. Workers share the pages of the map.
     Raises CascadeError for a folder that is no cache, a damaged one, another resolution, or a split it lacks.
 
-    >>> import tempfile; from cascade.data.procedural import ProceduralDataset
+    >>> import tempfile, torch; from cascade.data.procedural import ProceduralDataset
     >>> source = ProceduralDataset(resolution=16, split="val", val_size=6)
     >>> folder = Path(tempfile.mkdtemp()) / "cache"
     >>> write_cache({"val": source}, folder)
@@ -47,12 +48,7 @@ class CachedDataset:
 
     def __init__(self, root: str | Path, resolution: int, split: str = "train", *, verify: bool = False) -> None:
         self.root, self.resolution, self.split = Path(root).expanduser(), resolution, split
-        index = read_index(self.root)
-        if index["resolution"] != resolution:
-            raise CascadeError(
-                f"the cache {self.root} holds pictures of {index['resolution']} px, not {resolution}; "
-                f"`cascade prepare` makes one with resolution={resolution}"
-            )
+        index = index_of(self.root, resolution)
         if split not in index["splits"]:
             raise CascadeError(f"the cache {self.root} has no split '{split}'; {suggest(split, index['splits'])}")
         entry = index["splits"][split]
@@ -67,8 +63,10 @@ class CachedDataset:
     def __len__(self) -> int:
         return self._shape[0]
 
-    def image(self, index: int) -> Tensor:
+    def image(self, index: int) -> "Tensor":
         """Picture `index`, uint8 (3, R, R)."""
+        import torch
+
         if self._map is None:
             self._map = np.memmap(self.file, dtype=np.uint8, mode="r", shape=self._shape)
         return torch.from_numpy(np.array(self._map[index]))
@@ -142,9 +140,22 @@ def refuse_occupied(folder: Path) -> None:
         raise CascadeError(f"{folder} exists already; choose another place, or remove it")
 
 
+def index_of(root: Path, resolution: int) -> dict[str, Any]:
+    """The index of a cache of pictures of this resolution; raises CascadeError for another one."""
+    index = read_index(root)
+    if index["resolution"] != resolution:
+        raise CascadeError(
+            f"the cache {root} holds pictures of {index['resolution']} px, not {resolution}; "
+            f"`cascade prepare` makes one with resolution={resolution}"
+        )
+    return index
+
+
 def read_index(root: Path) -> dict[str, Any]:
     """Read and check `index.json` of a cache; raises CascadeError where it is missing or damaged."""
     path = root / INDEX
+    if not root.is_dir():
+        raise CascadeError(f"the folder {root} {'is a file' if root.exists() else 'does not exist'}")
     if not path.is_file():
         raise CascadeError(f"{root} is not a cache (it has no {INDEX}); `cascade prepare` makes one")
     try:

@@ -1,8 +1,9 @@
 """What every source of pictures offers, and nothing more."""
 
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 UNLABELLED = -1
 """The label of a picture without a class: the null label of every network."""
@@ -28,6 +29,6 @@ class PictureDataset(Protocol):
 
     def __len__(self) -> int: ...
 
-    def image(self, i: int, /) -> Tensor: ...
+    def image(self, i: int, /) -> "Tensor": ...
 
     def label(self, i: int, /) -> int: ...

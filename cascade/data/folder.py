@@ -8,8 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from cascade.data.dataset import UNLABELLED
 from cascade.data.listing import Found, Listing, list_pictures
@@ -17,6 +16,9 @@ from cascade.data.parallel import available_cores, ordered_map
 from cascade.data.picture import UnreadablePicture, read_square
 from cascade.errors import CascadeError, suggest
 from cascade.files import sha256_of, write_whole
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SMALL = ("error", "skip", "upscale")
 VERSION = 1  # goes up when the same file gives other pixels
@@ -41,6 +43,22 @@ def write_bad_files(path: str | Path, bad_files: list[BadFile]) -> None:
     writer.writerows((bad.path, bad.reason) for bad in bad_files)
     # A file name that is not UTF-8 is written as the bytes it has on disk.
     write_whole(path, text.getvalue().encode("utf-8", "surrogateescape"))
+
+
+def check_folder(
+    root: str | Path, small: str = "error", val_fraction: float = 0.05, workers: int | None = None
+) -> Path:
+    """Check the parameters of a `FolderDataset` without looking into the folder, and return the root."""
+    if small not in SMALL:
+        raise CascadeError(f"small={small}: unknown choice; {suggest(str(small), SMALL)}")
+    if not 0 <= val_fraction < 1:
+        raise CascadeError(f"val_fraction={val_fraction} must be at least 0 and less than 1")
+    if workers is not None and workers < 1:
+        raise CascadeError(f"workers={workers} must be at least 1")
+    path = Path(root).expanduser()
+    if not path.is_dir():
+        raise CascadeError(f"the folder {path} {'is a file' if path.exists() else 'does not exist'}")
+    return path
 
 
 class FolderDataset:
@@ -74,11 +92,10 @@ class FolderDataset:
         workers: int | None = None,
         progress: Progress | None = None,
     ) -> None:
-        if small not in SMALL:
-            raise CascadeError(f"small={small}: unknown choice; {suggest(str(small), SMALL)}")
         if resolution < 1:
             raise CascadeError(f"resolution={resolution} must be at least 1")
-        self.root, self.resolution, self.split = Path(root).expanduser(), resolution, split
+        self.root = check_folder(root, small, val_fraction, workers)
+        self.resolution, self.split = resolution, split
         listing = list_pictures(self.root, split, labelled, val_fraction)
         seen = _look_through(self.root, listing.pictures, resolution, workers or available_cores(), progress)
         kept = _kept(seen, self.root, resolution, small)
@@ -104,7 +121,7 @@ class FolderDataset:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def image(self, index: int) -> Tensor:
+    def image(self, index: int) -> "Tensor":
         """Picture `index`, uint8 (3, R, R)."""
         try:
             return read_square(self.root / self.paths[index], self.resolution)[0]

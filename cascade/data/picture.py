@@ -5,11 +5,13 @@ import struct
 import warnings
 import zlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from PIL import ExifTags, Image
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # What Pillow's readers raise on broken files (tried with some 10,000 of them).
 _UNREADABLE = (
@@ -60,13 +62,15 @@ def looks_like_picture(path: Path) -> bool:
     return True
 
 
-def read_square(path: Path, resolution: int) -> tuple[Tensor, tuple[int, int]]:
+def read_square(path: Path, resolution: int) -> "tuple[Tensor, tuple[int, int]]":
     """Read the centre square of a picture at `resolution`: uint8 (3, R, R), and (width, height) of the whole picture.
 
     Turned upright by its EXIF orientation; transparency over white; grey, palette, CMYK and 16 bits to 8-bit RGB. Of a
     file with several pictures the first. The largest centred square is resized by Pillow's antialiased bicubic filter
     (a square of R px is taken as it is). Raises UnreadablePicture with the reason.
     """
+    import torch  # here, so that a folder can be listed and checked without
+
     _silence_pillow()
     try:
         if not stat.S_ISREG(path.stat().st_mode):

@@ -41,11 +41,16 @@ class ProceduralDataset:
             raise CascadeError(f"unknown split '{self.split}' of the procedural data; {suggest(self.split, SPLITS)}")
         if not 8 <= self.resolution <= 8192:
             raise CascadeError(f"procedural pictures of {self.resolution} px: the resolution must be in 8..8192")
-        if len(self) < 1:
-            raise CascadeError(f"{len(self)} procedural pictures for {self.split}: there must be 1 or more")
+        for key in ("size", "val_size"):
+            if getattr(self, key) < (1 if key == self._own_size else 0):
+                raise CascadeError(f"data.{key}={getattr(self, key)}: procedural pictures are 1 or more")
+
+    @property
+    def _own_size(self) -> str:
+        return "size" if self.split == "train" else "val_size"
 
     def __len__(self) -> int:
-        return max(0, self.size if self.split == "train" else self.val_size)
+        return getattr(self, self._own_size)
 
     @property
     def fingerprint(self) -> str:

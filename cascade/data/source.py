@@ -2,11 +2,35 @@
 
 import inspect
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from cascade import registry
 from cascade.data.dataset import PictureDataset
 from cascade.errors import CascadeError
+
+
+def check_source(config: Mapping[str, Any], resolution: int | None = None) -> None:
+    """Check what can be said of a source at once, without torch and without looking through it.
+
+    Raises CascadeError for keys not given, folders that are not there, and parameters out of range.
+    """
+    _refuse_missing(config)
+    if resolution is not None and resolution < 1:
+        raise CascadeError(f"the resolution must be at least 1, not {resolution}")
+    if config["name"] == "folder":
+        from cascade.data.folder import check_folder
+
+        keys = ("root", "small", "val_fraction", "workers")
+        check_folder(**{key: config[key] for key in keys if key in config})
+    elif config["name"] == "cache":
+        from cascade.data.cache import index_of, read_index
+
+        root = Path(config["root"]).expanduser()
+        read_index(root) if resolution is None else index_of(root, resolution)
+    for key in ("size", "val_size"):
+        if config.get(key, 1) is not None and config.get(key, 1) < 0:
+            raise CascadeError(f"data.{key}={config[key]} cannot be negative")
 
 
 def open_dataset(
@@ -20,12 +44,16 @@ def open_dataset(
     >>> open_dataset({"name": "procedural", "size": 6}, resolution=16, split="train").image(0).shape
     torch.Size([3, 16, 16])
     """
-    for key, value in config.items():
-        if value == "???":
-            raise CascadeError(f"data.{key} is not given; say data.{key}=…")
+    _refuse_missing(config)
     context: dict[str, Any] = {"resolution": resolution, "split": split}
     if progress is not None and "name" in config:
         target = registry.resolve("data", config["name"])
         if "progress" in inspect.signature(target).parameters:
             context["progress"] = progress
     return registry.build("data", config, **context)
+
+
+def _refuse_missing(config: Mapping[str, Any]) -> None:
+    for key, value in config.items():
+        if value == "???":
+            raise CascadeError(f"data.{key} is not given; say data.{key}=…")

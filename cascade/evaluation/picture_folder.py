@@ -1,28 +1,31 @@
 """A folder of pictures of any size, read at one size."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from PIL import Image
 from torch import Tensor
 
+from cascade.data.folder import BadFile
 from cascade.data.listing import list_pictures
+from cascade.data.parallel import available_cores, ordered_map
 from cascade.data.picture import UnreadablePicture, read_square
 from cascade.errors import CascadeError
 
 _MANIFEST = "manifest.jsonl"
+_GLANCE = 16  # px: a JPEG is read to its end, but most of its pixels are never made
 
 
 class PictureFolder:
     """The pictures below `root`, in order of their names; a folder of `cascade sample` gives what its manifest lists.
 
     `side` is the shortest side of any picture, and `uniform` says that all are squares of it. Pictures that lie beside
-    class folders (contact sheets) are passed over; `left_out` names them. An unreadable file raises CascadeError: a
-    figure on the other files would be one of another set.
+    class folders (contact sheets) are passed over; `left_out` names them. Every file is decoded once at the beginning
+    (`progress(done, total)` is told): those that cannot be read are no part of it, and `bad_files` names them.
+    Raises CascadeError for a folder without a picture that can be read.
     """
 
-    def __init__(self, root: str | Path) -> None:
+    def __init__(self, root: str | Path, progress: Callable[[int, int], object] | None = None) -> None:
         self.root = Path(root).expanduser()
         if (self.root / _MANIFEST).is_file():
             self.paths, self.left_out = self._in_manifest(), []
@@ -30,7 +33,8 @@ class PictureFolder:
             listing = list_pictures(self.root, "all")
             self.paths = [found.path for found in listing.pictures]
             self.left_out = [path for path, _ in listing.left_out]
-        sizes = {self._size(path) for path in self.paths}
+        self.bad_files: list[BadFile] = []
+        sizes = self._look_through(progress)
         self.side = min(min(size) for size in sizes)
         self.uniform = sizes == {(self.side, self.side)}
 
@@ -59,13 +63,33 @@ class PictureFolder:
             raise CascadeError(f"{file} names no picture")
         return paths
 
-    def _size(self, path: str) -> tuple[int, int]:
+    def _look_through(self, progress: Callable[[int, int], object] | None) -> set[tuple[int, int]]:
+        """The sizes of the pictures that can be read; the others go from `paths` to `bad_files`."""
+        sizes, good = set(), []
+        looks = ordered_map(self._look, self.paths, available_cores())
+        for done, (path, look) in enumerate(zip(self.paths, looks, strict=True), 1):
+            if isinstance(look, str):
+                self.bad_files.append(BadFile(path, look))
+            else:
+                sizes.add(look)
+                good.append(path)
+            if progress is not None:
+                progress(done, len(self.paths))
+        if not good:
+            first = self.bad_files[0]
+            raise CascadeError(
+                f"none of the {len(self.paths)} pictures in {self.root} can be read; the first, {first.path}: "
+                f"{first.reason}"
+            )
+        self.paths = good
+        return sizes
+
+    def _look(self, path: str) -> tuple[int, int] | str:
+        """The size of a picture, or the reason why it cannot be read."""
         try:
-            with Image.open(self.root / path) as picture:
-                return picture.size
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            reason = error.strerror if isinstance(error, OSError) and error.strerror else "not a picture of Pillow's"
-            raise CascadeError(f"'{self.root / path}' cannot be read: {reason}") from error
+            return read_square(self.root / path, _GLANCE)[1]
+        except (UnreadablePicture, OSError) as error:
+            return str(error)
 
 
 def common_side(folders: Sequence[PictureFolder]) -> int:

@@ -15,8 +15,8 @@ from cascade import CascadePipeline
 from cascade.commands.command_line import main
 from cascade.commands.contact_sheet import write_contact_sheet
 from cascade.commands.low_res_folder import list_low_res
-from cascade.commands.sample import class_folders
 from cascade.commands.sample_manifest import Manifest
+from cascade.commands.wanted_pictures import class_folders
 from cascade.errors import CascadeError
 from cascade.files import sha256_of
 
@@ -212,10 +212,77 @@ def test_a_contact_sheet_of_somebody_else_is_not_replaced(copied, small_cascade)
 def test_a_picture_of_somebody_else_is_not_replaced(small_cascade, tmp_path):
     (tmp_path / "hat").mkdir()
     Image.new("RGB", (32, 32)).save(tmp_path / "hat/1.png")
+    (tmp_path / "manifest.jsonl").touch()
     before = pictures(tmp_path)
     code, printed = sample(small_cascade, tmp_path, "seeds=0-2")
     assert (code, "hat/1.png was not made by cascade" in printed) == (2, True)
     assert pictures(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "hat/1.png", ".hidden"])
+def test_a_folder_of_somebody_else_is_refused_and_stays(small_cascade, tmp_path, name):
+    foreign = tmp_path / name
+    foreign.parent.mkdir(exist_ok=True)
+    foreign.write_text("mine")
+    code, printed = sample(small_cascade, tmp_path, "seeds=0")
+    assert (code, "and no manifest.jsonl, so it is not of cascade sample" in printed) == (2, True)
+    assert printed.count("\n") == 1
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [foreign]
+    assert foreign.read_text() == "mine"
+
+
+def test_what_was_killed_before_its_first_picture_goes_on(small_cascade, tmp_path, monkeypatch):
+    def killed(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("cascade.commands.sample._write", killed)
+        assert sample(small_cascade, tmp_path / "out", "seeds=0", "classes=hat")[0] == 130
+    (tmp_path / "out/hat").mkdir()
+    (tmp_path / "out/hat/.0.abc.png").write_text("a part")
+    (tmp_path / "out/.cascade.lock").write_text("1")
+    code, printed = sample(small_cascade, tmp_path / "out", "seeds=0", "classes=hat")
+    assert (code, "1 pictures made" in printed) == (0, True)
+
+
+def test_two_samplings_do_not_write_into_one_folder(small_cascade, tmp_path):
+    from cascade.lock import exclusive
+
+    with exclusive(tmp_path / "out"):
+        code, printed = sample(small_cascade, tmp_path / "out", "seeds=0")
+        assert (code, "is writing to" in printed, printed.count("\n")) == (2, True, 1)
+    assert sample(small_cascade, tmp_path / "out", "seeds=0", "classes=hat", "contact_sheet=false")[0] == 0
+    assert not list((tmp_path / "out").glob(".*"))
+
+
+def test_seeds_and_classes_choose_among_named_low_res_pictures(made, small_cascade, tmp_path):
+    low = f"low_res={made / 'stages/sr16'}"
+    assert sample(small_cascade, tmp_path / "out", low, "seeds=[1,2]", "classes=[hat,shoe]")[0] == 0
+    final = pictures(made)
+    names = [f"{name}/{seed}.png" for name in ("hat", "shoe") for seed in (1, 2)]
+    assert pictures(tmp_path / "out") == {name: final[name] for name in names}
+    for setting, message in (
+        ("seeds=[1,7]", "no low_res picture has seed 7 in its name, CLASS/7.png"),
+        ("classes=[]", "names no class"),
+    ):
+        code, printed = sample(small_cascade, tmp_path / "none", low, setting)
+        assert (code, message in printed) == (2, True), printed
+    code, printed = sample(
+        small_cascade, tmp_path / "none", f"low_res={made / 'stages/sr16/hat'}", "classes=[hat,shoe]"
+    )
+    assert (code, "or give one class" in printed) == (2, True)
+    code, printed = sample(small_cascade, tmp_path / "none", low, "classes=shoe", "seeds=2", "stages=3")
+    assert (code, set(pictures(tmp_path / "none"))) == (0, {"shoe/2.png"})
+
+
+def test_a_picture_without_a_seed_in_its_name_needs_one_seed(made, small_cascade, tmp_path):
+    (tmp_path / "photos").mkdir()
+    shutil.copy(made / "stages/sr16/hat/2.png", tmp_path / "photos/a.png")
+    low = f"low_res={tmp_path / 'photos'}"
+    code, printed = sample(small_cascade, tmp_path / "out", low, "seeds=0-3")
+    assert (code, "a.png is not known: name it CLASS/SEED.png, or give one seed" in printed) == (2, True)
+    assert sample(small_cascade, tmp_path / "out", low)[0] == 0
+    assert lines(tmp_path / "out")[0]["seed"] == 0
 
 
 @pytest.mark.parametrize("stage", ["tiny8", "sr16"])

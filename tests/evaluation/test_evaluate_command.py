@@ -175,7 +175,20 @@ def test_a_folder_of_samples_is_read_by_its_manifest(tmp_path):
         (["images={a}", "cascade={a}"], "either cascade=FOLDER or images=FOLDER"),
         (["images={none}"], "does not exist"),
         (["cascade={none}"], "there is no cascade at"),
-        (["images={a}", "reference={broken}"], "broken/001.png' cannot be read"),
+        (["images={a}", "reference={broken}"], "broken holds 2 pictures that can be read; 3 are the least"),
+        (["images={worse}"], "none of the 2 pictures in {worse} can be read; the first, 000.png: not a picture"),
+        (["images={a}", "reference={none}"], "does not exist"),
+        (["images={a}", "stages=2"], "stages is a setting of a cascade, and images={a} samples none"),
+        (["images={a}", "guidance_scale=2"], "guidance_scale is a setting of a cascade"),
+        (["images={a}", "logger.mode=ofline"], "did you mean 'offline'?"),
+        (["images={a}", "out={report}"], "is no report of cascade evaluate"),
+        (["cascade={cascade}", "sr.stepps=2"], "did you mean 'sr.steps'?"),
+        (["cascade={cascade}", "sr.sampler=dimm"], "stage 'sr': unknown sampler 'dimm'; did you mean 'ddim'?"),
+        (["cascade={cascade}", "stages=1", "sr.steps=2"], "stage 'sr' does not run here"),
+        (["cascade={cascade}", "base.aug_log_snr=2"], "is a base stage and has no aug_log_snr"),
+        (["cascade={cascade}", "precision=fp23"], "did you mean 'fp32'?"),
+        (["cascade={cascade}", "data=folder", "data.root={none}"], "does not exist"),
+        (["cascade={cascade}", "data.size=-3"], "data.size=-3"),
         (["images={empty}"], "holds no picture"),
         (["images={a}", "num_images=2"], "num_images=2 must be at least 3"),
         (["images={a}", "num_reference=2"], "num_reference=2 must be"),
@@ -189,20 +202,84 @@ def test_a_folder_of_samples_is_read_by_its_manifest(tmp_path):
         (["images={a}", "batch=x"], "batch=x must be a whole number"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line(words, line, tmp_path, monkeypatch, capsys):
+def test_what_is_wrong_is_said_in_one_line(words, line, cascade, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     save(tmp_path / "a", 4)
     save(tmp_path / "broken", 3)
     (tmp_path / "broken" / "001.png").write_bytes(b"no picture")
     (tmp_path / "empty").mkdir()
-    places = {name: tmp_path / name for name in ("a", "broken", "empty", "none")}
+    (save(tmp_path / "worse", 2) / "000.png").write_bytes(b"no picture")
+    (tmp_path / "worse" / "001.png").write_bytes((tmp_path / "worse" / "001.png").read_bytes()[:200])
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "evaluation.json").write_text('{"mine": 1}')
+    places = {name: tmp_path / name for name in ("a", "broken", "empty", "none", "worse", "report")}
+    places["cascade"] = cascade
     before = sorted(tmp_path.rglob("*"))
     assert evaluate(*(word.format(**places) for word in words)) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.count("\n") == 1
-    assert line in captured.err
+    assert line.format(**places) in captured.err
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("side", ["images", "reference"])
+def test_a_file_that_cannot_be_read_is_skipped_named_and_counted(side, tmp_path, capsys):
+    """The figures are those of the folder without it, though its header says that it is the smallest."""
+    sound, torn = save(tmp_path / "sound", 6), save(tmp_path / "torn", 6)
+    (torn / "dress.png").write_bytes((save(tmp_path / "small", 1, (5, 5)) / "000.png").read_bytes()[:80])
+    (torn / "hat.jpg").write_bytes(b"no picture")
+    other = {"images": "reference", "reference": "images"}[side]
+    fixed = f"{other}={save(tmp_path / 'other', 5, first=6)}"
+    assert evaluate(f"{side}={sound}", fixed, f"out={tmp_path / 'one'}") == 0
+    capsys.readouterr()
+    assert evaluate(f"{side}={torn}", fixed, f"out={tmp_path / 'two'}") == 0
+    assert figures(tmp_path / "one") == figures(tmp_path / "two")
+    which = {"images": "generated", "reference": "reference"}[side]
+    said = report(tmp_path / "two")[which]
+    assert (said["count"], said["num_bad_files"]) == (6, 2)
+    assert [bad["file"] for bad in said["bad_files"]] == ["dress.png", "hat.jpg"]
+    assert report(tmp_path / "one")[which]["bad_files"] == []
+    printed = capsys.readouterr().out
+    assert "2 pictures" in printed
+    assert "could not be read and were skipped: dress.png (" in printed
+
+
+def test_a_bad_file_of_the_data_is_counted_too(tmp_path):
+    torn = save(tmp_path / "torn", 6)
+    (torn / "x.png").write_bytes(b"no picture")
+    words = ("data=folder", f"data.root={torn}", "data.val_fraction=0", f"images={save(tmp_path / 'a', 4)}")
+    assert evaluate(*words, f"out={tmp_path / 'o'}") == 0
+    assert [bad["file"] for bad in report(tmp_path / "o")["reference"]["bad_files"]] == ["x.png"]
+
+
+def test_settings_of_a_stage_are_those_of_sampling(cascade, tmp_path):
+    """The same keys, and the same pictures as the pipeline makes with them, from noise and from a kept base."""
+    from cascade.orchestrator import CascadePipeline
+    from cascade.stage_settings import StageSettings
+
+    words = (f"cascade={cascade}", "num_images=3", f"out={tmp_path}", "base.guidance_scale=3")
+    assert evaluate(*words, "stages=1") == 0
+    assert evaluate(*words, "sr.steps=5", "sr.sampler=heun") == 0
+    base, sr = report(tmp_path)["generated"]["stages"]
+    assert (base["guidance"]["scale"], base["steps"]) == (3.0, 2)
+    assert (sr["steps"], sr["sampler"]["name"]) == (5, "heun")
+    settings = {"base": StageSettings(guidance_scale=3.0), "sr": StageSettings(steps=5, sampler="heun")}
+    asked = CascadePipeline.load(cascade).sample([0, 1, 2], [0, 1, 2], settings=settings)
+    folders = list((tmp_path / "samples").glob("sr-*"))
+    assert len(folders) == 1
+    for seed, image in enumerate(asked):
+        kept = np.asarray(Image.open(folders[0] / f"{seed:06}.png"))
+        assert np.array_equal(kept, image.permute(1, 2, 0).numpy()), seed
+
+
+def test_two_evaluations_do_not_write_into_one_folder(tmp_path, capsys):
+    from cascade.lock import exclusive
+
+    images = save(tmp_path / "a", 4)
+    with exclusive(tmp_path / "o"):
+        assert evaluate(f"images={images}", f"reference={images}", f"out={tmp_path / 'o'}") == 2
+    assert "is writing to" in capsys.readouterr().err
 
 
 def test_another_class_table_is_refused(cascade, tmp_path, capsys):
