@@ -46,6 +46,8 @@ class Bars:
 
     def at(self, name: str, done: int, total: int, unit: str | None = None, note: str = "") -> None:
         """Say that `done` of `total` is done; the first time for a `name`, it begins there. `note`: words beside it."""
+        if self.console.quiet:
+            return
         now = self.clock()
         work = self._works.setdefault(name, _Work(now, done))
         seconds = now - work.began
@@ -94,15 +96,17 @@ class Bars:
 
 
 @contextmanager
-def progress_bars(unit: str = "") -> Iterator[Bars]:
+def progress_bars(unit: str = "", quiet: bool = False) -> Iterator[Bars]:
     """Show the progress of what counts `unit` ("steps"; "": whatever its names say) until the block ends.
+
+    `quiet`: nothing is shown, as of all processes but the first.
 
     >>> with progress_bars("steps") as bars:
     ...     bars.at("base64", 1, 20)
     """
     from rich.console import Console
 
-    bars = Bars(Console(stderr=True), unit)
+    bars = Bars(Console(stderr=True, quiet=quiet), unit)
     try:
         yield bars
     finally:

@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 
 from cascade.errors import CascadeError
 from cascade.files import write_whole_with
+from stages.after_step import AfterStep
 
 LAST = "last.ckpt"
 
@@ -41,7 +42,7 @@ def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
         raise CascadeError(f"{path} is not a checkpoint of this program, or is damaged; use fresh=true") from error
 
 
-class ResumeCheckpoint(Callback):
+class ResumeCheckpoint(AfterStep):
     """Saves `last.ckpt` every so many steps or minutes, at the end, and when asked to stop (SIGINT, SIGTERM).
 
     Batches of the run are a pure function of the optimizer step, so the step in the checkpoint is the whole position.
@@ -54,35 +55,27 @@ class ResumeCheckpoint(Callback):
         self.every_seconds = every_minutes * 60
         self.stopped_by: int | None = None
         self._asked: int | None = None
-        self._saved_step = -1
         self._saved_time = 0.0
         self._handlers: dict[int, Any] = {}
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take over the signals that ask a process to stop."""
-        self._saved_step, self._saved_time = trainer.global_step, time.monotonic()
+        super().on_train_start(trainer, pl_module)
+        self._saved_time = time.monotonic()
         for number in (signal.SIGINT, signal.SIGTERM):
             self._handlers[number] = signal.signal(number, self._ask)
 
-    def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,  # noqa: ARG002
-        outputs: Any,  # noqa: ARG002
-        batch: Any,  # noqa: ARG002
-        batch_idx: int,
-    ) -> None:
-        """Save when it is time, but never between the micro-batches of a step."""
-        if (batch_idx + 1) % trainer.accumulate_grad_batches or trainer.global_step == self._saved_step:
-            return
+    def after_step(self, trainer: Trainer, stage: LightningModule, step: int) -> None:  # noqa: ARG002
+        """Save when it is time."""
         asked = self._agreed(trainer, self._asked is not None)
         if asked:
             self.stopped_by = self._asked or signal.SIGTERM
             trainer.should_stop = True
         late = self._agreed(trainer, time.monotonic() - self._saved_time > self.every_seconds)
-        due = trainer.global_step % self.every_steps == 0 or trainer.global_step == trainer.max_steps
+        due = step % self.every_steps == 0 or step == trainer.max_steps
         if asked or late or due or trainer.should_stop:
-            self.save(trainer)
+            trainer.save_checkpoint(self.path)
+            self._saved_time = time.monotonic()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         """Give the signals back."""
@@ -92,12 +85,6 @@ class ResumeCheckpoint(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:  # noqa: ARG002
         """Give the signals back after an error too."""
         self.on_train_end(trainer, pl_module)
-
-    def save(self, trainer: Trainer) -> None:
-        """Write the checkpoint of this step (once)."""
-        if trainer.global_step != self._saved_step:
-            trainer.save_checkpoint(self.path)
-        self._saved_step, self._saved_time = trainer.global_step, time.monotonic()
 
     def _ask(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         if self._asked is not None:  # asked twice: at once, then, and from the last checkpoint on

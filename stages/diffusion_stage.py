@@ -4,7 +4,7 @@ import copy
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 
-from cascade.diffusion import Condition, Loss, PlainLoss, diffusion_loss
+from cascade.diffusion import Condition, diffusion_loss
 from cascade.diffusion.ema import ExponentialEMA
 from cascade.diffusion.noise import NoiseDistribution
 from cascade.diffusion.weighting import Weighting
@@ -33,7 +33,6 @@ class Recipe:
     warmup_steps   steps over which the learning rate rises linearly to its full value
     total_steps    the steps of the run, over whose last `cooldown_steps` the rate falls linearly to 0
     gradient_clip  the largest norm of the gradient; 0 = no clipping
-    loss           what is put around the weighted loss; one that learns is trained with the denoiser
     """
 
     noise: NoiseDistribution
@@ -48,7 +47,6 @@ class Recipe:
     total_steps: int = 1
     cooldown_steps: int = 0
     gradient_clip: float = 1.0
-    loss: Loss = field(default_factory=PlainLoss)
 
     def __post_init__(self) -> None:
         if not 0 <= self.label_dropout <= 1:
@@ -85,13 +83,13 @@ class DiffusionStage(LightningModule):
         self.denoiser = denoiser
         self.average = copy.deepcopy(denoiser).eval().requires_grad_(False)
         self.recipe = recipe
-        self.loss = recipe.loss  # registered here where it has parameters
         # Losses and gradient norms since the last row of metrics; kept in checkpoints, so that the curve of a resumed
-        # run is that of an unbroken one.
-        self.register_buffer("loss_sum", torch.zeros((), dtype=torch.float64))
-        self.register_buffer("norm_sum", torch.zeros((), dtype=torch.float64))
+        # run is that of an unbroken one. The same on all processes, and no float64: not every device has it.
+        self.register_buffer("loss_sum", torch.zeros(()))
+        self.register_buffer("norm_sum", torch.zeros(()))
         self.register_buffer("sum_steps", torch.zeros((), dtype=torch.int64))
         self.register_buffer("skipped_steps", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("step_loss", torch.zeros(()), persistent=False)  # of this process, in the current step
 
     @abstractmethod
     def examples(self, batch: Batch, draws: Draws) -> tuple[Tensor, Condition]:
@@ -119,8 +117,8 @@ class DiffusionStage(LightningModule):
         log_snr = self.recipe.noise.icdf(draws.stratified("log_snr")).to(x)
         eps = draws.normal("eps", tuple(x.shape[1:])).to(x)
         with seeded_dropout(draws.generators("dropout")):
-            loss = self.loss(self.denoiser, x, log_snr, eps, condition, self.recipe.weighting).mean()
-        self.loss_sum += loss.detach().nan_to_num(0.0, 0.0, 0.0) / self.trainer.accumulate_grad_batches
+            loss = diffusion_loss(self.denoiser, x, log_snr, eps, condition, self.recipe.weighting).mean()
+        self.step_loss += loss.detach() / self.trainer.accumulate_grad_batches
         return loss
 
     @torch.no_grad()
@@ -140,12 +138,9 @@ class DiffusionStage(LightningModule):
     def _draws(self, step: int, batch: Batch) -> Draws:
         return Draws(self.recipe.run_seed, step, tuple(batch["index"].tolist()), self.recipe.global_batch)
 
-    def _learning(self) -> list[nn.Parameter]:
-        return [parameter for parameter in self.parameters() if parameter.requires_grad]
-
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The optimizer over all parameters that learn."""
-        optimizer = self.recipe.optimizer(self._learning())
+        optimizer = self.recipe.optimizer(self.denoiser.parameters())
         for group in optimizer.param_groups:
             group["full_lr"] = group["lr"]
         return optimizer
@@ -163,7 +158,6 @@ class DiffusionStage(LightningModule):
             group["lr"] = group["full_lr"] * self.recipe.rate(step)
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         self.recipe.ema.update(self.average, self.denoiser, step)
-        self.sum_steps += 1
 
     def configure_gradient_clipping(
         self,
@@ -171,27 +165,30 @@ class DiffusionStage(LightningModule):
         gradient_clip_val: float | None = None,  # noqa: ARG002
         gradient_clip_algorithm: str | None = None,  # noqa: ARG002
     ) -> None:
-        """Clip the norm of the gradient; where it is not finite, take the step away: without gradients it does nothing.
+        """Clip the norm of the gradient; where it or the loss is not finite, the step is none: without gradients.
 
-        On several processes the gradients are already the reduced ones here, so all of them decide alike.
+        On several processes gradients and loss are the means over all of them here, so all decide alike.
         """
-        norm = nn.utils.clip_grad_norm_(self._learning(), self.recipe.gradient_clip or math.inf)
-        if not bool(norm.isfinite()):
+        norm = nn.utils.clip_grad_norm_(self.denoiser.parameters(), self.recipe.gradient_clip or math.inf)
+        loss = self.trainer.strategy.reduce(self.step_loss.clone(), reduce_op="mean")
+        self.step_loss.zero_()
+        if not bool(norm.isfinite() & loss.isfinite()):
             optimizer.zero_grad(set_to_none=True)
             self.skipped_steps += 1
             return
+        self.loss_sum += loss
         self.norm_sum += norm.detach()
+        self.sum_steps += 1
 
     def take_metrics(self) -> dict[str, float]:
-        """Return the mean loss and gradient norm since the last call, over all processes, and begin anew."""
-        steps = max(1, int(self.sum_steps))
-        loss = self.trainer.strategy.reduce(self.loss_sum.clone(), reduce_op="mean")
+        """Return the mean loss and gradient norm of the steps made since the last call, and begin anew."""
         metrics = {
-            "train/loss": float(loss) / steps,
-            "train/gradient_norm": float(self.norm_sum) / steps,
             "train/lr": float(self.trainer.optimizers[0].param_groups[0]["lr"]),
             "train/skipped_steps": float(self.skipped_steps),
         }
+        if steps := int(self.sum_steps):  # else all were skipped, and there is nothing to tell of them
+            metrics["train/loss"] = float(self.loss_sum) / steps
+            metrics["train/gradient_norm"] = float(self.norm_sum) / steps
         for total in (self.loss_sum, self.norm_sum, self.sum_steps):
             total.zero_()
         return metrics

@@ -1,11 +1,12 @@
 """Sample pictures during training: what a person looks at to see whether a run goes well."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor
 
@@ -13,11 +14,15 @@ from cascade.artifact import Stage, StageConfig
 from cascade.data.dataset import PictureDataset
 from cascade.data.degradation import from_uint8, shrink, to_uint8
 from cascade.files import write_whole_with
+from cascade.progress import Bars
 from cascade.stage_sampler import StageSampler
+from stages.after_step import AfterStep
 from stages.diffusion_stage import DiffusionStage
 
+_NAME = "sample pictures"
 
-class SamplePictures(Callback):
+
+class SamplePictures(AfterStep):
     """Every `every_steps` steps: `samples/STEP.png`, sampled with the averaged weights by the stage's own settings.
 
     A base stage shows one picture of each class in turn. A super-resolution stage shows rows of three: the low-res
@@ -33,6 +38,7 @@ class SamplePictures(Callback):
         count: int,
         every_steps: int,
         precision: str,
+        bars: Bars,
     ) -> None:
         self.described = described
         self.dataset = dataset
@@ -40,25 +46,14 @@ class SamplePictures(Callback):
         self.count = count if described.low_resolution is None else min(count, len(dataset))
         self.every_steps = every_steps
         self.precision = precision
-        self._last_step = 0
+        self.bars = bars
 
-    def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: DiffusionStage,
-        outputs: Any,  # noqa: ARG002
-        batch: Any,  # noqa: ARG002
-        batch_idx: int,
-    ) -> None:
+    def after_step(self, trainer: Trainer, stage: DiffusionStage, step: int) -> None:
         """Draw when it is time. The first process does, the others wait for it at their next step."""
-        step = trainer.global_step
-        if (batch_idx + 1) % trainer.accumulate_grad_batches or step % self.every_steps or step == self._last_step:
-            return
-        self._last_step = step
-        if trainer.is_global_zero:
-            self.draw(trainer, pl_module)
+        if step % self.every_steps == 0 and trainer.is_global_zero:
+            self._draw(trainer, stage)
 
-    def draw(self, trainer: Trainer, stage: DiffusionStage) -> None:
+    def _draw(self, trainer: Trainer, stage: DiffusionStage) -> None:
         """Sample and write the sheet."""
         from PIL import Image
         from torchvision.utils import make_grid
@@ -66,6 +61,7 @@ class SamplePictures(Callback):
         current = Stage(self.described, stage.average, self.folder, sha256="")
         sampler = StageSampler.prepare(current, self.described.sampling, stage.device, self.precision)
         pictures = self._rows(sampler)
+        self.bars.end(_NAME)
         columns = (
             3 if self.described.low_resolution else max(1, min(len(pictures), len(self.described.class_names) or 8))
         )
@@ -80,17 +76,25 @@ class SamplePictures(Callback):
         classes = len(self.described.class_names)
         if self.described.low_resolution is None:
             requests = [(i % classes if classes else None, i) for i in range(self.count)]
-            return [picture for part in _chunks(requests, sampler.chunk) for picture in sampler.run(part, None)]
+            parts = enumerate(_chunks(requests, sampler.chunk))
+            return [made for i, part in parts for made in sampler.run(part, None, self._shown(sampler, i))]
         rows: list[Tensor] = []
-        for part in _chunks(range(self.count), sampler.chunk):
+        for number, part in enumerate(_chunks(range(self.count), sampler.chunk)):
             real = torch.stack([self.dataset.image(i) for i in part])
             low = to_uint8(shrink(from_uint8(real), self.described.low_resolution))
             labels = [self.dataset.label(i) if classes else None for i in part]
-            made = sampler.run(list(zip(labels, part, strict=True)), low)
+            made = sampler.run(list(zip(labels, part, strict=True)), low, self._shown(sampler, number))
             factor = self.described.resolution // self.described.low_resolution
             blown_up = low.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
             rows += [picture for triple in zip(blown_up, made, real, strict=True) for picture in triple]
         return rows
+
+    def _shown(self, sampler: StageSampler, chunk: int) -> Callable[[int], None]:
+        def at(step: int) -> None:
+            total = math.ceil(self.count / sampler.chunk) * sampler.steps
+            self.bars.at(_NAME, chunk * sampler.steps + step, total, "steps")
+
+        return at
 
 
 def _chunks(items: Sequence[Any], size: int) -> list[Sequence[Any]]:

@@ -7,19 +7,21 @@ from cascade.errors import CascadeError, suggest
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
 
 
-def choose_precision(wanted: str, on_gpu: bool) -> str:
+def choose_precision(wanted: str, device: str) -> str:
     """Return "fp32" or "bf16" for `wanted`, which may also be "auto": bf16 where the hardware multiplies in it.
 
-    On CPUs without bf16 instructions bf16 is emulated and slower than fp32.
+    `device` is "cpu", "cuda" or "mps". On CPUs without bf16 instructions bf16 is emulated and slower than fp32.
 
-    >>> choose_precision("fp32", on_gpu=False)
-    'fp32'
+    >>> choose_precision("fp32", "cpu"), choose_precision("auto", "mps")
+    ('fp32', 'fp32')
     """
     if wanted in PRECISIONS:
         return wanted
     if wanted != "auto":
         raise CascadeError(f"unknown trainer.precision '{wanted}'; {suggest(wanted, [*PRECISIONS, 'auto'])}")
-    if on_gpu:
+    if device == "mps":
+        return "fp32"
+    if device == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     able = torch.cpu.get_capabilities()
     return "bf16" if able.get("amx_bf16") or able.get("avx512_bf16") else "fp32"

@@ -3,11 +3,11 @@
 import dataclasses
 import logging
 import math
-import os
 import signal
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +24,19 @@ from cascade.data.folder import write_bad_files
 from cascade.data.order import RunOrder
 from cascade.data.source import open_dataset
 from cascade.errors import CascadeError
+from cascade.lock import beside
+from cascade.progress import Bars, progress_bars
+from stages.after_step import AfterStep
 from stages.assembly import build_stage, stage_config, training_view, validation_view
 from stages.checkpoint import ResumeCheckpoint, WholeCheckpointIO
 from stages.diffusion_stage import DiffusionStage
 from stages.loggers import build_loggers, close_loggers
 from stages.pictures import SamplePictures
 from stages.precision import PRECISIONS
+from stages.processes import Launched, Processes
 from stages.progress import TrainingProgress
 from stages.run_folder import RunFolder
-from stages.settings import check_settings, processes, rank, rehearse, uses_gpu, with_precision
+from stages.settings import check_settings, device_type, rehearse, with_precision
 from stages.validation import Validation
 
 
@@ -51,19 +55,28 @@ class Outcome:
 
 
 def train(config: Mapping[str, Any], tell: Callable[[str], None]) -> Outcome:
-    """Train the stage that `config` describes; nothing is written before all checks are done.
+    """Train the stage that `config` describes; nothing is left written unless all checks are passed.
 
     `tell` receives lines for a person. Raises CascadeError for whatever is wrong with the configuration, the data or
-    the folder that the run would continue.
+    the folder that the run would continue, and where another call of `train` is writing to that folder.
     """
-    check_settings(config)
+    processes = Processes.here()
+    check_settings(config, processes)
     run = RunFolder(Path(config["runs"]).expanduser() / config["name"] / config["stage"]["name"])
-    first, fresh = rank() == 0, config["fresh"]
+    # Beside the folder: a fresh run moves the old folder away. The processes of a run write through the first one.
+    with beside(run.path) if processes.is_first else nullcontext(), progress_bars(quiet=not processes.is_first) as bars:
+        return _train(config, run, processes, bars, tell)
+
+
+def _train(
+    config: Mapping[str, Any], run: RunFolder, processes: Processes, bars: Bars, tell: Callable[[str], None]
+) -> Outcome:
+    first, fresh = processes.is_first, config["fresh"]
     config = with_precision(config, None if fresh else run.stored())
     settings = config["trainer"]
     if not fresh:
         run.check_same(config)
-    dataset, validation = _open_data(config, tell)
+    dataset, validation = _open_data(config, bars)
     described = stage_config(config, dataset)
     stage = build_stage(config, described)
     if settings["precision"] == "bf16":
@@ -73,8 +86,10 @@ def train(config: Mapping[str, Any], tell: Callable[[str], None]) -> Outcome:
 
     def export(step: int) -> None:
         if first:
+            bars.at("writing the stage", 0, 1)
             final = dataclasses.replace(described, images_seen=step * settings["batch"])
             save_stage(run.path / "stage", final, stage.average.state_dict())
+            bars.end("writing the stage")
 
     # With fresh=true no process looks at what the first one is moving aside.
     start = 0 if fresh else run.resumed_step(stage, dataset.fingerprint)
@@ -90,15 +105,16 @@ def train(config: Mapping[str, Any], tell: Callable[[str], None]) -> Outcome:
         lines = [_opening(config, described, len(dataset), validation)]
         _announce(run, lines + [f"resuming at step {start}"] * (start > 0), getattr(dataset, "bad_files", ()), tell)
 
-    loggers = build_loggers(config, run.path, start)
-    progress = TrainingProgress(described.name, settings["log_every"])
+    loggers = build_loggers(config, run, start)
+    progress = TrainingProgress(described.name, settings["log_every"], bars)
     clock = StopAfter(math.inf if settings["max_minutes"] is None else settings["max_minutes"])
     checkpoint = ResumeCheckpoint(run.path, settings["checkpoint_every"], settings["checkpoint_minutes"])
-    watching = _watching(config, described, validation, run.path, export)
+    size = _per_process(settings, processes)
+    watching = _watching(config, described, validation, folder=run.path, batch=size, bars=bars, export=export)
     # The checkpoint comes last, so that it stores what the others have done at this step.
-    trainer = _trainer(config, run.path, [progress, clock, *watching, checkpoint], loggers)
+    trainer = _trainer(config, run.path, processes, [progress, clock, *watching, checkpoint], loggers)
     try:
-        _fit(trainer, stage, _loader(config, dataset, start), run.checkpoint if start else None)
+        _fit(trainer, stage, _loader(config, dataset, processes, start), run.checkpoint if start else None)
     finally:
         close_loggers(loggers)
     if checkpoint.stopped_by is None:
@@ -109,39 +125,34 @@ def train(config: Mapping[str, Any], tell: Callable[[str], None]) -> Outcome:
     return Outcome(run.path, trainer.global_step, start, checkpoint.stopped_by)
 
 
-class StopAfter(Callback):
+class StopAfter(AfterStep):
     """Ends the run after so many minutes of training in this call, as if it had been its last step."""
 
     def __init__(self, minutes: float) -> None:
         self.seconds = minutes * 60
 
-    def on_train_start(self, trainer: Trainer, pl_module: DiffusionStage) -> None:  # noqa: ARG002
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Start the clock."""
+        super().on_train_start(trainer, pl_module)
         self.end = time.monotonic() + self.seconds
 
-    def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: DiffusionStage,  # noqa: ARG002
-        outputs: Any,  # noqa: ARG002
-        batch: Any,  # noqa: ARG002
-        batch_idx: int,
-    ) -> None:
+    def after_step(self, trainer: Trainer, stage: DiffusionStage, step: int) -> None:  # noqa: ARG002
         """Stop after the step in which the time ran out; all processes do together."""
-        if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
-            late = time.monotonic() > self.end
-            trainer.should_stop |= trainer.strategy.reduce_boolean_decision(late, all=False)
+        late = time.monotonic() > self.end
+        trainer.should_stop |= trainer.strategy.reduce_boolean_decision(late, all=False)
 
 
-def _loader(config: Mapping[str, Any], dataset: PictureDataset, start: int) -> DataLoader[dict[str, Tensor]]:
+def _loader(
+    config: Mapping[str, Any], dataset: PictureDataset, processes: Processes, start: int
+) -> DataLoader[dict[str, Tensor]]:
     settings, stage = config["trainer"], config["stage"]
     order = RunOrder(
         config["seed"],
         size=len(dataset),
-        batch=_per_process(settings),
+        batch=_per_process(settings, processes),
         labels=[dataset.label(i) for i in range(len(dataset))] if stage["balanced"] else None,
-        processes=processes(),
-        rank=rank(),
+        processes=processes.count,
+        rank=processes.rank,
         accumulate=settings["accumulate"],
         start=start,
     )
@@ -160,11 +171,13 @@ def _leave_ctrl_c_to_the_parent(worker: int) -> None:  # noqa: ARG001
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _per_process(settings: Mapping[str, Any]) -> int:
-    return settings["batch"] // (processes() * settings["accumulate"])
+def _per_process(settings: Mapping[str, Any], processes: Processes) -> int:
+    return settings["batch"] // (processes.count * settings["accumulate"])
 
 
-def _trainer(config: Mapping[str, Any], folder: Path, callbacks: list[Callback], loggers: list[Any]) -> Trainer:
+def _trainer(
+    config: Mapping[str, Any], folder: Path, processes: Processes, callbacks: list[Callback], loggers: list[Any]
+) -> Trainer:
     settings = config["trainer"]
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -172,11 +185,11 @@ def _trainer(config: Mapping[str, Any], folder: Path, callbacks: list[Callback],
     # Python 3.12 and later warn of forking a process with threads; the loaders' workers use none of torch's.
     warnings.filterwarnings("ignore", message=".*multi-threaded.*fork", category=DeprecationWarning)
     # Buffers are either constant or the same by construction on all processes.
-    strategy = DDPStrategy(broadcast_buffers=False) if processes() > 1 else "auto"
+    strategy = DDPStrategy(broadcast_buffers=False) if processes.count > 1 else "auto"
     return Trainer(
-        accelerator="gpu" if uses_gpu(settings) else "cpu",
-        devices=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
-        num_nodes=int(os.environ.get("GROUP_WORLD_SIZE", "1")),
+        accelerator=device_type(settings),
+        devices=processes.per_node,
+        num_nodes=processes.nodes,
         strategy=strategy,
         precision=PRECISIONS[settings["precision"]],
         max_steps=settings["max_steps"],
@@ -184,7 +197,7 @@ def _trainer(config: Mapping[str, Any], folder: Path, callbacks: list[Callback],
         accumulate_grad_batches=settings["accumulate"],
         callbacks=callbacks,
         logger=loggers,
-        plugins=[WholeCheckpointIO()],
+        plugins=[WholeCheckpointIO(), Launched(processes)],
         default_root_dir=folder,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -217,27 +230,28 @@ def _announce(run: RunFolder, lines: list[str], bad_files: Any, tell: Callable[[
         tell(line)
 
 
-def _open_data(config: Mapping[str, Any], tell: Callable[[str], None]) -> tuple[PictureDataset, PictureDataset | None]:
-    """The training pictures, and those for validation if any are wanted; a line where opening them takes long."""
+def _open_data(config: Mapping[str, Any], bars: Bars) -> tuple[PictureDataset, PictureDataset | None]:
+    """The training pictures, and those for validation if any are wanted."""
     settings, side = config["trainer"], config["stage"]["resolution"]
-    told = time.monotonic()
 
-    def progress(done: int, total: int) -> None:
-        nonlocal told
-        if rank() == 0 and time.monotonic() - told > 10:
-            told = time.monotonic()
-            tell(f"looking through the pictures: {done} of {total}")
+    def opened(split: str) -> PictureDataset:
+        name = f"looking through the pictures ({split})"
+        dataset = open_dataset(config["data"], side, split, lambda done, total: bars.at(name, done, total, "files"))
+        bars.end(name)
+        return dataset
 
-    dataset = open_dataset(config["data"], side, "train", progress)
     wanted = settings["validation_images"] > 0 or (settings["sample_every"] > 0 and settings["sample_images"] > 0)
-    return dataset, open_dataset(config["data"], side, "val", progress) if wanted else None
+    return opened("train"), opened("val") if wanted else None
 
 
 def _watching(
     config: Mapping[str, Any],
     described: StageConfig,
     validation: PictureDataset | None,
+    *,
     folder: Path,
+    batch: int,
+    bars: Bars,
     export: Callable[[int], None],
 ) -> list[Callback]:
     """The callbacks that measure and show the run on validation pictures."""
@@ -245,8 +259,16 @@ def _watching(
     callbacks: list[Callback] = []
     if validation is not None and settings["validation_images"] > 0:
         view = validation_view(config, validation)
-        size, every = settings["validation_images"], settings["validate_every"]
-        callbacks.append(Validation(view, count=size, batch=_per_process(settings), every_steps=every, on_best=export))
+        callbacks.append(
+            Validation(
+                view,
+                count=settings["validation_images"],
+                batch=batch,
+                every_steps=settings["validate_every"],
+                on_best=export,
+                bars=bars,
+            )
+        )
     if validation is not None and settings["sample_every"] > 0 and settings["sample_images"] > 0:
         callbacks.append(
             SamplePictures(
@@ -256,6 +278,7 @@ def _watching(
                 count=settings["sample_images"],
                 every_steps=settings["sample_every"],
                 precision=settings["precision"],
+                bars=bars,
             )
         )
     return callbacks

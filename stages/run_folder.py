@@ -1,6 +1,7 @@
 """A run's folder: the configuration it was started with, and what the same command finds there the next time."""
 
 import os
+import uuid
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,13 +16,15 @@ from cascade.files import write_whole
 from stages.checkpoint import LAST, read_checkpoint
 
 RUN_CONFIG = "run.yaml"
-FINGERPRINT, ENDED = "data_fingerprint", "ended_by_time"
+FINGERPRINT, ENDED, RUN_ID = "data_fingerprint", "ended_by_time", "run_id"
 
 # What may differ when a run is continued: where it runs, how long, what is shown of it, and how it will be sampled.
 FREE = (
     "data.verify",
     "data.workers",
     ENDED,
+    FINGERPRINT,
+    RUN_ID,
     "fresh",
     "logger",
     "runs",
@@ -50,6 +53,8 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.run_id = uuid.uuid4().hex[:12]
+        """The name of this run among all, whatever their folders are called; kept as long as it is continued."""
 
     @property
     def checkpoint(self) -> Path | None:
@@ -73,6 +78,7 @@ class RunFolder:
             raise CascadeError(
                 f"the run in '{self.path}' was made with other pictures; use those, or another name, or fresh=true"
             )
+        self.run_id = str((self.stored() or {}).get(RUN_ID, self.run_id))
         return step
 
     def load_weights(self, module: nn.Module) -> None:
@@ -93,14 +99,18 @@ class RunFolder:
         return config
 
     def check_same(self, config: Mapping[str, Any]) -> None:
-        """Refuse to continue a run under another configuration, naming the first key that differs."""
+        """Refuse to continue a run under another configuration, naming the first key that differs.
+
+        A group that the stored configuration does not know has come with a later version, and its default does what was
+        done before.
+        """
         stored = self.stored()
         if stored is None or self.checkpoint is None:  # a start that failed before its first checkpoint binds nobody
             return
         old, new = dict(_flat(stored)), dict(_flat(config))
         for key in [*new, *old]:
-            free = key == FINGERPRINT or any(key == name or key.startswith(name + ".") for name in FREE)
-            if not free and old.get(key) != new.get(key):
+            free = any(key == name or key.startswith(name + ".") for name in FREE)
+            if not free and key.split(".")[0] in stored and old.get(key) != new.get(key):
                 raise CascadeError(
                     f"the run in '{self.path}' was made with {key}={_show(old.get(key))}, not {_show(new.get(key))}; "
                     "continue it with that, or use another name, or fresh=true to start again"
@@ -108,7 +118,7 @@ class RunFolder:
 
     def write_config(self, config: Mapping[str, Any], fingerprint: str, ended: Mapping[str, Any] | None = None) -> None:
         """Store the configuration and the name of its pictures, whole; `ended`: the settings whose time ran out."""
-        stored = {**config, FINGERPRINT: fingerprint}
+        stored = {**config, FINGERPRINT: fingerprint, RUN_ID: self.run_id}
         if ended is not None:
             stored[ENDED] = {key: ended[key] for key in ("max_minutes", "max_steps")}
         write_whole(self.path / RUN_CONFIG, yaml.safe_dump(stored, sort_keys=False, allow_unicode=True))

@@ -1,6 +1,5 @@
 """The checks of a training's settings that need no data, and those that need one step without weights on disk."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,21 +13,12 @@ from cascade.stage_sampler import StageSampler
 from stages.diffusion_stage import DiffusionStage
 from stages.draws import Draws
 from stages.precision import choose_precision
+from stages.processes import Processes
 
-ACCELERATORS = ("auto", "cpu", "gpu")
-
-
-def processes() -> int:
-    """How many processes train together, as torchrun tells them."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+ACCELERATORS = ("auto", "cpu", "gpu", "mps")
 
 
-def rank() -> int:
-    """Which of them this one is."""
-    return int(os.environ.get("RANK", "0"))
-
-
-def check_settings(config: Mapping[str, Any]) -> None:
+def check_settings(config: Mapping[str, Any], processes: Processes) -> None:
     """Refuse numbers out of range and names that are no folder names, each in one line."""
     settings, stage = config["trainer"], config["stage"]
     for key in ("max_steps", "batch", "accumulate", "log_every", "checkpoint_every", "validate_every"):
@@ -50,25 +40,36 @@ def check_settings(config: Mapping[str, Any]) -> None:
     if settings["accelerator"] not in ACCELERATORS:
         hint = suggest(settings["accelerator"], ACCELERATORS)
         raise CascadeError(f"unknown trainer.accelerator '{settings['accelerator']}'; {hint}")
-    if settings["accelerator"] == "gpu" and not torch.cuda.is_available():
-        raise CascadeError("trainer.accelerator=gpu, but torch finds no GPU here; say trainer.accelerator=cpu")
-    _check_processes(settings)
-
-
-def _check_processes(settings: Mapping[str, Any]) -> None:
-    if "WORLD_SIZE" not in os.environ and int(os.environ.get("SLURM_NTASKS", "1")) > 1:
-        raise CascadeError("several SLURM tasks would train the same run; start one task a node, with torchrun in it")
-    if settings["devices"] != processes():
+    there = {"gpu": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
+    if settings["accelerator"] in there and not there[settings["accelerator"]]():
+        what = "GPU" if settings["accelerator"] == "gpu" else "GPU of Apple's"
         raise CascadeError(
-            f"trainer.devices={settings['devices']} but {processes()} process(es) run; several come from "
-            f"`torchrun --no-python --nproc-per-node {max(2, settings['devices'])} cascade train ...` "
-            "with trainer.devices set to their number"
+            f"trainer.accelerator={settings['accelerator']}, but torch finds no {what} here; "
+            "say trainer.accelerator=cpu"
         )
-    pieces = processes() * settings["accumulate"]
+    _check_processes(settings, processes)
+
+
+def _check_processes(settings: Mapping[str, Any], processes: Processes) -> None:
+    count, device = processes.count, device_type(settings)
+    if settings["devices"] != count:
+        raise CascadeError(
+            f"trainer.devices={settings['devices']} but {count} process(es) run; several come from "
+            f"`torchrun --no-python --nproc-per-node {max(2, settings['devices'])} cascade train ...` "
+            "or, as SLURM's tasks, from `srun cascade train ...`, with trainer.devices set to their number"
+        )
+    pieces = count * settings["accumulate"]
     if settings["batch"] % pieces:
         raise CascadeError(
-            f"trainer.batch={settings['batch']} is global and cannot be split over {processes()} process(es) "
+            f"trainer.batch={settings['batch']} is global and cannot be split over {count} process(es) "
             f"times {settings['accumulate']} micro-batch(es); choose a multiple of {pieces}"
+        )
+    if count > 1 and device == "mps":
+        raise CascadeError("several processes cannot share Apple's GPU; say trainer.devices=1")
+    if device == "cuda" and processes.per_node > torch.cuda.device_count():
+        raise CascadeError(
+            f"{processes.per_node} processes on this node, but each sees {torch.cuda.device_count()} GPU(s) and all "
+            "must see all (in SLURM: --gpus-per-node, without --gpus-per-task); or say trainer.accelerator=cpu"
         )
 
 
@@ -77,13 +78,15 @@ def with_precision(config: Mapping[str, Any], stored: Mapping[str, Any] | None) 
     settings = dict(config["trainer"])
     if settings["precision"] == "auto" and stored is not None:
         settings["precision"] = stored["trainer"]["precision"]
-    settings["precision"] = choose_precision(settings["precision"], uses_gpu(settings))
+    settings["precision"] = choose_precision(settings["precision"], device_type(settings))
     return {**config, "trainer": settings}
 
 
-def uses_gpu(settings: Mapping[str, Any]) -> bool:
-    """Whether the run is on a GPU: where there is one, unless the CPU is asked for."""
-    return settings["accelerator"] != "cpu" and torch.cuda.is_available()
+def device_type(settings: Mapping[str, Any]) -> str:
+    """Return "cuda" where there is such a GPU, unless the CPU is asked for; "mps" only where that is; else "cpu"."""
+    if settings["accelerator"] == "mps":
+        return "mps"
+    return "cuda" if settings["accelerator"] != "cpu" and torch.cuda.is_available() else "cpu"
 
 
 @torch.no_grad()

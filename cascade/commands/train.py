@@ -1,6 +1,5 @@
 """`cascade train`: train a stage, or continue its run."""
 
-import os
 import signal
 from typing import TYPE_CHECKING
 
@@ -12,10 +11,13 @@ def run(config: "DictConfig") -> None:
     """Train the stage of `config`; a run that was stopped by a signal exits with 128 + its number."""
     from omegaconf import OmegaConf
 
+    from stages.processes import Processes
     from stages.run import train
 
+    first = Processes.here().is_first
+
     def tell(line: str) -> None:
-        if int(os.environ.get("RANK", "0")) == 0:  # one of the processes of torchrun speaks for all
+        if first:
             print(line, flush=True)
 
     plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)

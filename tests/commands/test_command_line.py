@@ -389,6 +389,7 @@ def test_one_process_of_torchrun_says_how_the_run_ended(monkeypatch, capsys, ran
     monkeypatch.delenv("RANK", raising=False)
     if rank is not None:
         monkeypatch.setenv("RANK", rank)
+        monkeypatch.setenv("WORLD_SIZE", "2")
     train.run(OmegaConf.create({}))
     assert capsys.readouterr().out == (
         "the run was already finished at step 5; its stage is runs/x/stage\n" if printed else ""
