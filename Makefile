@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow mutants lint clean
+.PHONY: help install demo test test-slow mutants parity lint clean
 
 # The first interpreter that fits: python3 if it is 3.11 to 3.13, else one of these versions by name.
 FITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
@@ -42,6 +42,10 @@ test-slow: install ## run the proofs that take minutes
 
 mutants: install ## change one coefficient of each formula; every change must make a test fail
 	OMP_NUM_THREADS=1 $(BIN)/python tests/mutants $(ONLY)
+
+parity: install ## install k-diffusion and diffusers into .venv, and compare the samplers with theirs
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint .ci/constraints.txt --editable ".[parity]"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/parity
 
 lint: install ## check style and format
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
