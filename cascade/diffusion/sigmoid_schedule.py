@@ -55,8 +55,9 @@ class SigmoidSchedule:
         """Return the t at which λ(t) = log_snr, in [0, 1]; beyond the ends, the end."""
         log_snr = as_tensor(log_snr)
         before, after, length = self._piece
-        distance = self._inverse((log_snr - self._offset).abs())
         clean = log_snr > self._offset
+        # Not abs(), whose derivative at the middle is 0.
+        distance = self._inverse(torch.where(clean, log_snr - self._offset, self._offset - log_snr))
         return torch.where(clean, (distance - before) / length, 1 - (distance - after) / length).clamp(0, 1)
 
     def log_slope(self, log_snr: Tensor | float) -> Tensor:

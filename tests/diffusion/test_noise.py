@@ -10,10 +10,15 @@ from torch.testing import assert_close
 from cascade.diffusion import (
     CosineSchedule,
     DiscreteBetas,
+    InterpolatedSchedule,
     LinearBetaSchedule,
+    LinearLogSNRSchedule,
     LogNormalNoise,
+    LogNormalSchedule,
     ScheduleNoise,
     ShiftedSchedule,
+    SigmoidSchedule,
+    TruncatedSchedule,
 )
 
 NOISES = [
@@ -26,6 +31,12 @@ NOISES = [
     LogNormalNoise(),
     LogNormalNoise(-0.4, 1.0),
     LogNormalNoise(0.0, 3.0, -4.0, 6.0),
+    ScheduleNoise(SigmoidSchedule()),
+    ScheduleNoise(SigmoidSchedule(0.0, 3.0, 0.4, -5.0, 12.0)),
+    ScheduleNoise(LinearLogSNRSchedule(-7.0, 11.0)),
+    ScheduleNoise(LogNormalSchedule(-0.4, 1.0)),
+    ScheduleNoise(InterpolatedSchedule(CosineSchedule(), 256)),
+    ScheduleNoise(TruncatedSchedule(LinearBetaSchedule(), -8.0, 8.0)),
 ]
 each = pytest.mark.parametrize("noise", NOISES, ids=repr)
 SMOOTH = [noise for noise in NOISES if "Discrete" not in repr(noise)]
@@ -89,6 +100,26 @@ def test_cosine_density_is_the_hyperbolic_secant():
     whole = 1 / (2 * math.pi * (level / 2).cosh())
     missing = 4 * math.atan(math.exp(-10)) / math.pi
     assert_close(ScheduleNoise(CosineSchedule()).log_density(level).exp(), whole / (1 - missing), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("numbers", [(), (-0.4, 1.0), (0.0, 3.0, -4.0, 6.0)])
+def test_the_log_normal_schedule_has_the_log_normal_noise(numbers):
+    noise, schedule = LogNormalNoise(*numbers), LogNormalSchedule(*numbers)
+    assert schedule.log_snr_min, schedule.log_snr_max == (noise.log_snr_min, noise.log_snr_max)
+    u = torch.linspace(0, 1, 101, dtype=torch.float64)
+    assert_close(ScheduleNoise(schedule).icdf(u)[1:-1], noise.icdf(u)[1:-1], rtol=1e-10, atol=1e-10)
+    level = torch.linspace(-22, 22, 89, dtype=torch.float64)
+    assert_close(ScheduleNoise(schedule).log_density(level), noise.log_density(level), rtol=1e-12, atol=0)
+    # Unlike the quantile function, the schedule keeps its digits at the clean end too.
+    small = torch.tensor([1e-14, 1e-9], dtype=torch.float64)
+    assert_close(LogNormalSchedule().t(LogNormalSchedule().log_snr(small)), small, rtol=1e-2, atol=0)
+
+
+def test_a_truncated_schedules_noise_is_the_bases_between_the_ends(integrate):
+    whole, cut = ScheduleNoise(CosineSchedule()), ScheduleNoise(TruncatedSchedule(CosineSchedule(), -3.0, 5.0))
+    mass = integrate(lambda level: whole.log_density(level).exp(), -3.0, 5.0)
+    level = torch.linspace(-2.9, 4.9, 40, dtype=torch.float64)
+    assert_close(cut.log_density(level).exp(), whole.log_density(level).exp() / mass, rtol=1e-10, atol=0)
 
 
 def test_log_normal_is_edms_distribution_of_sigma():

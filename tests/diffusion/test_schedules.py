@@ -1,4 +1,4 @@
-"""Schedules: inverses, ends, slopes, and the values of the papers."""
+"""Schedules: inverses, ends, slopes, what one becomes by a change, and the values of the papers."""
 
 import math
 
@@ -6,7 +6,20 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from cascade.diffusion import CosineSchedule, DiscreteBetas, LinearBetaSchedule, ShiftedSchedule
+from cascade.diffusion import (
+    CosineSchedule,
+    DiscreteBetas,
+    InterpolatedSchedule,
+    LinearBetaSchedule,
+    LinearLogSNRSchedule,
+    LogNormalSchedule,
+    ShiftedSchedule,
+    SigmoidSchedule,
+    TruncatedSchedule,
+    shifted_to,
+)
+from cascade.errors import CascadeError
+from cascade.registry import build
 
 SCHEDULES = [
     CosineSchedule(),
@@ -18,6 +31,22 @@ SCHEDULES = [
     ShiftedSchedule(LinearBetaSchedule(), 1.5),
     DiscreteBetas("linear", 1000),
     DiscreteBetas("cosine", 50),
+    SigmoidSchedule(),
+    SigmoidSchedule(0.0, 3.0, 0.3),
+    SigmoidSchedule(-3.0, 3.0, 1.1, -9.0, 13.0),
+    SigmoidSchedule(-3.0, 3.0, 0.9, 3.0, 8.0),
+    SigmoidSchedule(-2.0, 1.0, 0.1, -12.0, -1.0),
+    LinearLogSNRSchedule(),
+    LinearLogSNRSchedule(-3.0, 11.0),
+    LogNormalSchedule(),
+    LogNormalSchedule(-0.4, 1.0, -6.0, 12.0),
+    shifted_to(SigmoidSchedule(), 1024),
+    InterpolatedSchedule(CosineSchedule(), 256),
+    InterpolatedSchedule(LinearBetaSchedule(), 64, noisy_at=16, clean_at=1024),
+    InterpolatedSchedule(SigmoidSchedule(), 64, noisy_at=48, clean_at=48),
+    TruncatedSchedule(CosineSchedule(), -6.0, 10.0),
+    TruncatedSchedule(LinearBetaSchedule(), -10.0, 20.0),
+    TruncatedSchedule(InterpolatedSchedule(CosineSchedule(), 512), -8.0, 8.0),
 ]
 each = pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
 
@@ -120,6 +149,99 @@ def test_shift_is_additive_in_log_snr():
     exact(wide * 16, base.log_snr(t).exp(), 1e-11)
 
 
+@pytest.mark.parametrize(
+    ("start", "end", "tau"), [(-3.0, 3.0, 1.0), (0.0, 3.0, 0.5), (-3.0, 3.0, 0.9), (-1.0, 2.0, 0.3)]
+)
+def test_sigmoid_is_the_papers_gamma_on_a_piece_of_its_time(start, end, tau):
+    # Chen 2023, algorithm 1: γ(t) = (S(end/τ) − S((t(end − start) + start)/τ))/(S(end/τ) − S(start/τ)), γ = α².
+    schedule = SigmoidSchedule(start, end, tau, -9.0, 13.0)
+
+    def gamma(t):
+        first, last, here = (
+            1 / (1 + torch.exp(-torch.as_tensor(z / tau, dtype=torch.float64)))
+            for z in (start, end, t * (end - start) + start)
+        )
+        return (last - here) / (last - first)
+
+    time = torch.linspace(0, 1, 200_001, dtype=torch.float64)[1:-1]
+    level = gamma(time).log() - (1 - gamma(time)).log()
+    inside = (level > -9) & (level < 13)
+    t = schedule.t(level[inside])
+    exact(schedule.log_snr(t), level[inside], 1e-8)
+    # The paper's time, stretched: equal distances stay equal.
+    exact((t - t[0]) / (t[-1] - t[0]), (time[inside] - time[inside][0]) / (time[inside][-1] - time[inside][0]), 1e-8)
+
+
+def test_sigmoids_defaults_are_the_papers_and_a_large_tau_makes_alpha_squared_linear():
+    assert SigmoidSchedule() == SigmoidSchedule(-3.0, 3.0, 1.0)
+    t = torch.linspace(0.1, 0.9, 9, dtype=torch.float64)
+    exact(SigmoidSchedule(tau=1e3, log_snr_min=-60, log_snr_max=60).log_snr(t).sigmoid(), 1 - t, 1e-5)
+    # By hand at t = ½, where the argument is start + ½(end − start) = 1.5 at τ = 0.5: z = 3.
+    half = 1 / (1 + math.exp(-3))
+    last, first = 1 / (1 + math.exp(-6)), 0.5
+    gamma = (last - half) / (last - first)
+    value = SigmoidSchedule(0.0, 3.0, 0.5, -60, 60).log_snr(0.5)
+    exact(value, math.log(gamma / (1 - gamma)), 1e-10)
+
+
+def test_linear_log_snr_is_linear():
+    schedule = LinearLogSNRSchedule(-3.0, 11.0)
+    exact(schedule.log_snr(torch.tensor([0, 0.25, 1], dtype=torch.float64)), [11, 7.5, -3])
+    assert LinearLogSNRSchedule() == LinearLogSNRSchedule(-20.0, 20.0)
+
+
+@pytest.mark.parametrize(
+    ("resolution", "shift"), [(32, 1.3862943611), (64, 0.0), (256, -2.7725887222), (1024, -5.5451774445)]
+)
+def test_shifted_to_a_resolution_is_two_ln_64_over_d(resolution, shift):
+    schedule = shifted_to(CosineSchedule(), resolution)
+    assert schedule == ShiftedSchedule(CosineSchedule(), schedule.shift)
+    assert schedule.shift == pytest.approx(shift, abs=1e-9)
+    named = build("schedule", {"name": "shifted_to", "base": {"name": "cosine"}, "resolution": resolution})
+    assert named == schedule
+    # Block means of 64 pixels a side: noise falls by the size of the block, so their SNR is the base's at 64 pixels.
+    t = torch.linspace(0, 1, 21, dtype=torch.float64)
+    exact(schedule.log_snr(t) + math.log((resolution / 64) ** 2), CosineSchedule().log_snr(t), 1e-11)
+
+
+def test_interpolated_goes_from_the_large_pictures_shift_to_the_small_ones():
+    base = CosineSchedule()
+    t = torch.linspace(0, 1, 21, dtype=torch.float64)
+    schedule = InterpolatedSchedule(base, resolution=512)
+    assert schedule == InterpolatedSchedule(base, 512, noisy_at=32, clean_at=256)
+    # Hoogeboom et al. 2023, section 3.1: t·logSNR_shift32(t) + (1 − t)·logSNR_shift256(t).
+    low, high = (ShiftedSchedule(base, 2 * math.log(at / 512)).log_snr(t) for at in (32, 256))
+    exact(schedule.log_snr(t), t * low + (1 - t) * high, 1e-11)
+    alike = InterpolatedSchedule(base, 512, noisy_at=64, clean_at=64)
+    exact(alike.log_snr(t), shifted_to(base, 512).log_snr(t), 1e-12)
+    inside = alike.log_snr(t)
+    exact(alike.log_slope(inside), shifted_to(base, 512).log_slope(inside), 1e-9)
+
+
+def test_a_truncated_schedule_is_the_base_in_less_time():
+    base, t = CosineSchedule(), torch.linspace(0, 1, 101, dtype=torch.float64)
+    cut = TruncatedSchedule(base, -6.0, 10.0)
+    exact(cut.log_snr(t), CosineSchedule(-6.0, 10.0).log_snr(t), 1e-12)
+    for whole in (base, LinearBetaSchedule(), SigmoidSchedule(), InterpolatedSchedule(base, 256)):
+        same = TruncatedSchedule(whole, whole.log_snr_min, whole.log_snr_max)
+        exact(same.log_snr(t[1:]), whole.log_snr((1 - t[1:]) * whole.t_min + t[1:]), 1e-9)
+        twice = TruncatedSchedule(TruncatedSchedule(whole, -9.0, 9.0), -4.0, 5.0)
+        exact(twice.log_snr(t), TruncatedSchedule(whole, -4.0, 5.0).log_snr(t), 1e-9)
+    moved = ShiftedSchedule(TruncatedSchedule(base, -6.0, 10.0), 1.5)
+    exact(moved.log_snr(t), TruncatedSchedule(ShiftedSchedule(base, 1.5), -4.5, 11.5).log_snr(t), 1e-11)
+
+
+@pytest.mark.parametrize(
+    "base", [CosineSchedule(), LinearBetaSchedule(), SigmoidSchedule(), LogNormalSchedule()], ids=repr
+)
+def test_a_shift_is_additive_whatever_the_schedule(base):
+    t = torch.linspace(0, 1, 21, dtype=torch.float64)
+    for shift in (-2.5, 1.0):
+        moved = ShiftedSchedule(base, shift)
+        exact(moved.log_snr(t), base.log_snr(t) + shift, 1e-12)
+        exact(moved.t(base.log_snr(t) + shift), base.t(base.log_snr(t)), 1e-9)
+
+
 def cumulative_products(betas):
     product, products = 1.0, []
     for beta in betas.tolist():
@@ -188,8 +310,35 @@ def test_the_largest_possible_numbers_are_not_refused():
         lambda: DiscreteBetas("quadratic", 1000),
         lambda: DiscreteBetas("linear", 20),
         lambda: DiscreteBetas("cosine", 1),
+        lambda: SigmoidSchedule(3.0, -3.0),
+        lambda: SigmoidSchedule(tau=0.0),
+        lambda: SigmoidSchedule(tau=0.01),
+        lambda: SigmoidSchedule(end=math.inf),
+        lambda: SigmoidSchedule(log_snr_min=20.0),
+        lambda: LinearLogSNRSchedule(1.0, 1.0),
+        lambda: LogNormalSchedule(p_std=0.0),
+        lambda: shifted_to(CosineSchedule(), 0),
+        lambda: InterpolatedSchedule(CosineSchedule(), 256, noisy_at=64, clean_at=32),
+        lambda: InterpolatedSchedule(CosineSchedule(), 0),
+        lambda: TruncatedSchedule(CosineSchedule(), 2.0, 2.0),
+        lambda: TruncatedSchedule(CosineSchedule(-8.0, 8.0), -9.0, 2.0),
+        lambda: TruncatedSchedule(CosineSchedule(-8.0, 8.0), -2.0, 9.0),
     ],
 )
 def test_impossible_numbers_are_refused_in_one_line(make):
     with pytest.raises(ValueError, match=r"^[^\n]+$"):
         make()
+
+
+def test_the_registry_builds_schedules_of_schedules():
+    cosine = {"name": "cosine"}
+    config = {
+        "name": "interpolated",
+        "resolution": 64,
+        "base": {"name": "truncated", "base": cosine, "log_snr_min": -9.0},
+    }
+    config["base"]["log_snr_max"] = 9.0
+    assert build("schedule", config) == InterpolatedSchedule(TruncatedSchedule(CosineSchedule(), -9.0, 9.0), 64)
+    assert build("schedule", {"name": "discrete_betas", "kind": "cosine"}) == DiscreteBetas("cosine")
+    with pytest.raises(CascadeError, match="resolutions are at least 1"):
+        build("schedule", {"name": "shifted_to", "base": cosine, "resolution": -4})

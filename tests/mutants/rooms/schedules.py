@@ -49,7 +49,7 @@ MUTANTS: list[Mutant] = [
         ("sigmoid, t' ends at λmin", "length * (1 - t) + after", "length * (1 - t)"),
         ("sigmoid, t(λ), clean half", "(distance - before) / length", "distance / length"),
         ("sigmoid, t(λ), noisy half", "1 - (distance - after) / length", "1 - distance / length"),
-        ("sigmoid, t(λ) of λ − offset", "_inverse((log_snr - self._offset).abs())", "_inverse(log_snr.abs())"),
+        ("sigmoid, t(λ) of λ − offset", "where(clean, log_snr - self._offset, self", "where(clean, log_snr, self"),
         ("sigmoid, slope, coth w·t'", "1 / near.tanh() +", "1 / near +"),
         ("sigmoid, slope, coth w(1 − t')", "1 / (self._width - near).tanh()", "1 / near.tanh()"),
         ("sigmoid, slope, the factor w", "slope = self._width * (1", "slope = (1"),
