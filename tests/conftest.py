@@ -17,6 +17,8 @@ from cascade.artifact import (
 )
 from cascade.rng import randn
 
+collect_ignore = ["mutants"]  # a program of its own: make mutants
+
 CLASSES = ("dress", "hat", "shoe")
 GRID = {"name": "uniform_log_snr", "log_snr_min": -8.0, "log_snr_max": 8.0, "n": 3}
 
