@@ -10,7 +10,9 @@ from cascade.diffusion.changed_schedule import (
 )
 from cascade.diffusion.condition import NULL_LABEL, UNCONDITIONED, Condition
 from cascade.diffusion.denoiser import Denoiser, Posterior
+from cascade.diffusion.elbo import Elbo, continuous_elbo, discrete_elbo
 from cascade.diffusion.ema import ExponentialEMA
+from cascade.diffusion.forward import diffuse_further, forward_step
 from cascade.diffusion.geometric import AugmentPipe
 from cascade.diffusion.ladder import LadderNoise
 from cascade.diffusion.log_snr import alpha_sigma, diffuse, eps_from_mean, score_from_mean, v_from_mean
@@ -61,6 +63,7 @@ __all__ = [
     "EDMPreconditioning",
     "EDMWeighting",
     "ELBOWeighting",
+    "Elbo",
     "EpsPreconditioning",
     "ExponentialEMA",
     "GaussianAugmentation",
@@ -98,9 +101,13 @@ __all__ = [
     "X0Preconditioning",
     "X0Weighting",
     "alpha_sigma",
+    "continuous_elbo",
     "diffuse",
+    "diffuse_further",
     "diffusion_loss",
+    "discrete_elbo",
     "eps_from_mean",
+    "forward_step",
     "score_from_mean",
     "shifted_to",
     "v_from_mean",

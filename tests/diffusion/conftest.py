@@ -1,6 +1,7 @@
 """What the laws of diffusion share: exact quadrature, and named random numbers in float64."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -32,3 +33,34 @@ def normal() -> Callable[..., Tensor]:
         return torch.randn(shape, generator=rng.generator("tests/diffusion", name), dtype=torch.float64)
 
     return draw
+
+
+@dataclass(frozen=True)
+class Given:
+    """Draws of an ELBO that are the same for each of its terms: `eps` like the pictures, and one uniform number."""
+
+    eps: Tensor
+    u: float = 0.5
+
+    def normal(self, term: int) -> Tensor:
+        return self.eps
+
+    def uniform(self, term: int) -> Tensor:
+        return torch.full((len(self.eps),), self.u, dtype=torch.float64)
+
+
+@pytest.fixture
+def given() -> type[Given]:
+    """The class of draws that do not change."""
+    return Given
+
+
+@pytest.fixture
+def quadratic_points() -> Callable[[int], Tensor]:
+    """quadratic_points(d): 2·d points, (2·d, d), over which the mean of a quadratic is that over N(0, 1), exactly."""
+
+    def points(dim: int) -> Tensor:
+        scaled = dim**0.5 * torch.eye(dim, dtype=torch.float64)
+        return torch.cat([scaled, -scaled])
+
+    return points
