@@ -4,7 +4,7 @@ import copy
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 
-from cascade.diffusion import Condition, diffusion_loss
+from cascade.diffusion import Condition, Loss, PlainLoss, diffusion_loss
 from cascade.diffusion.ema import ExponentialEMA
 from cascade.diffusion.noise import NoiseDistribution
 from cascade.diffusion.weighting import Weighting
@@ -33,6 +33,7 @@ class Recipe:
     warmup_steps   steps over which the learning rate rises linearly to its full value
     total_steps    the steps of the run, over whose last `cooldown_steps` the rate falls linearly to 0
     gradient_clip  the largest norm of the gradient; 0 = no clipping
+    loss           what is put around the weighted loss; one that learns is trained with the denoiser
     """
 
     noise: NoiseDistribution
@@ -47,6 +48,7 @@ class Recipe:
     total_steps: int = 1
     cooldown_steps: int = 0
     gradient_clip: float = 1.0
+    loss: Loss = field(default_factory=PlainLoss)
 
     def __post_init__(self) -> None:
         if not 0 <= self.label_dropout <= 1:
@@ -83,6 +85,7 @@ class DiffusionStage(LightningModule):
         self.denoiser = denoiser
         self.average = copy.deepcopy(denoiser).eval().requires_grad_(False)
         self.recipe = recipe
+        self.loss = recipe.loss  # registered here where it has parameters
         # Losses and gradient norms since the last row of metrics; kept in checkpoints, so that the curve of a resumed
         # run is that of an unbroken one. The same on all processes, and no float64: not every device has it.
         self.register_buffer("loss_sum", torch.zeros(()))
@@ -117,7 +120,7 @@ class DiffusionStage(LightningModule):
         log_snr = self.recipe.noise.icdf(draws.stratified("log_snr")).to(x)
         eps = draws.normal("eps", tuple(x.shape[1:])).to(x)
         with seeded_dropout(draws.generators("dropout")):
-            loss = diffusion_loss(self.denoiser, x, log_snr, eps, condition, self.recipe.weighting).mean()
+            loss = self.loss(self.denoiser, x, log_snr, eps, condition, self.recipe.weighting).mean()
         self.step_loss += loss.detach() / self.trainer.accumulate_grad_batches
         return loss
 
@@ -138,9 +141,12 @@ class DiffusionStage(LightningModule):
     def _draws(self, step: int, batch: Batch) -> Draws:
         return Draws(self.recipe.run_seed, step, tuple(batch["index"].tolist()), self.recipe.global_batch)
 
+    def _learning(self) -> list[nn.Parameter]:
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The optimizer over all parameters that learn."""
-        optimizer = self.recipe.optimizer(self.denoiser.parameters())
+        optimizer = self.recipe.optimizer(self._learning())
         for group in optimizer.param_groups:
             group["full_lr"] = group["lr"]
         return optimizer
@@ -169,7 +175,7 @@ class DiffusionStage(LightningModule):
 
         On several processes gradients and loss are the means over all of them here, so all decide alike.
         """
-        norm = nn.utils.clip_grad_norm_(self.denoiser.parameters(), self.recipe.gradient_clip or math.inf)
+        norm = nn.utils.clip_grad_norm_(self._learning(), self.recipe.gradient_clip or math.inf)
         loss = self.trainer.strategy.reduce(self.step_loss.clone(), reduce_op="mean")
         self.step_loss.zero_()
         if not bool(norm.isfinite() & loss.isfinite()):
