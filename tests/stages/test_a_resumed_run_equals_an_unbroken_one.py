@@ -13,7 +13,7 @@ SCRIPT = Path(__file__).with_name("training_process.py")
 
 
 def run(folder: Path, overrides: list[str], kill_at: int = -1) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(SCRIPT), str(kill_at), f"runs={folder}", "name=r", *overrides]
+    command = [sys.executable, str(SCRIPT), f"--kill-at={kill_at}", f"runs={folder}", "name=r", *overrides]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, check=False, capture_output=True, text=True, env=environment, timeout=280)
 
@@ -64,20 +64,23 @@ def check(tmp_path: Path, overrides: list[str], kill_at: list[int]) -> None:
     assert stages[0] == stages[1]
 
 
+# All that the shipped stages can do to a picture is on; their crops and everything but the widths are as shipped.
+BASE64 = ["stage=base64", "geometric=edm", "geometric.p=0.5"]
+SR256 = ["stage=sr256", "augmentation.blur_probability=0.5"]
+SR1024 = ["stage=sr1024", "augmentation.blur_probability=0.5"]
 QUICK = [
-    pytest.param(["stage=base64", "geometric=edm", "geometric.p=0.5"], 0, 1, [3], id="base64"),
-    pytest.param(["stage=sr256", "stage.crop=64", "augmentation.blur_probability=0.5"], 2, 3, [1, 4], id="sr256"),
+    pytest.param(BASE64, 0, 1, [3], id="base64"),
+    pytest.param([*SR256, "stage.crop=64"], 2, 3, [1, 4], id="sr256"),
 ]
 SLOW = [
-    pytest.param([f"stage={stage}", "stage.crop=64"], workers, accumulate, [kill], id=f"{stage}-{workers}-{accumulate}")
-    for stage in ("base64", "sr256", "sr1024")
+    pytest.param(stage, workers, accumulate, [kill], id=f"{stage[0]}-{workers}-{accumulate}")
+    for stage, kill in ((BASE64, 3), (SR256, 1), (SR1024, 3))
     for workers in (0, 2)
     for accumulate in (1, 3)
-    for kill in (3,)
-] + [pytest.param(["stage=base64"], 2, 1, [0, 2, 5], id="killed again and again")]
+] + [pytest.param(BASE64, 2, 1, [0, 2, 5], id="killed again and again")]
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize(
     ("overrides", "workers", "accumulate", "kill_at"),
     [*QUICK, *(pytest.param(*p.values, id=p.id, marks=pytest.mark.slow) for p in SLOW)],
@@ -86,23 +89,3 @@ def test_a_killed_run_ends_where_an_unbroken_one_does(
     tmp_path: Path, overrides: list[str], workers: int, accumulate: int, kill_at: list[int]
 ) -> None:
     check(tmp_path, [*overrides, f"trainer.workers={workers}", f"trainer.accumulate={accumulate}"], kill_at)
-
-
-def test_the_same_global_batch_on_two_processes_gives_the_same_loss_curve(tmp_path: Path) -> None:
-    overrides = ["stage=base64", "geometric=edm", "trainer.workers=0", "trainer.batch=8", "trainer.validate_every=6"]
-    one = run(tmp_path / "one", overrides)
-    assert one.returncode == 0, one.stderr
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    two = subprocess.run(
-        [*torchrun, str(SCRIPT), "-1", f"runs={tmp_path / 'two'}", "name=r", "trainer.devices=2", *overrides],
-        check=False,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        timeout=280,
-    )
-    assert two.returncode == 0, two.stderr
-    for key in ("train/loss", "val/loss", "train/gradient_norm"):
-        a, b = ([float(row[key]) for row in rows(tmp_path / name) if row[key]] for name in ("one", "two"))
-        assert len(a) == len(b) > 0
-        assert a == pytest.approx(b, abs=1e-5 if "norm" not in key else 1e-3), key

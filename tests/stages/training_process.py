@@ -1,15 +1,19 @@
-"""Run one training in a process of its own, for tests that kill it: python training_process.py KILL_AT OVERRIDE..."""
+"""Run one training in a process of its own, for tests that kill it.
 
+python training_process.py [--kill-at STEP] [--spoil STEP] OVERRIDE...
+"""
+
+import argparse
+import math
 import os
 import signal
-import sys
 import warnings
 from pathlib import Path
 
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
-import stages.diffusion_stage
+from stages.diffusion_stage import DiffusionStage
 from stages.run import train
 
 # A step of the shipped stages with only the widths (and the number of pictures) reduced: dropout, EMA, crops and
@@ -39,21 +43,43 @@ def configuration(overrides: list[str]) -> dict:
     return OmegaConf.to_container(config, resolve=True)
 
 
-def main() -> None:
-    """Train; with KILL_AT ≥ 0 the process kills itself after that optimizer step was made, before it is saved."""
-    warnings.simplefilter("error")
-    warnings.filterwarnings("default", category=DeprecationWarning)
-    kill_at = int(sys.argv[1])
-    step = stages.diffusion_stage.DiffusionStage.optimizer_step
+def kill_after(killed: int) -> None:
+    """Let the process kill itself after that optimizer step was made, before it is saved."""
+    step = DiffusionStage.optimizer_step
 
-    def step_then_die(self: stages.diffusion_stage.DiffusionStage, *arguments: object) -> None:
+    def step_then_die(self: DiffusionStage, *arguments: object) -> None:
         number = self.global_step
         step(self, *arguments)
-        if number == kill_at:
+        if number == killed:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    stages.diffusion_stage.DiffusionStage.optimizer_step = step_then_die
-    outcome = train(configuration(sys.argv[2:]), print)
+    DiffusionStage.optimizer_step = step_then_die
+
+
+def spoil(spoilt: int) -> None:
+    """Put something that is no number into the last picture of that step's global batch; one process alone sees it."""
+    step = DiffusionStage.training_step
+
+    def spoil_then_step(self: DiffusionStage, batch: dict, batch_idx: int) -> object:
+        if self.global_step == spoilt:
+            batch["image"][batch["index"] == self.recipe.global_batch - 1] = math.nan
+        return step(self, batch, batch_idx)
+
+    DiffusionStage.training_step = spoil_then_step
+
+
+def main() -> None:
+    """Train."""
+    warnings.simplefilter("error")
+    warnings.filterwarnings("default", category=DeprecationWarning)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--kill-at", type=int, default=-1)
+    parser.add_argument("--spoil", type=int, default=-1)
+    parser.add_argument("overrides", nargs="*")
+    asked = parser.parse_args()
+    kill_after(asked.kill_at)
+    spoil(asked.spoil)
+    outcome = train(configuration(asked.overrides), print)
     print(f"step {outcome.step} resumed from {outcome.resumed_from} in {Path(outcome.folder).name}")
 
 
