@@ -1,14 +1,15 @@
 """The cascade as one object: stages chained from noise, or from small pictures, to the largest size.
 
 The only room that knows there is more than one model. Between stages a picture is uint8, so a chained picture, one from
-a stage's kept pictures and one from a folder are the same bits. Every stage calls its network in chunks of a fixed
-size, and all noise is named by (seed of the picture, stage, step): a picture is the same bits alone, among 3 and among
-64, at the same chunk size, precision, number of threads and machine.
+a stage's kept pictures and one from a folder are the same bits; only a truncated stage is handed x_λ, as it is. Every
+stage calls its network in chunks of a fixed size, and all noise is named by (seed of the picture, stage, step): a
+picture is the same bits alone, among 3 and among 64, at the same chunk size, precision, number of threads and machine.
 """
 
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -24,9 +25,10 @@ from cascade.artifact import (
     load_stage_config,
 )
 from cascade.errors import CascadeError, suggest
+from cascade.guidance_settings import with_weak
 from cascade.requests import check_seed, chosen_stages, class_label, class_table
 from cascade.stage_sampler import PRECISIONS, Request, StageSampler
-from cascade.stage_settings import StageSettings, changed
+from cascade.stage_settings import StageSettings, planned
 
 Classes = str | int | Sequence[str | int | None] | None
 Seeds = int | Sequence[int]
@@ -70,6 +72,7 @@ class CascadePipeline:
         self.configs, self.samplings, self.stages = tuple(configs), tuple(samplings), dict(stages)
         self.device, self.precision = torch.device(device), "fp32" if precision == "auto" else precision
         self.threads = torch.get_num_threads()
+        self._weak = cache(load_stage)  # a plan is made more than once
 
     @classmethod
     def load(
@@ -93,7 +96,11 @@ class CascadePipeline:
             for config, (name, _) in zip(configs, cascade.stages, strict=True)
             if only is None or config.name in only
         }
-        return cls(configs, [sampling for _, sampling in cascade.stages], stages, target, precision)
+        samplings = [
+            replace(sampling, guidance=with_weak(sampling.guidance, lambda name: str(folder / name)))
+            for _, sampling in cascade.stages
+        ]
+        return cls(configs, samplings, stages, target, precision)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -109,27 +116,18 @@ class CascadePipeline:
         low_resolution: int | None = None,
     ) -> list[StageSampler]:
         """Check everything and build the stages that run. The arguments are those of `iterate`."""
-        settings = dict(settings or {})
         chosen = chosen_stages(self.configs, stages, low_resolution)
-        names = [config.name for config in self.configs[chosen]]
-        for name in settings:
-            if name not in names:
-                every = [config.name for config in self.configs]
-                why = "does not run here" if name in every else f"is not in the cascade; {suggest(name, every)}"
-                raise CascadeError(f"stage '{name}' {why}")
-        if guidance_scale is not None:
-            if chosen.start:
-                hint = f"use {names[0]}.guidance_scale"
-                raise CascadeError(f"guidance_scale is that of the base stage, which does not run here; {hint}")
-            base = settings.get(names[0], StageSettings())
-            if base.guidance_scale is None:
-                settings[names[0]] = replace(base, guidance_scale=guidance_scale)
         prepared = []
-        for config, sampling in zip(self.configs[chosen], self.samplings[chosen], strict=True):
+        samplings = planned(self.configs, self.samplings, chosen, settings or {}, guidance_scale)
+        # A stage stops where a truncated one behind it begins.
+        until = [*(sampling.aug_log_snr if sampling.truncated else math.inf for sampling in samplings[1:]), math.inf]
+        for config, sampling, level in zip(self.configs[chosen], samplings, until, strict=True):
             if config.name not in self.stages:
                 raise CascadeError(f"the weights of stage '{config.name}' were not loaded")
-            wanted = changed(sampling, settings.get(config.name, StageSettings()), config)
-            prepared.append(StageSampler.prepare(self.stages[config.name], wanted, self.device, self.precision))
+            stage = self.stages[config.name]
+            prepared.append(
+                StageSampler.prepare(stage, sampling, self.device, self.precision, until=level, load=self._weak)
+            )
         return prepared
 
     def sample(
@@ -216,8 +214,10 @@ class CascadePipeline:
             images = None if low_res is None else torch.stack([_checked(low_res[i], side) for i in group])
             kept: dict[str, Tensor] = {}
             for stage in plan[:-1]:
-                images = torch.cat(list(self._chunks(stage, asked, images, progress[stage.name])))
-                kept[stage.name] = images
+                made = torch.cat(list(self._chunks(stage, asked, images, progress[stage.name])))
+                if stage_images:
+                    kept[stage.name] = torch.cat(list(_pictures(stage, asked, made, images)))
+                images = made
             done = 0
             for made in self._chunks(plan[-1], asked, images, progress[plan[-1].name]):
                 for image in made:
@@ -236,6 +236,14 @@ class CascadePipeline:
                 torch.set_num_threads(self.threads)
             yield stage.run(requests[part], None if images is None else images[part], progress.at)
             progress.end_chunk()
+
+
+def _pictures(
+    stage: StageSampler, requests: Sequence[Request], made: Tensor, images: Tensor | None
+) -> Iterator[Tensor]:
+    for start in range(0, len(requests), stage.chunk):
+        part = slice(start, start + stage.chunk)
+        yield stage.picture(requests[part], made[part], None if images is None else images[part])
 
 
 class _Progress:

@@ -3,22 +3,32 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from numbers import Real
 from typing import Any
 
 from cascade.artifact import StageConfig, StageSampling
 from cascade.errors import CascadeError, suggest
+from cascade.guidance_settings import rescaled, without_labels
+from cascade.registry import TABLE
+
+Choice = str | Mapping[str, Any]
+CHOICES = ("sampler", "grid", "guidance", "threshold")
+"""The settings of a stage that are a choice of the registry's."""
 
 
 @dataclass(frozen=True)
 class StageSettings:
     """Changes for one stage; None keeps what `cascade.yaml` says.
 
-    guidance_scale  classifier-free guidance, 1 = none; an unlabelled stage ignores it
+    guidance_scale  of whatever guidance the stage has, 1 = none; classifier-free guidance where it has none, which an
+                    unlabelled stage ignores
     steps           length of the sampling grid
     aug_log_snr     conditioning augmentation as a log-SNR, inf = clean; super-resolution stages only
-    sampler         registered name of a sampler, with its default parameters
-    threshold       registered name of a threshold, with its default parameters
+    truncated       the stage before stops at aug_log_snr, instead of noise being added; super-resolution stages only
     network_batch   pictures in a call of the network; another number changes the last bits
+    sampler, grid, guidance, threshold
+                    a registered name, with its default parameters; or a config {name: ..., parameter: ...}; or some
+                    parameters, {parameter: ...}, changed in the one that the stage has
 
     >>> StageSettings(steps=0)
     Traceback (most recent call last):
@@ -28,17 +38,27 @@ class StageSettings:
     guidance_scale: float | None = None
     steps: int | None = None
     aug_log_snr: float | None = None
-    sampler: str | None = None
-    threshold: str | None = None
+    truncated: bool | None = None
     network_batch: int | None = None
+    sampler: Choice | None = None
+    grid: Choice | None = None
+    guidance: Choice | None = None
+    threshold: Choice | None = None
 
     def __post_init__(self) -> None:
         for name in ("steps", "network_batch"):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise CascadeError(f"{name}={value} must be at least 1")
-        if self.guidance_scale is not None and not math.isfinite(self.guidance_scale):
-            raise CascadeError(f"guidance_scale={self.guidance_scale} must be finite")
+        check_guidance_scale(self.guidance_scale)
+        level = self.aug_log_snr
+        if level is not None and (isinstance(level, bool) or not isinstance(level, Real) or math.isnan(level)):
+            raise CascadeError(f"aug_log_snr={level} must be a number (inf: clean)")
+        for group in CHOICES:
+            choice = getattr(self, group)
+            name = choice.get("name") if isinstance(choice, Mapping) else choice
+            if name is not None and name not in TABLE[group]:
+                raise CascadeError(f"unknown {group} '{name}'; {suggest(str(name), TABLE[group])}")
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any]) -> "StageSettings":
@@ -50,28 +70,92 @@ class StageSettings:
         return cls(**mapping)
 
 
+def check_guidance_scale(scale: float | None) -> None:
+    """Raise CascadeError unless the scale is a finite number, or None."""
+    if scale is not None and (isinstance(scale, bool) or not isinstance(scale, Real) or not math.isfinite(scale)):
+        raise CascadeError(f"guidance_scale={scale} must be a finite number")
+
+
 def settings_of(per_stage: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> dict[str, StageSettings]:
     """Read stage → settings; a stage that is not among `names` raises CascadeError with the nearest name."""
-    for name in per_stage:
+    found = {}
+    for name, mapping in per_stage.items():
         if name not in names:
             raise CascadeError(f"there is no stage '{name}' in the cascade; {suggest(str(name), names)}")
-    return {name: StageSettings.from_mapping(mapping) for name, mapping in per_stage.items()}
+        try:
+            found[name] = StageSettings.from_mapping(mapping)
+        except CascadeError as error:
+            raise CascadeError(f"stage '{name}': {error}") from error
+    return found
+
+
+def planned(
+    configs: Sequence[StageConfig],
+    samplings: Sequence[StageSampling],
+    chosen: slice,
+    settings: Mapping[str, StageSettings],
+    guidance_scale: float | None = None,
+) -> list[StageSampling]:
+    """What each of the `chosen` stages is sampled with; `guidance_scale` is the base stage's, where it has no other.
+
+    Raises CascadeError for settings of a stage that does not run or is not there, and for those that it cannot have.
+    """
+    check_guidance_scale(guidance_scale)
+    names = [config.name for config in configs[chosen]]
+    for name in settings:
+        if name not in names:
+            every = [config.name for config in configs]
+            why = "does not run here" if name in every else f"is not in the cascade; {suggest(str(name), every)}"
+            raise CascadeError(f"stage '{name}' {why}")
+    if guidance_scale is not None and chosen.start:
+        hint = f"use {names[0]}.guidance_scale"
+        raise CascadeError(f"guidance_scale is that of the base stage, which does not run here; {hint}")
+    result = []
+    for config, sampling in zip(configs[chosen], samplings[chosen], strict=True):
+        own = settings.get(config.name, StageSettings())
+        if guidance_scale is not None and config.low_resolution is None and own.guidance_scale is None:
+            own = replace(own, guidance_scale=guidance_scale)
+        result.append(changed(sampling, own, config))
+    if chosen.start and result[0].truncated:
+        raise CascadeError(
+            f"stage '{names[0]}' is truncated: the stage before stops at its noise, which given pictures lack; "
+            f"{names[0]}.truncated=false adds noise to them"
+        )
+    return result
 
 
 def changed(sampling: StageSampling, settings: StageSettings, config: StageConfig) -> StageSampling:
-    """Return `sampling` with `settings` applied; an unlabelled stage has no guidance, whatever is asked."""
-    guidance = sampling.guidance
+    """Return `sampling` with `settings` applied; without labels classifier-free guidance is none, whatever is asked.
+
+    Raises CascadeError for the augmentation of a base stage, which has no picture to augment.
+    """
+    for key in ("aug_log_snr", "truncated"):
+        if config.low_resolution is None and getattr(settings, key) not in (None, False):
+            raise CascadeError(f"stage '{config.name}' is a base stage and has no {key}")
+    made = {group: _chosen(getattr(sampling, group), getattr(settings, group)) for group in CHOICES}
+    if settings.guidance_scale is not None:
+        made["guidance"] = rescaled(made["guidance"], settings.guidance_scale)
     if not config.class_names:
-        guidance = {"name": "none"}
-    elif settings.guidance_scale is not None:
-        kept = {"name": "classifier_free"} if guidance["name"] == "none" else guidance
-        guidance = {**kept, "scale": settings.guidance_scale}
-    return replace(
-        sampling,
-        guidance=guidance,
-        grid=sampling.grid if settings.steps is None else {**sampling.grid, "n": settings.steps},
-        sampler=sampling.sampler if settings.sampler is None else {"name": settings.sampler},
-        threshold=sampling.threshold if settings.threshold is None else {"name": settings.threshold},
-        aug_log_snr=sampling.aug_log_snr if settings.aug_log_snr is None else settings.aug_log_snr,
-        network_batch=sampling.network_batch if settings.network_batch is None else settings.network_batch,
-    )
+        made["guidance"] = without_labels(made["guidance"])
+    if settings.steps is not None:
+        made["grid"] = {**made["grid"], "n": settings.steps}
+    numbers = {key: getattr(settings, key) for key in ("aug_log_snr", "truncated", "network_batch")}
+    return replace(sampling, **made, **{key: value for key, value in numbers.items() if value is not None})
+
+
+def _chosen(present: Mapping[str, Any], choice: Choice | None) -> dict[str, Any]:
+    if choice is None:
+        return dict(present)
+    if isinstance(choice, str):
+        return {"name": choice}
+    return dict(choice) if "name" in choice else merged(present, choice)
+
+
+def merged(present: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `present` with `changes`; what is a mapping in both is merged in its turn.
+
+    >>> merged({"lo": -2.0, "guided": {"name": "classifier_free", "scale": 2.0}}, {"guided": {"scale": 3.0}})
+    {'lo': -2.0, 'guided': {'name': 'classifier_free', 'scale': 3.0}}
+    """
+    both = [key for key in changes if isinstance(changes[key], Mapping) and isinstance(present.get(key), Mapping)]
+    return {**present, **changes, **{key: merged(present[key], changes[key]) for key in both}}

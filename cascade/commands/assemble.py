@@ -18,10 +18,10 @@ from cascade.artifact import (
     load_stage_config,
     save_cascade_config,
 )
-from cascade.commands.per_stage import stage_keys
+from cascade.commands.per_stage import read_per_stage, stage_keys
 from cascade.errors import CascadeError
 from cascade.files import replace_folder
-from cascade.stage_settings import StageSettings, changed, settings_of
+from cascade.stage_settings import StageSettings, changed
 
 if TYPE_CHECKING:
     from cascade.commands.values import Kind
@@ -42,7 +42,7 @@ def run(config: DictConfig) -> None:
     folders, out = _folders(plain["stages"]), Path(plain["out"]).expanduser()
     stages = [load_stage_config(folder) for folder in folders]
     check_chain(stages)
-    settings = settings_of(plain["per_stage"], [stage.name for stage in stages])
+    settings = read_per_stage(plain["per_stage"], [stage.name for stage in stages])
     samplings = [changed(stage.sampling, settings.get(stage.name, StageSettings()), stage) for stage in stages]
     cascade = CascadeConfig(tuple(zip([stage.name for stage in stages], samplings, strict=True)))
     there = _refuse_occupied(out, cascade, folders, overwrite=plain["overwrite"])

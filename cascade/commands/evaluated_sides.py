@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cascade.artifact import load_cascade_config, load_chain
+from cascade.commands.per_stage import read_per_stage
 from cascade.errors import CascadeError
 from cascade.requests import chosen_stages
-from cascade.stage_settings import planned, settings_of
+from cascade.stage_settings import planned
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,7 +52,7 @@ def check_cascade(plain: Mapping[str, Any]) -> None:
         return
     configs = load_chain(plain["cascade"])
     samplings = [sampling for _, sampling in load_cascade_config(plain["cascade"]).stages]
-    settings = settings_of(plain["per_stage"], [config.name for config in configs])
+    settings = read_per_stage(plain["per_stage"], [config.name for config in configs])
     planned(configs, samplings, chosen_stages(configs, plain["stages"], None), settings, plain["guidance_scale"])
 
 
@@ -106,7 +107,7 @@ def _samples(plain: Mapping[str, Any], out: Path | None, bars: "Bars") -> "Evalu
         range(first, first + plain["num_images"]),
         plain["guidance_scale"],
         plain["stages"],
-        settings_of(plain["per_stage"], [config.name for config in configs]),
+        read_per_stage(plain["per_stage"], [config.name for config in configs]),
         None if out is None else out / "samples",
         on_progress=lambda stage, step, total: bars.at(f"  {stage}, steps", step, total),
     )

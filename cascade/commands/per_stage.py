@@ -1,24 +1,94 @@
 """STAGE.key=value on the command line: the settings of one stage of a cascade, whose stages only its folder knows."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from typing import Any
 
-from cascade.commands.values import Kind
+import yaml
+
+from cascade.commands.configuration import CONF, groups_on_disk
+from cascade.commands.overrides import KINDS
+from cascade.commands.values import Kind, kind_of_value
+from cascade.errors import CascadeError, suggest
+from cascade.stage_settings import CHOICES, StageSettings, merged, settings_of
 
 PER_STAGE = {
     "guidance_scale": (Kind("float"), "guidance of one stage, by its name: sr256.guidance_scale=1.5"),
     "steps": (Kind("int"), "sampling steps of one stage"),
     "aug_log_snr": (Kind("float"), "augmentation level of one super-resolution stage, as a log-SNR (inf: clean)"),
-    "sampler": (Kind("text"), "sampler of one stage, by its registered name"),
-    "threshold": (Kind("text"), "threshold of one stage, by its registered name"),
+    "truncated": (Kind("bool"), "true: the stage before stops at aug_log_snr; false: it finishes, and noise is added"),
+    "sampler": (Kind("text"), "sampler of one stage, and its parameters: sr256.sampler=ddim sr256.sampler.eta=1"),
+    "grid": (Kind("text"), "grid of one stage, and its parameters: sr256.grid=karras sr256.grid.sigma_max=20"),
+    "guidance": (
+        Kind("text"),
+        "guidance of one stage, and its parameters: sr256.guidance=interval sr256.guidance.lo=-2",
+    ),
+    "threshold": (Kind("text"), "threshold of one stage, and its parameters: base64.threshold=dynamic"),
     "network_batch": (Kind("int"), "pictures in a call of one stage's network; another number changes the last bits"),
 }
 """The settings of a stage → kind and explanation; the fields of `cascade.stage_settings.StageSettings`."""
 
 
 def stage_keys(names: Iterable[str]) -> dict[str, Kind]:
-    """The keys STAGE.setting of these stages, with their kinds.
+    """The keys STAGE.setting of these stages, and those of the parameters of what can be chosen, with their kinds.
 
-    >>> stage_keys(["sr256"])["sr256.steps"].name
-    'int'
+    >>> keys = stage_keys(["sr256"])
+    >>> keys["sr256.steps"].name, keys["sr256.sampler.eta"].name, keys["sr256.guidance.guided.scale"].name
+    ('int', 'float', 'float')
     """
-    return {f"{name}.{key}": kind for name in names for key, (kind, _) in PER_STAGE.items()}
+    kinds = {key: kind for key, (kind, _) in PER_STAGE.items()} | _parameters()
+    return {f"{name}.{key}": kind for name in names for key, kind in kinds.items()}
+
+
+def read_per_stage(per_stage: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> dict[str, StageSettings]:
+    """Read what the command line says of each stage; a choice has the parameters of its file in `conf/`.
+
+    Raises CascadeError for a stage, a setting or a choice that does not exist, and where a parameter is still needed.
+    """
+    read = {
+        stage: {key: _chosen(f"{stage}.{key}", value) if key in CHOICES else value for key, value in settings.items()}
+        for stage, settings in per_stage.items()
+    }
+    return settings_of(read, names)
+
+
+def _chosen(key: str, given: str | Mapping[str, Any]) -> dict[str, Any]:
+    changes = {"name": given} if isinstance(given, str) else dict(given)
+    if "name" not in changes:
+        return changes
+    group, name = key.rpartition(".")[2], str(changes.pop("name"))
+    if name not in groups_on_disk()[group]:
+        raise CascadeError(f"unknown {group} '{name}'; {suggest(name, groups_on_disk()[group])}")
+    config = merged(_defaults(group, name), changes)
+    if missing := [leaf for leaf, value in _leaves(config) if value == "???"]:
+        raise CascadeError(f"{key}={name} needs {key}.{missing[0]}=...")
+    return config
+
+
+@cache
+def _parameters() -> dict[str, Kind]:
+    """The parameters of every choice, GROUP.parameter → kind."""
+    kinds: dict[str, Kind] = {}
+    for group in CHOICES:
+        for name in groups_on_disk()[group]:
+            for leaf, value in _leaves(_defaults(group, name)):
+                key = f"{group}.{leaf}"
+                kind = KINDS.get(key, kind_of_value(value))
+                if leaf.rpartition(".")[2] != "name":
+                    kinds[key] = kind if kinds.get(key, kind) == kind else _either(kinds[key], kind)
+    return kinds
+
+
+def _either(first: Kind, second: Kind) -> Kind:
+    return Kind("float") if {first.name, second.name} == {"int", "float"} else Kind()
+
+
+def _defaults(group: str, name: str) -> dict[str, Any]:
+    return yaml.safe_load((CONF / group / f"{name}.yaml").read_text(encoding="utf-8"))
+
+
+def _leaves(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    found: list[tuple[str, Any]] = []
+    for key, value in config.items():
+        found += _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", value)]
+    return found

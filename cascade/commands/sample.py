@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from cascade.artifact import load_cascade_config, load_chain
 from cascade.commands.low_res_folder import CONTACT_SHEET, LowResImages, list_low_res
-from cascade.commands.per_stage import stage_keys
+from cascade.commands.per_stage import read_per_stage, stage_keys
 from cascade.commands.png import refuse_foreign, sample_png
 from cascade.commands.sample_manifest import Manifest, refuse_foreign_folder
 from cascade.commands.wanted_pictures import Wanted, every_class_with_every_seed, from_low_res
@@ -17,7 +17,7 @@ from cascade.files import sha256_of, write_whole
 from cascade.lock import exclusive
 from cascade.progress import progress_bars
 from cascade.requests import check_device_name, check_precision, check_threads, chosen_stages, class_table, parse_seeds
-from cascade.stage_settings import planned, settings_of
+from cascade.stage_settings import planned
 
 if TYPE_CHECKING:
     from cascade.commands.values import Kind
@@ -38,7 +38,7 @@ def run(config: DictConfig) -> None:
     check_precision(plain["precision"])
     configs = load_chain(plain["cascade"])
     names = [stage.name for stage in configs]
-    settings = settings_of(plain["per_stage"], names)
+    settings = read_per_stage(plain["per_stage"], names)
     seeds = None if plain["seeds"] is None else parse_seeds(plain["seeds"])
     table, out = class_table(configs), _checked_out(Path(plain["out"]).expanduser())
     low_res = None if plain["low_res"] is None else list_low_res(Path(plain["low_res"]).expanduser())
