@@ -34,9 +34,10 @@ def log_likelihood(
 
     along the flow that leads to x. With an exact denoiser of N(m, Σ) that is ln N(x; αm, α²Σ + σ²I), with α and σ at
     `log_snr_max`; at 20 it is the density of the data themselves where these have one, while pictures of 8 bits or of
-    lower dimension have none: diffuse them to a level first. The density at λ_min has x̂ there for the data's mean and
-    is right up to O(α²), 2·10⁻⁹ at −20. ODE: `steps` steps of Dormand and Prince's method of order 5, equal in λ, six
-    slopes each; its state is float64, the denoiser is asked in x's dtype (at least float32), which is the answer's too.
+    lower dimension have none: diffuse them to a level first. The density at λ_min has x̂ there, which no longer depends
+    on x, for the data's mean, and is right up to O(α²), 2·10⁻⁹ at −20. ODE: `steps` steps of Dormand and Prince's
+    method of order 5, equal in λ, six slopes each; its state is float64, the denoiser is asked in x's dtype (at least
+    float32), which is the answer's too.
 
     ∇·f is the exact trace with `probes` None, by D = C·H·W backward passes for each of the 6·steps slopes. Else it
     is the mean of vᵀ(∂f/∂x)v over so many Rademacher vectors v (Hutchinson), fixed along the path: unbiased for the
@@ -52,22 +53,24 @@ def log_likelihood(
     tensor([-1.8379])
     """
     _check(len(x), probes, seeds, log_snr_min=log_snr_min, log_snr_max=log_snr_max, steps=steps)
-    dtype = working_dtype(x)
-    vectors = None if probes is None else _rademacher(x, probes, [0] * len(x) if seeds is None else seeds)
+    # What is made in inference mode takes no part in autograd, so x is cloned outside of it.
+    with torch.inference_mode(False), torch.no_grad():
+        x = x.detach().clone()
+        dtype = working_dtype(x)
+        vectors = None if probes is None else _rademacher(x, probes, [0] * len(x) if seeds is None else seeds)
 
-    def slope(state: Tensor, log_snr: float) -> Tensor:
-        point = state[:, :-1].reshape(x.shape).to(dtype)
-        rate, divergence = _rate_and_divergence(denoiser, point, log_snr, condition, vectors)
-        return torch.cat([rate.flatten(1).double(), divergence[:, None]], 1)
+        def slope(state: Tensor, log_snr: float) -> Tensor:
+            point = state[:, :-1].reshape(x.shape).to(dtype)
+            rate, divergence = _rate_and_divergence(denoiser, point, log_snr, condition, vectors)
+            return torch.cat([rate.flatten(1).double(), divergence[:, None]], 1)
 
-    state = torch.cat([x.detach().flatten(1).double(), x.new_zeros(len(x), 1, dtype=torch.float64)], 1)
-    levels = torch.linspace(log_snr_max, log_snr_min, steps + 1, dtype=torch.float64).tolist()
-    for start, end in pairwise(levels):
-        state = runge_kutta_step(slope, state, start, end, _ORDER)
-    # The integral runs downwards in λ, so its sign is that of the formula's −∫.
-    return (_log_prior(denoiser, state[:, :-1].reshape(x.shape), log_snr_min, condition, dtype) + state[:, -1]).to(
-        dtype
-    )
+        state = torch.cat([x.flatten(1).double(), x.new_zeros(len(x), 1, dtype=torch.float64)], 1)
+        levels = torch.linspace(log_snr_max, log_snr_min, steps + 1, dtype=torch.float64).tolist()
+        for start, end in pairwise(levels):
+            state = runge_kutta_step(slope, state, start, end, _ORDER)
+        start_point = state[:, :-1].reshape(x.shape).to(dtype)
+        # The integral runs downwards in λ, so its sign is that of the formula's −∫.
+        return (_log_prior(denoiser, start_point, log_snr_min, condition) + state[:, -1]).to(dtype)
 
 
 def _rate_and_divergence(
@@ -96,12 +99,11 @@ def _rademacher(x: Tensor, probes: int, seeds: Sequence[int]) -> Tensor:
     return torch.where(uniform < 0.5, -1.0, 1.0).to(device=x.device, dtype=working_dtype(x))
 
 
-def _log_prior(denoiser: Denoiser, x: Tensor, log_snr: float, condition: Condition, dtype: torch.dtype) -> Tensor:
-    """ln N(x; αx̂, σ²I), (B,)."""
+def _log_prior(denoiser: Denoiser, x: Tensor, log_snr: float, condition: Condition) -> Tensor:
+    """ln N(x; αx̂, σ²I), (B,) float64."""
     alpha, sigma = (scale.item() for scale in alpha_sigma(log_snr))
-    with torch.no_grad():
-        mean = denoiser(x.to(dtype), per_image(log_snr, x.to(dtype)), condition).mean.double()
-    away = (x - alpha * mean).flatten(1) / sigma
+    mean = denoiser(x, per_image(log_snr, x), condition).mean
+    away = (x.double() - alpha * mean.double()).flatten(1) / sigma
     return -away.square().sum(1) / 2 - away.shape[1] * math.log(sigma * math.sqrt(2 * math.pi))
 
 

@@ -1,4 +1,4 @@
-"""Langevin dynamics beyond Gaussians: levels, names of the draws, what it reduces to, and the density it leaves alone."""
+"""Langevin dynamics beyond Gaussians: levels, names of draws, what it reduces to, the density it leaves alone."""
 
 import math
 
