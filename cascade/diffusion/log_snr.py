@@ -24,7 +24,7 @@ def per_image(log_snr: Tensor | float, x: Tensor) -> Tensor:
     >>> per_image(1.5, torch.zeros(2, 3, 8, 8))
     tensor([1.5000, 1.5000])
     """
-    level = torch.as_tensor(log_snr).to(device=x.device, dtype=working_dtype(x))
+    level = torch.as_tensor(log_snr, dtype=working_dtype(x), device=x.device)
     return level.expand(x.shape[0])
 
 

@@ -7,6 +7,7 @@ import torch
 from torch.testing import assert_close
 
 from cascade.diffusion import alpha_sigma, diffuse, eps_from_mean, score_from_mean, v_from_mean
+from cascade.diffusion.log_snr import per_image
 
 LEVELS = torch.linspace(-20, 20, 81, dtype=torch.float64)
 
@@ -26,6 +27,12 @@ def test_float32_keeps_its_relative_accuracy_at_both_ends():
     # √(1 − α²) has no digit left at λ = 20 in float32.
     for value, reference in zip(alpha_sigma(LEVELS.float()), alpha_sigma(LEVELS), strict=True):
         assert float((value.double() / reference - 1).abs().max()) < 1e-6
+
+
+def test_a_plain_number_is_told_in_the_precision_of_the_picture():
+    # 0.1 read as float32 would be off by 1e-9 in float64, and an ODE's error would stop falling there.
+    assert per_image(0.1, torch.zeros(2, 1, dtype=torch.float64)).tolist() == [0.1, 0.1]
+    assert per_image(0.1, torch.zeros(2, 1, dtype=torch.bfloat16)).dtype == torch.float32
 
 
 def test_infinite_log_snr_is_exactly_clean_or_pure_noise(normal):
