@@ -180,7 +180,7 @@ def build_denoiser(config: StageConfig) -> "nn.Module":
         "network",
         config.network,
         in_channels=3 if base else 6,
-        out_channels=3,
+        out_channels=6 if config.preconditioning.get("learn_variance") else 3,
         num_classes=len(config.class_names),
         augment_dim=config.augment_dim,
     )

@@ -1,7 +1,9 @@
 """Preconditionings: how a network's output is read as a posterior mean. eps, v, x0 and EDM's F live here and only here.
 
 Each calls `network(x_in, log_snr, label=, low_res=, aug_log_snr=, augment=)` with λ (B,) in x's dtype (at least
-float32) and casts the output to float32 or better before any arithmetic.
+float32) and casts the output to float32 or better before any arithmetic. With `learn_variance` the network has twice
+the channels: beside F it gives v, whose f = (v + 1)/2 is the posterior's `variance_fraction`, unclamped (Nichol &
+Dhariwal 2021, equation 15, "ADM"); `loss=hybrid` trains it.
 """
 
 import math
@@ -16,11 +18,13 @@ from cascade.errors import CascadeError
 
 
 class _Preconditioning(nn.Module):
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, learn_variance: bool = False) -> None:
         super().__init__()
         self.network = network
+        self.learn_variance = learn_variance
 
-    def _output(self, x_in: Tensor, log_snr: Tensor, condition: Condition) -> Tensor:
+    def _output(self, x_in: Tensor, log_snr: Tensor, condition: Condition) -> tuple[Tensor, Tensor | None]:
+        """F and the variance fraction (None: it is not learned), each of x_in's shape."""
         output = self.network(
             x_in,
             per_image(log_snr, x_in),
@@ -29,7 +33,15 @@ class _Preconditioning(nn.Module):
             aug_log_snr=condition.aug_log_snr,
             augment=condition.augment,
         )
-        return output.to(working_dtype(output))
+        output = output.to(working_dtype(output))
+        if not self.learn_variance:
+            return output, None
+        if output.shape[1] != 2 * x_in.shape[1]:
+            raise CascadeError(
+                f"learn_variance needs a network of {2 * x_in.shape[1]} output channels, not {output.shape[1]}"
+            )
+        output, variance = output.chunk(2, dim=1)
+        return output, (variance + 1) / 2
 
 
 class EpsPreconditioning(_Preconditioning):
@@ -47,7 +59,8 @@ class EpsPreconditioning(_Preconditioning):
     def forward(self, x_t: Tensor, log_snr: Tensor, condition: Condition) -> Posterior:
         """Return the posterior of x_t (B, C, H, W) at λ (B,)."""
         alpha, sigma = alpha_sigma(over(log_snr, x_t))
-        return Posterior((x_t - sigma * self._output(x_t, log_snr, condition)) / alpha)
+        output, fraction = self._output(x_t, log_snr, condition)
+        return Posterior((x_t - sigma * output) / alpha, variance_fraction=fraction)
 
 
 class VPreconditioning(_Preconditioning):
@@ -63,7 +76,8 @@ class VPreconditioning(_Preconditioning):
     def forward(self, x_t: Tensor, log_snr: Tensor, condition: Condition) -> Posterior:
         """Return the posterior of x_t (B, C, H, W) at λ (B,)."""
         alpha, sigma = alpha_sigma(over(log_snr, x_t))
-        return Posterior(alpha * x_t - sigma * self._output(x_t, log_snr, condition))
+        output, fraction = self._output(x_t, log_snr, condition)
+        return Posterior(alpha * x_t - sigma * output, variance_fraction=fraction)
 
 
 class X0Preconditioning(_Preconditioning):
@@ -78,7 +92,8 @@ class X0Preconditioning(_Preconditioning):
 
     def forward(self, x_t: Tensor, log_snr: Tensor, condition: Condition) -> Posterior:
         """Return the posterior of x_t (B, C, H, W) at λ (B,)."""
-        return Posterior(self._output(x_t, log_snr, condition))
+        output, fraction = self._output(x_t, log_snr, condition)
+        return Posterior(output, variance_fraction=fraction)
 
 
 class ResidualPreconditioning(_Preconditioning):
@@ -100,11 +115,12 @@ class ResidualPreconditioning(_Preconditioning):
         """Return the posterior of x_t (B, C, H, W) at λ (B,). Raises CascadeError without a low-res picture."""
         if condition.low_res is None:
             raise CascadeError("residual preconditioning is for super-resolution stages: it needs low_res")
-        output = self._output(x_t, log_snr, condition)
+        output, fraction = self._output(x_t, log_snr, condition)
         low_res = condition.low_res.to(output)
         if condition.aug_log_snr is not None:
             low_res = alpha_sigma(over(condition.aug_log_snr, low_res))[0] * low_res
-        return Posterior(interpolate(low_res, x_t.shape[-2:], mode="bicubic", align_corners=False) + output)
+        upsampled = interpolate(low_res, x_t.shape[-2:], mode="bicubic", align_corners=False)
+        return Posterior(upsampled + output, variance_fraction=fraction)
 
 
 class EDMPreconditioning(_Preconditioning):
@@ -123,8 +139,8 @@ class EDMPreconditioning(_Preconditioning):
     tensor(0.2828)
     """
 
-    def __init__(self, network: nn.Module, sigma_data: float = 0.5) -> None:
-        super().__init__(network)
+    def __init__(self, network: nn.Module, sigma_data: float = 0.5, learn_variance: bool = False) -> None:
+        super().__init__(network, learn_variance)
         if not 0 < sigma_data < math.inf:
             raise ValueError(f"sigma_data must be positive, not {sigma_data}")
         self.sigma_data = sigma_data
@@ -135,5 +151,6 @@ class EDMPreconditioning(_Preconditioning):
         alpha, sigma = alpha_sigma(level)
         square = (-level).sigmoid() + level.sigmoid() * self.sigma_data**2
         norm = square.sqrt()
-        output = self._output((x_t / norm).to(x_t.dtype), log_snr, condition)
-        return Posterior(alpha * self.sigma_data**2 / square * x_t + sigma * self.sigma_data / norm * output)
+        output, fraction = self._output((x_t / norm).to(x_t.dtype), log_snr, condition)
+        mean = alpha * self.sigma_data**2 / square * x_t + sigma * self.sigma_data / norm * output
+        return Posterior(mean, variance_fraction=fraction)

@@ -175,3 +175,30 @@ def test_residual_is_x0_around_the_upsampled_low_res(level, aug_level, normal):
     assert_close(untrained(x, log_snr, condition).mean, alpha_a * up)
     with pytest.raises(CascadeError, match="needs low_res"):
         untrained(x, log_snr, NOTHING)
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "residual"])
+def test_a_learned_variance_is_the_second_half_of_the_channels(kind, normal):
+    """The mean is what it is without it, and f = (v + 1)/2."""
+    condition = Condition(low_res=normal(2, 3, 2, 2, name="low")) if kind == "residual" else NOTHING
+    make = {
+        "eps": EpsPreconditioning,
+        "v": VPreconditioning,
+        "x0": X0Preconditioning,
+        "edm": EDMPreconditioning,
+        "edm at 1.7": lambda network, **more: EDMPreconditioning(network, 1.7, **more),
+        "residual": ResidualPreconditioning,
+    }[kind]
+    x_t, log_snr, v = normal(2, 3, 4, 4), per_image(0.7, 2), normal(2, 3, 4, 4, name="v")
+    plain = make(Network(lambda x, log_snr: torch.tanh(x)))(x_t, log_snr, condition)
+    both = make(Network(lambda x, log_snr: torch.cat([torch.tanh(x), v], 1)), learn_variance=True)
+    posterior = both(x_t, log_snr, condition)
+    assert plain.variance_fraction is None
+    assert torch.equal(posterior.mean, plain.mean)
+    assert_close(posterior.variance_fraction, (v + 1) / 2)
+
+
+def test_a_learned_variance_needs_twice_the_channels(normal):
+    denoiser = VPreconditioning(Network(lambda x, log_snr: x), learn_variance=True)
+    with pytest.raises(CascadeError, match="6 output channels, not 3"):
+        denoiser(normal(1, 3, 2, 2), per_image(0.0, 1), NOTHING)
