@@ -53,7 +53,7 @@ def starts():
     """On the Gaussian with its exact flow; on the mixture with Heun's, extrapolated to steps of no length."""
     gaussian, mixture = randn("start", shape=(4, 3)).to(F64), randn("start", shape=(8, 2)).to(F64)
     # An integrator of another kind, its error freed of the step's powers 2 to 5.
-    table = [flowed(Heun(), MIXTURE, uneven(64 * 2**i), mixture) for i in range(5)]
+    table = [flowed(Heun(), MIXTURE, uneven(100 * 2**i), mixture) for i in range(5)]
     for column in range(1, 5):
         table = [b + (b - a) / (2 ** (column + 1) - 1) for a, b in pairwise(table)]
     return {"gaussian": (GAUSSIAN, gaussian, gaussian_flow(gaussian)), "mixture": (MIXTURE, mixture, table[0])}
