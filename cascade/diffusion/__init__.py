@@ -15,6 +15,7 @@ from cascade.diffusion.ema import ExponentialEMA
 from cascade.diffusion.forward import diffuse_further, forward_step
 from cascade.diffusion.geometric import AugmentPipe
 from cascade.diffusion.ladder import LadderNoise
+from cascade.diffusion.likelihood import log_likelihood
 from cascade.diffusion.log_snr import alpha_sigma, diffuse, eps_from_mean, score_from_mean, v_from_mean
 from cascade.diffusion.loss import Loss, PlainLoss, diffusion_loss
 from cascade.diffusion.multi_scale import MultiScaleLoss
@@ -108,6 +109,7 @@ __all__ = [
     "discrete_elbo",
     "eps_from_mean",
     "forward_step",
+    "log_likelihood",
     "score_from_mean",
     "shifted_to",
     "v_from_mean",
