@@ -13,7 +13,18 @@ import torch
 from cascade.diffusion import Condition, CosineSchedule, Posterior
 from cascade.diffusion.oracle import GaussianDenoiser
 from cascade.rng import randn
-from cascade.sampling import DDIM, Ancestral, DPMSolverPP, Heun, karras, uniform_log_snr, uniform_t
+from cascade.sampling import (
+    DDIM,
+    Ancestral,
+    DPMSolver,
+    DPMSolverPP,
+    DPMSolverPPSingle,
+    Heun,
+    SDEDPMSolverPP,
+    karras,
+    uniform_log_snr,
+    uniform_t,
+)
 
 F64 = torch.float64
 FRACTION = 0.3
@@ -36,8 +47,21 @@ SAMPLERS = [
     DDIM(0.0),
     DDIM(0.4),
     DDIM(1.0),
+    DPMSolver(1),
+    DPMSolver(2),
+    DPMSolver(3),
     DPMSolverPP(1),
     DPMSolverPP(2),
+    DPMSolverPP(3),
+    DPMSolverPP(3, published=True),
+    DPMSolverPPSingle(1),
+    DPMSolverPPSingle(2),
+    DPMSolverPPSingle(3),
+    SDEDPMSolverPP(1, 1.0),
+    SDEDPMSolverPP(2, 0.0),
+    SDEDPMSolverPP(2, 0.4),
+    SDEDPMSolverPP(2, 1.0),
+    SDEDPMSolverPP(2, 3.0),
     Heun(),
     Heun(s_churn=2.0),
     Heun(s_churn=9.0, s_min=0.1, s_max=10.0, s_noise=1.1),
@@ -159,19 +183,133 @@ def ddim_recursion(eta, m, c, points):
     return x
 
 
-def multistep_recursion(order, m, c, points):
-    """On x/α, in the clock τ = −ln(σ/α)."""
+def multistep_recursion(sampler, m, c, points):
+    """On x/α, in the clock τ = −ln(σ/α): the polynomial through the last means, integrated against e^{τ−τs}."""
+    bar, taus, means = Affine(0.0, [points[0][1] / points[0][0]]), [], []
+    for (alpha_t, sigma_t), (alpha_s, sigma_s) in pairwise(points):
+        means.append(bar.combine(alpha_t, bar, 0.0).predict(m, c, alpha_t, sigma_t))
+        if sigma_s == 0:
+            return means[-1]
+        taus.append(math.log(alpha_t / sigma_t))
+        end = math.log(alpha_s / sigma_s)
+        h = end - taus[-1]
+        count = min(sampler.order, len(taus))
+        if sampler == DPMSolverPP(3) and count == 1:
+            bar = singlestep(bar, taus[-1], end, means[-1], lambda bar, tau: mean_at(bar, tau, m, c), 2)
+            continue
+        weights = lagrange(taus[-count:], taus[-1], h, sampler)
+        decayed = bar.combine(math.exp(-h), bar, 0.0)
+        for weight, mean in zip(weights, means[-count:], strict=True):
+            decayed = decayed.combine(1.0, mean, weight)
+        bar = decayed
+    return bar.combine(points[-1][0], bar, 0.0)
+
+
+def lagrange(taus, start, h, sampler):
+    """The weight of each mean in x̄_s.
+
+    2M takes the line's value at the middle of the step; 3M integrates the parabola's three Taylor terms about the start
+    one by one, where the published one halves the last.
+    """
+    units = [(tau - start) / h for tau in taus]
+    moments = [1 - math.exp(-h), 1 - (1 - math.exp(-h)) / h, 1 - 2 * (1 - (1 - math.exp(-h)) / h) / h]
+    if len(units) == 2:
+        moments[1] = moments[0] / 2
+    if sampler == DPMSolverPP(3, published=True):
+        moments[2] /= 2
+    # Column j of V⁻¹ holds the coefficients 1, u, u² of the polynomial that is 1 at mean j and 0 at the others.
+    powers = torch.tensor(units, dtype=F64)[:, None] ** torch.arange(len(units))
+    return (torch.linalg.inv(powers).mT @ torch.tensor(moments[: len(units)], dtype=F64)).tolist()
+
+
+def mean_at(bar, tau, m, c):
+    alpha, sigma = 1 / math.sqrt(1 + math.exp(-2 * tau)), 1 / math.sqrt(1 + math.exp(2 * tau))
+    return bar.combine(alpha, bar, 0.0).predict(m, c, alpha, sigma)
+
+
+def singlestep(bar, tau, end, mean, mean_of, order):
+    """DPM-Solver++ on x/α: order 2 through the middle, order 3 through the thirds."""
+
+    def to(place, slope=None):
+        # ∫ e^{τ−place} (x̂ + slope·(τ − start)) dτ
+        h = place - tau
+        reached = bar.combine(math.exp(-h), mean, 1 - math.exp(-h))
+        return reached if slope is None else reached.combine(1.0, slope, h - 1 + math.exp(-h))
+
+    h = end - tau
+    if order == 1:
+        return to(end)
+    if order == 2:
+        middle = mean_of(to(tau + h / 2), tau + h / 2)
+        return bar.combine(math.exp(-h), middle, 1 - math.exp(-h))
+    first = mean_of(to(tau + h / 3), tau + h / 3).combine(3 / h, mean, -3 / h)
+    second = mean_of(to(tau + 2 * h / 3, first), tau + 2 * h / 3).combine(1.5 / h, mean, -1.5 / h)
+    return to(end, second)
+
+
+def singlestep_recursion(order, m, c, points):
+    bar = Affine(0.0, [points[0][1] / points[0][0]])
+    for (alpha_t, sigma_t), (alpha_s, sigma_s) in pairwise(points):
+        mean = bar.combine(alpha_t, bar, 0.0).predict(m, c, alpha_t, sigma_t)
+        if sigma_s == 0:
+            return mean
+        clock = math.log(alpha_t / sigma_t), math.log(alpha_s / sigma_s)
+        bar = singlestep(bar, *clock, mean, lambda bar, tau: mean_at(bar, tau, m, c), order)
+    return bar.combine(points[-1][0], bar, 0.0)
+
+
+def dpm_solver_recursion(order, m, c, points):
+    """On x/α over σ = σ_EDM, where dx̄ = ε̂ dσ and the clock is −ln σ."""
+
+    def eps(bar, sigma):
+        mean = mean_at(bar, -math.log(sigma), m, c)
+        return bar.combine(1 / sigma, mean, -1 / sigma)
+
+    sigmas = [sigma / alpha for alpha, sigma in points]
+    bar = Affine(0.0, [sigmas[0]])
+    for begin, end in pairwise(sigmas):
+        start = eps(bar, begin)
+        if end == 0:
+            return bar.combine(1.0, start, -begin)
+
+        def to(sigma, slope=None, bar=bar, start=start, begin=begin):
+            # ∫ (ε̂ + slope·ln(begin/σ′)) dσ′ from `begin` to `sigma`
+            reached = bar.combine(1.0, start, sigma - begin)
+            return (
+                reached
+                if slope is None
+                else reached.combine(1.0, slope, sigma * math.log(begin / sigma) + sigma - begin)
+            )
+
+        h = math.log(begin / end)
+        if order == 1:
+            bar = to(end)
+        elif order == 2:
+            middle = math.sqrt(begin * end)
+            bar = bar.combine(1.0, eps(to(middle), middle), end - begin)
+        else:
+            one, two = begin * math.exp(-h / 3), begin * math.exp(-2 * h / 3)
+            first = eps(to(one), one).combine(3 / h, start, -3 / h)
+            second = eps(to(two, first), two).combine(1.5 / h, start, -1.5 / h)
+            bar = to(end, second)
+    return bar.combine(points[-1][0], bar, 0.0)
+
+
+def sde_recursion(sampler, m, c, points):
+    """On x/α with q = SNR_t/SNR_s, SNR = (α/σ)²: a step keeps q^{(1+η)/2} and adds the variance (1 − q^η)/SNR_s."""
     bar, before = Affine(0.0, [points[0][1] / points[0][0]]), None
     for (alpha_t, sigma_t), (alpha_s, sigma_s) in pairwise(points):
         mean = bar.combine(alpha_t, bar, 0.0).predict(m, c, alpha_t, sigma_t)
         if sigma_s == 0:
             return mean
-        h = math.log(sigma_t / alpha_t) - math.log(sigma_s / alpha_s)
-        used = mean
-        if order == 2 and before is not None:
-            ratio = before[0] / h
-            used = mean.combine(1 + 1 / (2 * ratio), before[1], -1 / (2 * ratio))
-        bar, before = bar.combine(math.exp(-h), used, 1 - math.exp(-h)), (h, mean)
+        snr_t, snr_s = (alpha_t / sigma_t) ** 2, (alpha_s / sigma_s) ** 2
+        used, length = mean, math.log(snr_s / snr_t)
+        if sampler.order == 2 and before is not None:
+            used = mean.combine(1 + length / (2 * before[0]), before[1], -length / (2 * before[0]))
+        before = length, mean
+        k = (snr_t / snr_s) ** ((1 + sampler.eta) / 2)
+        bar = bar.combine(k, used, 1 - k)
+        bar = bar.plus_noise(math.sqrt((1 - (snr_t / snr_s) ** sampler.eta) / snr_s))
     return bar.combine(points[-1][0], bar, 0.0)
 
 
@@ -204,8 +342,14 @@ def recursion(sampler, m, c, points):
         return ancestral_recursion(sampler.variance, m, c, points)
     if isinstance(sampler, DDIM):
         return ddim_recursion(sampler.eta, m, c, points)
+    if isinstance(sampler, DPMSolver):
+        return dpm_solver_recursion(sampler.order, m, c, points)
     if isinstance(sampler, DPMSolverPP):
-        return multistep_recursion(sampler.order, m, c, points)
+        return multistep_recursion(sampler, m, c, points)
+    if isinstance(sampler, DPMSolverPPSingle):
+        return singlestep_recursion(sampler.order, m, c, points)
+    if isinstance(sampler, SDEDPMSolverPP):
+        return sde_recursion(sampler, m, c, points)
     return heun_recursion(sampler, m, c, points)
 
 

@@ -6,18 +6,21 @@ from dataclasses import replace
 import pytest
 import torch
 
-from cascade.diffusion import Condition, CosineSchedule, Posterior
+from cascade.diffusion import Condition, CosineSchedule
 from cascade.diffusion.oracle import GaussianDenoiser, MixtureDenoiser
 from cascade.rng import randn
 from cascade.sampling import (
     DDIM,
     Ancestral,
     ClassifierFree,
+    DPMSolver,
     DPMSolverPP,
+    DPMSolverPPSingle,
     DynamicThreshold,
     Heun,
     Interval,
     NoThreshold,
+    SDEDPMSolverPP,
     StaticThreshold,
     Unguided,
     karras,
@@ -72,28 +75,68 @@ def test_ddim_with_eta_1_reduces_to_ancestral_small(denoiser, grid):
 
 @on_grids
 @across
-def test_dpm_solver_pp_of_order_1_reduces_to_ddim(denoiser, grid):
-    same(DPMSolverPP(1), DDIM(0.0), denoiser, grid, no_noise)
+@pytest.mark.parametrize(
+    "sampler", [DPMSolver(1), DPMSolverPP(1), DPMSolverPP(1, published=True), DPMSolverPPSingle(1)], ids=str
+)
+def test_dpm_solvers_of_order_1_reduce_to_ddim(sampler, denoiser, grid):
+    same(sampler, DDIM(0.0), denoiser, grid, no_noise)
+
+
+HIGHER = [
+    *(DPMSolver(order) for order in (2, 3)),
+    *(DPMSolverPP(order) for order in (2, 3)),
+    DPMSolverPP(3, published=True),
+    *(DPMSolverPPSingle(order) for order in (2, 3)),
+    SDEDPMSolverPP(2, 0.0),
+]
+
+
+@pytest.mark.parametrize("grid", [GRIDS["karras"], GRIDS["finite"]], ids=["karras", "finite"])
+@pytest.mark.parametrize("sampler", HIGHER, ids=str)
+def test_dpm_solvers_of_any_order_reduce_to_ddim_where_the_mean_is_constant(sampler, grid):
+    point = GaussianDenoiser(torch.tensor([0.3, -1.0, 2.0], dtype=F64), torch.zeros(3, 3, dtype=F64))
+    same(sampler, DDIM(0.0), point, grid, no_noise)
 
 
 @on_grids
-def test_dpm_solver_pp_of_order_2_reduces_to_ddim_where_the_mean_is_constant(grid):
-    point = GaussianDenoiser(torch.tensor([0.3, -1.0, 2.0], dtype=F64), torch.zeros(3, 3, dtype=F64))
-    same(DPMSolverPP(2), DDIM(0.0), point, grid, no_noise)
+@across
+def test_the_published_order_2_reduces_to_order_2(denoiser, grid):
+    same(DPMSolverPP(2, published=True), DPMSolverPP(2), denoiser, grid, no_noise)
 
 
-def test_dpm_solver_pp_of_order_2_takes_the_mean_at_the_middle_of_the_step_where_it_is_linear_in_the_clock():
-    """Steps of 1, 4 and ½ in λ, so that h and h′ do not change places unseen."""
-    grid, slope = torch.tensor([-3.0, -2.0, 2.0, 2.5], dtype=F64), noise(2)
+@on_grids
+@across
+@pytest.mark.parametrize("order", [1, 2])
+def test_sde_dpm_solver_pp_without_noise_reduces_to_dpm_solver_pp(order, denoiser, grid):
+    same(SDEDPMSolverPP(order, 0.0), DPMSolverPP(order), denoiser, grid, no_noise)
 
-    def linear(x_t, log_snr, condition):
-        return Posterior(slope * log_snr[:, None])
 
-    got = DPMSolverPP(2)(linear, noise(-1), grid, CONDITION, no_noise)
-    first, second, third = transitions(grid)
-    want = first.flow(noise(-1), -3.0 * slope)
-    want = third.flow(second.flow(want, 0.0 * slope), 2.25 * slope)
-    torch.testing.assert_close(got, want, rtol=1e-13, atol=1e-13)
+@on_grids
+@across
+def test_sde_dpm_solver_pp_of_order_1_and_eta_1_reduces_to_ddim_with_eta_1(denoiser, grid):
+    same(SDEDPMSolverPP(1, 1.0), DDIM(1.0), denoiser, grid)
+
+
+@on_grids
+@across
+def test_sde_dpm_solver_pp_of_order_1_and_eta_1_reduces_to_ancestral_small(denoiser, grid):
+    same(SDEDPMSolverPP(1, 1.0), Ancestral("small"), denoiser, grid)
+
+
+def test_between_0_and_1_the_two_eta_count_differently():
+    """The noise of a step has the variance σs²(1 − r^η) here and η²σs²(1 − r) in DDIM."""
+    grid, point = torch.tensor([-1.0, 0.5], dtype=F64), GaussianDenoiser(torch.zeros(3), torch.zeros(3, 3))
+
+    def variance(sampler):
+        noised, quiet = (
+            sampler(point, noise(-1), grid, CONDITION, lambda step, z=z: z * torch.ones(3, 3, dtype=F64))
+            for z in (1, 0)
+        )
+        return (noised - quiet).square().mean().item()
+
+    r, sigma_s = math.exp(-1.5), math.sqrt(1 / (1 + math.exp(0.5)))
+    assert variance(SDEDPMSolverPP(1, 0.5)) == pytest.approx(sigma_s**2 * (1 - r**0.5), rel=1e-12)
+    assert variance(DDIM(0.5)) == pytest.approx(0.25 * sigma_s**2 * (1 - r), rel=1e-12)
 
 
 @on_grids
@@ -157,7 +200,9 @@ def test_interval_over_the_whole_line_reduces_to_the_guided_denoiser(grid):
     assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize("sampler", [Ancestral("large"), DDIM(0.7), DPMSolverPP(), Heun()], ids=str)
+@pytest.mark.parametrize(
+    "sampler", [Ancestral("large"), DDIM(0.7), Heun(), SDEDPMSolverPP(2, 1.0), DPMSolverPP(2), *HIGHER], ids=str
+)
 def test_one_step_to_the_clean_picture_returns_the_mean_and_draws_nothing(sampler):
     grid = torch.tensor([-2.0, math.inf], dtype=F64)
     out = sampler(GUIDED, noise(-1), grid, CONDITION, no_noise)
