@@ -37,6 +37,7 @@ COMMANDS = {
         "cascade.commands.evaluate", "measure a cascade or a folder of pictures: FID and KID", per_stage=True
     ),
     "assemble": Command("cascade.commands.assemble", "put trained stages together to a cascade", per_stage=True),
+    "explain": Command("cascade.commands.explain", "draw what a config trains and how its sampler does"),
     "prepare": Command("cascade.commands.prepare", "decode the pictures of a stage once, into a cache"),
 }
 _FLAGS = {"-h": "help", "--help": "help", "-m": "multirun", "--multirun": "multirun", "--version": "version"}

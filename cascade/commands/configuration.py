@@ -62,7 +62,10 @@ def default_groups(name: str) -> dict[str, str | None]:
     file = CONF / f"{name}.yaml"
     rows = (yaml.safe_load(file.read_text(encoding="utf-8")) or {}).get("defaults", []) if file.is_file() else []
     pairs = [(str(key), value) for row in rows if isinstance(row, dict) for key, value in row.items()]
-    return {key.removeprefix("optional ").lstrip("/"): value for key, value in pairs if "override " not in key}
+    own = {key.removeprefix("optional ").lstrip("/"): value for key, value in pairs if "override " not in key}
+    # A row without a group is a whole config that this one begins with ("train" in explain.yaml).
+    whole = [Path(name).parent / row for row in rows if isinstance(row, str) and row != "_self_"]
+    return {**{key: value for config in whole for key, value in default_groups(config.as_posix()).items()}, **own}
 
 
 @cache

@@ -1,0 +1,52 @@
+"""`cascade explain`: what a config trains and how its sampler does, as figures and numbers, without training."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cascade.errors import CascadeError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+REPORT, LEVELS, CERTIFICATE = "explain.json", "noise_levels.png", "certificate.png"
+_MADE_BY = "cascade explain"
+
+
+def run(config: "DictConfig") -> None:
+    """Write the report and the two figures into `out`; nothing is written before everything is made."""
+    from omegaconf import OmegaConf
+
+    out = Path(config.out).expanduser()
+    _refuse_foreign(out)
+
+    from cascade.commands.explain_certificate import certificates, draw_certificates
+    from cascade.commands.explain_levels import draw_levels, noise_levels
+    from cascade.files import write_whole
+
+    plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)
+    levels = noise_levels(plain)
+    certified = certificates(plain, levels.bands, levels.data)
+    report = {"made_by": _MADE_BY, "config": levels.config, **levels.report(), "certificate": certified.report()}
+    figures = {LEVELS: draw_levels(levels), CERTIFICATE: draw_certificates(certified)}
+    write_whole(out / REPORT, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+    for name, png in figures.items():
+        write_whole(out / name, png)
+    for line in [*levels.summary(), *certified.summary(), *(str(out / name) for name in (*figures, REPORT))]:
+        print(line)
+
+
+def _refuse_foreign(out: Path) -> None:
+    from cascade.commands.png import refuse_foreign
+
+    if out.exists() and not out.is_dir():
+        raise CascadeError(f"out={out} is a file; choose a folder")
+    refuse_foreign(out, [LEVELS, CERTIFICATE])
+    report = out / REPORT
+    if report.exists():
+        try:
+            ours = json.loads(report.read_text(encoding="utf-8")).get("made_by") == _MADE_BY
+        except (OSError, ValueError, AttributeError):
+            ours = False
+        if not ours:
+            raise CascadeError(f"{report} was not made by cascade; choose another out, or move it away")

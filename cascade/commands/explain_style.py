@@ -1,0 +1,126 @@
+"""How the figures of `cascade explain` look: fonts, colours told apart by everybody, labels beside their curves."""
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from cascade.commands.png import MARK
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe & Ito, "Color universal design" (2008); the purple is Paul Tol's, which is easier to read as text.
+BLUE, ORANGE, GREEN, RED, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#AA4499", "#56B4E9"
+INK, GREY, PALE = "#222222", "#767676", "#DDDDDD"
+OTHERS = [(colour, dash) for dash in ("-", (0, (4, 1.5)), (0, (1, 1))) for colour in (ORANGE, GREEN, RED, PURPLE, SKY)]
+"""Colours and dashes of the curves beside the chosen one, which is BLUE and thick."""
+
+WIDTH, DPI = 12.0, 100
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Matplotlib's settings for these figures; nothing is left behind."""
+    import matplotlib as mpl
+
+    settings = {
+        "font.size": 11,
+        "axes.titlesize": 12,
+        "axes.titlelocation": "left",
+        "axes.titleweight": "bold",
+        "axes.edgecolor": GREY,
+        "axes.labelcolor": INK,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "grid.color": PALE,
+        "grid.linewidth": 0.6,
+        "text.color": INK,
+        "xtick.color": INK,
+        "ytick.color": INK,
+        "axes.formatter.useoffset": False,
+        "text.parse_math": True,
+    }
+    with mpl.rc_context(settings):
+        yield
+
+
+def new_figure(height: float) -> "Figure":
+    """An empty white figure, 1200 px wide. It knows no window, so it draws by Agg."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(WIDTH, height), dpi=DPI, facecolor="white")
+
+
+def as_png(figure: "Figure") -> bytes:
+    """The figure as a marked PNG; the same figure is the same bytes."""
+    raw = io.BytesIO()
+    figure.savefig(raw, format="png", metadata={MARK[0]: MARK[1]})
+    return raw.getvalue()
+
+
+def label_ends(axes: "Axes", ends: Mapping[str, tuple[float, float]], looks: Mapping[str, str], bold: str) -> None:
+    """Write each curve's name beside its last point (x, y) at the right edge, moved apart where they would overlap."""
+    figure = axes.get_figure()
+    box = axes.get_window_extent()
+    width, height = box.width / figure.dpi, box.height * 72 / figure.dpi
+    places = {name: axes.transAxes.inverted().transform(axes.transData.transform(end))[1] for name, end in ends.items()}
+    order = sorted(places, key=places.__getitem__)
+    spread = apart([min(1.0, max(0.0, places[name])) for name in order], 13.5 / height)
+    for name, y in zip(order, spread, strict=True):
+        x = axes.transAxes.inverted().transform(axes.transData.transform(ends[name]))[0]
+        axes.annotate(
+            name,
+            xy=(x, min(1.0, max(0.0, places[name]))),
+            xytext=(1 + 0.3 / width, y),
+            xycoords="axes fraction",
+            textcoords="axes fraction",
+            va="center",
+            fontsize=10,
+            color=looks[name],
+            fontweight="bold" if name == bold else "normal",
+            arrowprops={
+                "arrowstyle": "-",
+                "color": looks[name],
+                "linewidth": 0.6,
+                "shrinkA": 1,
+                "shrinkB": 2,
+                "relpos": (0, 0.5),
+            },
+            annotation_clip=False,
+        )
+
+
+def outlined() -> dict[str, Any]:
+    """Keywords of a text that stands on lines: a white edge around its letters."""
+    from matplotlib.patheffects import withStroke
+
+    return {"path_effects": [withStroke(linewidth=3, foreground="white")], "zorder": 5}
+
+
+def signed(number: float, digits: int = 1) -> str:
+    """A number with a real minus sign."""
+    return f"{number:.{digits}f}".replace("-", "−")
+
+
+def apart(places: Sequence[float], gap: float) -> list[float]:
+    """Move rising places at least `gap` apart, each block around the mean of its own.
+
+    >>> [round(place, 2) for place in apart([0.0, 0.5, 0.5], 0.1)]
+    [0.0, 0.45, 0.55]
+    """
+    blocks: list[list[float]] = []
+    for place in places:
+        blocks.append([place])
+        while len(blocks) > 1 and _middle(blocks[-2]) + gap * (len(blocks[-2]) + len(blocks[-1])) / 2 > _middle(
+            blocks[-1]
+        ):
+            blocks[-2:] = [blocks[-2] + blocks[-1]]
+    return [_middle(block) + gap * (i - (len(block) - 1) / 2) for block in blocks for i in range(len(block))]
+
+
+def _middle(block: Sequence[float]) -> float:
+    return sum(block) / len(block)
