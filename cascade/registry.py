@@ -21,6 +21,7 @@ TABLE: dict[str, dict[str, str]] = {
     "network": {
         "efficient": "cascade.networks.efficient:EfficientUNet",
         "adm": "cascade.networks.adm:ADMUNet",
+        "edm2": "cascade.networks.edm2:EDM2UNet",
     },
     "low_res_input": {
         "augmented": "cascade.networks.low_res:LowResConditioned",
@@ -66,6 +67,7 @@ TABLE: dict[str, dict[str, str]] = {
         "plain": "cascade.diffusion.loss:PlainLoss",
         "multi_scale": "cascade.diffusion.multi_scale:MultiScaleLoss",
         "uncertainty": "cascade.diffusion.uncertainty:UncertaintyLoss",
+        "hybrid": "cascade.diffusion.hybrid:HybridLoss",
     },
     "augmentation": {
         "none": "cascade.diffusion.augmentation:NoAugmentation",
