@@ -29,14 +29,16 @@ from cascade.progress import Bars, progress_bars
 from stages.after_step import AfterStep
 from stages.assembly import build_stage, stage_config, training_view, validation_view
 from stages.checkpoint import ResumeCheckpoint, WholeCheckpointIO
+from stages.checks import check_settings
 from stages.diffusion_stage import DiffusionStage
+from stages.launched import Launched
 from stages.loggers import build_loggers, close_loggers
 from stages.pictures import SamplePictures
 from stages.precision import PRECISIONS
-from stages.processes import Launched, Processes
+from stages.processes import Processes
 from stages.progress import TrainingProgress
 from stages.run_folder import RunFolder
-from stages.settings import check_settings, device_type, rehearse, with_precision
+from stages.settings import check_machine, device_type, rehearse, with_precision
 from stages.validation import Validation
 
 
@@ -61,7 +63,8 @@ def train(config: Mapping[str, Any], tell: Callable[[str], None]) -> Outcome:
     the folder that the run would continue, and where another call of `train` is writing to that folder.
     """
     processes = Processes.here()
-    check_settings(config, processes)
+    check_settings(config, processes.count)
+    check_machine(config["trainer"], processes)
     run = RunFolder(Path(config["runs"]).expanduser() / config["name"] / config["stage"]["name"])
     # Beside the folder: a fresh run moves the old folder away. The processes of a run write through the first one.
     with beside(run.path) if processes.is_first else nullcontext(), progress_bars(quiet=not processes.is_first) as bars:

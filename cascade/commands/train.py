@@ -11,16 +11,21 @@ def run(config: "DictConfig") -> None:
     """Train the stage of `config`; a run that was stopped by a signal exits with 128 + its number."""
     from omegaconf import OmegaConf
 
+    from cascade.data.source import check_source
+    from stages.checks import check_settings
     from stages.processes import Processes
-    from stages.run import train
-
-    first = Processes.here().is_first
-
-    def tell(line: str) -> None:
-        if first:
-            print(line, flush=True)
 
     plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    processes = Processes.here()
+    # Before torch and Lightning are imported, which takes longer than anybody wants to wait for a line.
+    check_settings(plain, processes.count)
+    check_source(plain["data"], plain["stage"]["resolution"])
+    from stages.run import train
+
+    def tell(line: str) -> None:
+        if processes.is_first:
+            print(line, flush=True)
+
     outcome = train(plain, tell)
     if outcome.stopped_by is not None:
         tell(f"stopped at step {outcome.step} by {signal.Signals(outcome.stopped_by).name}; the same command continues")

@@ -363,9 +363,8 @@ def test_the_table_of_kinds_names_keys_that_exist():
             known |= {key, f"{command} {key}"}
         for group in groups_of(command):
             for choice in groups_on_disk()[group]:
-                known |= {
-                    f"{group}.{key}" for key in yaml.safe_load((CONF / group / f"{choice}.yaml").read_text("utf-8"))
-                }
+                keys = yaml.safe_load((CONF / group / f"{choice}.yaml").read_text("utf-8"))
+                known |= {f"{group}.{key}" for key in [*keys, *flattened(OmegaConf.create(keys))]}
     assert set(KINDS) <= known
 
 
@@ -390,7 +389,9 @@ def test_one_process_of_torchrun_says_how_the_run_ended(monkeypatch, capsys, ran
     if rank is not None:
         monkeypatch.setenv("RANK", rank)
         monkeypatch.setenv("WORLD_SIZE", "2")
-    train.run(OmegaConf.create({}))
+    devices = "1" if rank is None else "2"
+    config = OmegaConf.create({**check("train", [f"trainer.devices={devices}"]).config, "hydra": None})
+    train.run(config)
     assert capsys.readouterr().out == (
         "the run was already finished at step 5; its stage is runs/x/stage\n" if printed else ""
     )

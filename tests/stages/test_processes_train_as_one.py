@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from cascade.errors import CascadeError
-from stages.processes import Launched, Processes
+from stages.launched import Launched
+from stages.processes import Processes
 
 SCRIPT = Path(__file__).with_name("training_process.py")
 RUN = ["name=r", "stage=base64", "geometric=edm", "geometric.p=0.5", "trainer.workers=0", "trainer.batch=8"]

@@ -1,0 +1,89 @@
+"""The checks of a training's settings that need neither torch nor data, so that a mistake is said at once."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cascade.errors import CascadeError, suggest
+from cascade.requests import check_logger, check_precision, check_seed
+
+ACCELERATORS = ("auto", "cpu", "gpu", "mps")
+
+
+def check_settings(config: Mapping[str, Any], processes: int) -> None:
+    """Refuse numbers out of range and names that are none, each in one line; `processes` train together."""
+    _check_trainer(config["trainer"])
+    _check_stage(config["stage"])
+    check_seed(config["seed"])
+    for key, name in (("name", config["name"]), ("stage.name", config["stage"]["name"])):
+        if not name or Path(name).name != name or name.startswith("."):
+            raise CascadeError(f"{key}='{name}' must be a plain folder name")
+    decay = config["ema"].get("decay")
+    if decay is not None and not 0 <= decay < 1:
+        raise CascadeError(f"ema.decay={decay} must be at least 0 and below 1")
+    check_logger(config["logger"])
+    _check_batch(config["trainer"], processes)
+
+
+def _check_trainer(settings: Mapping[str, Any]) -> None:
+    for key in ("max_steps", "batch", "accumulate", "log_every", "checkpoint_every", "validate_every", "devices"):
+        if settings[key] < 1:
+            raise CascadeError(f"trainer.{key} must be at least 1, not {settings[key]}")
+    not_negative = ("validation_images", "workers", "warmup_steps", "cooldown_steps", "sample_every", "sample_images")
+    for key in (*not_negative, "gradient_clip"):
+        if not settings[key] >= 0:
+            raise CascadeError(f"trainer.{key} cannot be negative, as {settings[key]} is")
+    for key in ("checkpoint_minutes", "max_minutes"):
+        if settings[key] is not None and not settings[key] > 0:
+            raise CascadeError(f"trainer.{key} must be above 0, not {settings[key]}")
+    if settings["accelerator"] not in ACCELERATORS:
+        hint = suggest(settings["accelerator"], ACCELERATORS)
+        raise CascadeError(f"unknown trainer.accelerator '{settings['accelerator']}'; {hint}")
+    try:
+        check_precision(settings["precision"])
+    except CascadeError as error:
+        raise CascadeError(str(error).replace("precision", "trainer.precision", 1)) from None
+    _check_optimizer(settings["optimizer"])
+
+
+def _check_optimizer(settings: Mapping[str, Any]) -> None:
+    """The numbers that every optimizer of torch has alike; the others are the optimizer's to check."""
+    if "lr" in settings and not 0 < settings["lr"] < float("inf"):
+        raise CascadeError(f"trainer.optimizer.lr must be above 0, not {settings['lr']}")
+    if "weight_decay" in settings and not 0 <= settings["weight_decay"] < float("inf"):
+        raise CascadeError(f"trainer.optimizer.weight_decay cannot be negative, as {settings['weight_decay']} is")
+    betas = settings.get("betas")
+    if betas is not None and not (len(betas) == 2 and all(0 <= beta < 1 for beta in betas)):
+        raise CascadeError(f"trainer.optimizer.betas={betas} must be two numbers, at least 0 and below 1")
+
+
+def _check_stage(stage: Mapping[str, Any]) -> None:
+    for key in ("resolution", "low_resolution", "crop", "network_batch"):
+        if stage[key] is not None and stage[key] < 1:
+            raise CascadeError(f"stage.{key} must be at least 1, not {stage[key]}")
+    resolution, low, crop = stage["resolution"], stage["low_resolution"], stage["crop"]
+    if low is not None and (resolution % low or low == resolution):
+        raise CascadeError(f"stage.resolution={resolution} must be a multiple of stage.low_resolution={low}")
+    if crop is not None and crop > resolution:
+        raise CascadeError(f"stage.crop={crop} is larger than the pictures of {resolution} px")
+    if crop is not None and low is not None and crop % (resolution // low):
+        raise CascadeError(f"stage.crop={crop} must be a multiple of the factor {resolution // low}")
+    if not 0 <= stage["label_dropout"] <= 1:
+        raise CascadeError(f"stage.label_dropout={stage['label_dropout']} must lie in [0, 1]")
+    if low is None and stage["aug_log_snr"] is not None:
+        raise CascadeError(f"stage.aug_log_snr={stage['aug_log_snr']} is of the low-res picture, and a base has none")
+
+
+def _check_batch(settings: Mapping[str, Any], processes: int) -> None:
+    if settings["devices"] != processes:
+        raise CascadeError(
+            f"trainer.devices={settings['devices']} but {processes} process(es) run; several come from "
+            f"`torchrun --no-python --nproc-per-node {max(2, settings['devices'])} cascade train ...` "
+            "or, as SLURM's tasks, from `srun cascade train ...`, with trainer.devices set to their number"
+        )
+    pieces = processes * settings["accumulate"]
+    if settings["batch"] % pieces:
+        raise CascadeError(
+            f"trainer.batch={settings['batch']} is global and cannot be split over {processes} process(es) "
+            f"times {settings['accumulate']} micro-batch(es); choose a multiple of {pieces}"
+        )
