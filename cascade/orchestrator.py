@@ -28,7 +28,7 @@ from cascade.errors import CascadeError, suggest
 from cascade.guidance_settings import with_weak
 from cascade.requests import check_seed, chosen_stages, class_label, class_table
 from cascade.stage_sampler import PRECISIONS, Request, StageSampler
-from cascade.stage_settings import StageSettings, planned
+from cascade.stage_settings import StageSettings, planned, stops
 
 Classes = str | int | Sequence[str | int | None] | None
 Seeds = int | Sequence[int]
@@ -119,9 +119,7 @@ class CascadePipeline:
         chosen = chosen_stages(self.configs, stages, low_resolution)
         prepared = []
         samplings = planned(self.configs, self.samplings, chosen, settings or {}, guidance_scale)
-        # A stage stops where a truncated one behind it begins.
-        until = [*(sampling.aug_log_snr if sampling.truncated else math.inf for sampling in samplings[1:]), math.inf]
-        for config, sampling, level in zip(self.configs[chosen], samplings, until, strict=True):
+        for config, sampling, level in zip(self.configs[chosen], samplings, stops(samplings), strict=True):
             if config.name not in self.stages:
                 raise CascadeError(f"the weights of stage '{config.name}' were not loaded")
             stage = self.stages[config.name]

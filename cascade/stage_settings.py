@@ -124,6 +124,17 @@ def planned(
     return result
 
 
+def stops(samplings: Sequence[StageSampling]) -> list[float]:
+    """The level where each of consecutive stages stops: the noise of a truncated one behind it, else +inf, the picture.
+
+    >>> first, second = (StageSampling({}, {}, aug_log_snr=level, truncated=True) for level in (None, 3.0))
+    >>> stops([first, second])
+    [3.0, inf]
+    """
+    behind = [sampling.aug_log_snr if sampling.truncated else None for sampling in samplings[1:]]
+    return [*(math.inf if level is None else level for level in behind), math.inf]
+
+
 def changed(sampling: StageSampling, settings: StageSettings, config: StageConfig) -> StageSampling:
     """Return `sampling` with `settings` applied; without labels classifier-free guidance is none, whatever is asked.
 

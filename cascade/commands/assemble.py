@@ -1,6 +1,7 @@
 """`cascade assemble`: copy trained stages into one folder, a cascade that needs nothing else."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from cascade.artifact import (
     MANIFEST,
     CascadeConfig,
     StageConfig,
+    StageSampling,
     check_chain,
     copy_stage,
     find_stage,
@@ -21,7 +23,8 @@ from cascade.artifact import (
 from cascade.commands.per_stage import read_per_stage, stage_keys
 from cascade.errors import CascadeError
 from cascade.files import replace_folder
-from cascade.stage_settings import StageSettings, changed
+from cascade.guidance_settings import weak_stages, with_weak
+from cascade.stage_settings import StageSettings, changed, stops
 
 if TYPE_CHECKING:
     from cascade.commands.values import Kind
@@ -44,12 +47,36 @@ def run(config: DictConfig) -> None:
     check_chain(stages)
     settings = read_per_stage(plain["per_stage"], [stage.name for stage in stages])
     samplings = [changed(stage.sampling, settings.get(stage.name, StageSettings()), stage) for stage in stages]
-    cascade = CascadeConfig(tuple(zip([stage.name for stage in stages], samplings, strict=True)))
-    there = _refuse_occupied(out, cascade, folders, overwrite=plain["overwrite"])
+    parts = _parts(folders, stages, samplings)
+    cascade = CascadeConfig(
+        tuple((stage.name, _inside(s, stage.name)) for stage, s in zip(stages, samplings, strict=True))
+    )
+    there = _refuse_occupied(out, cascade, parts, overwrite=plain["overwrite"])
     if not there:
-        _check_whole(folders, cascade)
-        _write(out, cascade, folders)
+        _check_whole(folders, samplings)
+        _write(out, cascade, parts)
     print(f"{out}{' is there already' if there else ''}: {_summary(stages)}")
+
+
+def _parts(folders: list[Path], stages: list[StageConfig], samplings: list[StageSampling]) -> dict[str, Path]:
+    """The folders in the cascade → where each is copied from: the stages, and the weak stages that guide them."""
+    parts = dict(zip([stage.name for stage in stages], folders, strict=True))
+    for stage, sampling in zip(stages, samplings, strict=True):
+        for weak in weak_stages(sampling.guidance):
+            name = _weak_name(stage.name)
+            if name in parts:
+                raise CascadeError(f"the weak stage of '{stage.name}' would be copied to '{name}', which is a stage's")
+            parts[name] = find_stage(weak)
+    return parts
+
+
+def _inside(sampling: StageSampling, stage: str) -> StageSampling:
+    """The sampling as `cascade.yaml` says it, with the weak stage's folder in the cascade."""
+    return replace(sampling, guidance=with_weak(sampling.guidance, lambda _: _weak_name(stage)))
+
+
+def _weak_name(stage: str) -> str:
+    return f"{stage}_weak"
 
 
 def _folders(stages: str | list[str]) -> list[Path]:
@@ -63,7 +90,7 @@ def _folders(stages: str | list[str]) -> list[Path]:
         raise CascadeError(f"{error}{'; several stages are a list: stages=[a,b,c]' if comma else ''}") from None
 
 
-def _refuse_occupied(out: Path, cascade: CascadeConfig, folders: list[Path], *, overwrite: bool) -> bool:
+def _refuse_occupied(out: Path, cascade: CascadeConfig, parts: dict[str, Path], *, overwrite: bool) -> bool:
     """Whether this very cascade is at `out` already; raise CascadeError if something else must not be replaced."""
     if not out.exists() and not out.is_symlink():
         return False
@@ -75,8 +102,8 @@ def _refuse_occupied(out: Path, cascade: CascadeConfig, folders: list[Path], *, 
     if CASCADE not in names:
         raise CascadeError(f"out={out} is not empty and holds no cascade; choose another folder")
     old = load_cascade_config(out)
-    kept = {name for name, _ in old.stages}
-    if old == cascade and all(_same(source, out / name) for source, (name, _) in zip(folders, old.stages, strict=True)):
+    kept = {name for name, _ in old.stages} | {weak for _, s in old.stages for weak in weak_stages(s.guidance)}
+    if old == cascade and all(_same(source, out / name) for name, source in parts.items()):
         return True
     if not overwrite:
         raise CascadeError(f"out={out} holds another cascade; choose another folder, or overwrite=true replaces it")
@@ -90,21 +117,21 @@ def _same(source: Path, copy: Path) -> bool:
     return manifest.is_file() and manifest.read_bytes() == (source / MANIFEST).read_bytes()
 
 
-def _check_whole(folders: list[Path], cascade: CascadeConfig) -> None:
+def _check_whole(folders: list[Path], samplings: list[StageSampling]) -> None:
     """Load every stage once: hashes, weights that fit the network, and settings that can be built."""
     import torch
 
     from cascade.artifact import load_stage
     from cascade.stage_sampler import StageSampler
 
-    for folder, (_, sampling) in zip(folders, cascade.stages, strict=True):
-        StageSampler.prepare(load_stage(folder), sampling, torch.device("cpu"), "fp32")
+    for folder, sampling, until in zip(folders, samplings, stops(samplings), strict=True):
+        StageSampler.prepare(load_stage(folder), sampling, torch.device("cpu"), "fp32", until=until)
 
 
-def _write(out: Path, cascade: CascadeConfig, folders: list[Path]) -> None:
+def _write(out: Path, cascade: CascadeConfig, parts: dict[str, Path]) -> None:
     def fill(new: Path) -> None:
-        for folder, (name, _) in zip(folders, cascade.stages, strict=True):
-            copy_stage(folder, new / name)
+        for name, source in parts.items():
+            copy_stage(source, new / name)
         save_cascade_config(new, cascade)
 
     replace_folder(out, fill)

@@ -61,7 +61,9 @@ class EvaluatedSamples:
         for name, folder in folders.items() if missing else ():
             write_whole(folder / "record.json", json.dumps(records[name], indent=1) + "\n")
         inputs = _Inputs(next(iter(folders.values())), missing)
-        new = self._sample(missing, inputs if len(folders) == 2 and inputs.all_there() else None)
+        # A truncated stage is handed x_λ, which is not kept.
+        kept = len(folders) == 2 and not self._plan()[-1].sampling.truncated and inputs.all_there()
+        new = self._sample(missing, inputs if kept else None)
         to_make = set(missing)
         for seed in self.seeds:
             if seed in to_make:

@@ -237,7 +237,8 @@ def _check_keys(line: _Line, config: DictConfig, picks: Sequence[str], where: st
     for key in unknown:
         if key not in extra:
             raise CascadeError(_unknown_key(line.command, key, [*leaves, *extra], where))
-        texts[f"+per_stage.{key}"] = _values(key, line.values[key], extra[key], line.sweep)
+        name = ".name" if any(other.startswith(f"{key}.") for other in extra) else ""  # of a choice with parameters
+        texts[f"+per_stage.{key}{name}"] = _values(key, line.values[key], extra[key], line.sweep)
     return texts
 
 
