@@ -190,11 +190,15 @@ def build_denoiser(config: StageConfig) -> "nn.Module":
 
 def save_stage(folder: str | Path, config: StageConfig, state: Mapping[str, "torch.Tensor"]) -> None:
     """Write a stage folder whole: into a new folder beside the target, then renamed over it."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     def fill(new: Path) -> None:
         tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
-        write_whole_with(new / WEIGHTS, lambda path: save_file(tensors, path))
+        try:
+            write_whole_with(new / WEIGHTS, lambda path: save_file(tensors, path))
+        except SafetensorError as error:
+            raise CascadeError(f"the weights in {folder} could not be written: {error}") from error
         write_whole(new / CONFIG, yaml.safe_dump(config.to_mapping(), sort_keys=False, allow_unicode=True))
         hashes = {name: sha256_of(new / name) for name in (CONFIG, WEIGHTS)}
         write_whole(new / MANIFEST, json.dumps(hashes, indent=2) + "\n")

@@ -1,5 +1,6 @@
 """Checkpoints to resume from: written whole, only after an optimizer step, read without executing code."""
 
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -22,7 +23,11 @@ class WholeCheckpointIO(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:  # noqa: ARG002
         """Write through a temporary file beside the target."""
-        write_whole_with(path, lambda temporary: torch.save(checkpoint, temporary))
+        try:
+            write_whole_with(path, lambda temporary: torch.save(checkpoint, temporary))
+        except RuntimeError as error:  # torch tells of an error in writing as of one of its own
+            free = shutil.disk_usage(Path(path).parent).free / 1e6
+            raise CascadeError(f"{path} could not be written; is the disk full? ({free:.0f} MB are free)") from error
 
     def load_checkpoint(self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = None) -> Any:  # noqa: ARG002
         """Read tensors and plain values only."""
