@@ -29,6 +29,7 @@ TABLE: dict[str, dict[str, str]] = {
     },
     "preconditioning": {
         "eps": "cascade.diffusion.preconditioning:EpsPreconditioning",
+        "eps_steps": "cascade.diffusion.step_preconditioning:StepEpsPreconditioning",
         "v": "cascade.diffusion.preconditioning:VPreconditioning",
         "x0": "cascade.diffusion.preconditioning:X0Preconditioning",
         "residual": "cascade.diffusion.preconditioning:ResidualPreconditioning",

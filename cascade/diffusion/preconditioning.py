@@ -23,11 +23,15 @@ class _Preconditioning(nn.Module):
         self.network = network
         self.learn_variance = learn_variance
 
+    def _clock(self, log_snr: Tensor) -> Tensor:
+        """What the network is told of the noise level, (B,): λ itself."""
+        return log_snr
+
     def _output(self, x_in: Tensor, log_snr: Tensor, condition: Condition) -> tuple[Tensor, Tensor | None]:
         """F and the variance fraction (None: it is not learned), each of x_in's shape."""
         output = self.network(
             x_in,
-            per_image(log_snr, x_in),
+            self._clock(per_image(log_snr, x_in)),
             label=condition.label,
             low_res=condition.low_res,
             aug_log_snr=condition.aug_log_snr,

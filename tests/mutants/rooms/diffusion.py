@@ -111,4 +111,8 @@ MUTANTS: list[Mutant] = [
         ("λ_max = 20", "log_snr_max: float = 20.0", "log_snr_max: float = 10.0"),
         ("λ_min = −20", "log_snr_min: float = -20.0", "log_snr_min: float = -5.0"),
     ),
+    *mutants("cascade/diffusion/step_preconditioning.py", "diffusion/test_step_preconditioning.py",
+        ("the clock is the step", "self.betas.step(log_snr)", "self.betas.t(log_snr)"),
+        ("1000/T", "1000 / betas.steps", "100 / betas.steps"),
+    ),
 ]
