@@ -57,7 +57,7 @@ def test_a_constant_error_counts_at_every_scale_and_a_fine_one_once():
 
 def test_the_smallest_side_is_the_papers_and_small_or_odd_pictures_have_the_plain_loss(normal):
     assert MultiScaleLoss().smallest == 32
-    for sides in ((32, 32), (63, 63), (64, 63)):
+    for sides in ((32, 32), (63, 63), (65, 65), (64, 65)):
         x, eps, mean = (normal(3, 1, *sides, name=name) for name in ("x", "eps", "mean"))
         arguments = lambda *_, mean=mean: Posterior(mean), x, LEVELS, eps, Condition(), UnitWeighting()
         assert torch.equal(MultiScaleLoss()(*arguments), diffusion_loss(*arguments))

@@ -45,7 +45,7 @@ SCHEDULES = [
     InterpolatedSchedule(LinearBetaSchedule(), 64, noisy_at=16, clean_at=1024),
     InterpolatedSchedule(SigmoidSchedule(), 64, noisy_at=48, clean_at=48),
     TruncatedSchedule(CosineSchedule(), -6.0, 10.0),
-    TruncatedSchedule(LinearBetaSchedule(), -10.0, 20.0),
+    TruncatedSchedule(LinearBetaSchedule(), -4.0, 20.0),
     TruncatedSchedule(InterpolatedSchedule(CosineSchedule(), 512), -8.0, 8.0),
 ]
 each = pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)

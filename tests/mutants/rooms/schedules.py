@@ -120,7 +120,7 @@ MUTANTS: list[Mutant] = [
         ("quantile, the last level with a probability", "clamp(max=last)", "clamp(max=self.levels - 1)"),
         ("density, the nearest level", ".round().clamp", ".floor().clamp"),
         ("density, 0 beside the levels", "where(near, -math.inf)", "where(near | ~near, -math.inf)"),
-        ("density, as near as 10⁻⁴", "_NEAR = 1e-4", "_NEAR = 1e-2"),
+        ("density, as near as 10⁻⁴", "_NEAR = 1e-4", "_NEAR = 3e-4"),
         ("density against probability",
          "isinstance(noise, LadderNoise) != isinstance(reference, LadderNoise)",
          "isinstance(noise, LadderNoise) and isinstance(reference, LadderNoise)"),
