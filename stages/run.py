@@ -41,6 +41,9 @@ from stages.run_folder import RunFolder
 from stages.settings import check_machine, device_type, rehearse, with_precision
 from stages.validation import Validation
 
+SCRATCH = "debug"
+"""The name that debug=fast gives its runs: one of other settings begins again instead of being refused."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
@@ -77,8 +80,11 @@ def _train(
     first, fresh = processes.is_first, config["fresh"]
     config = with_precision(config, None if fresh else run.stored())
     settings = config["trainer"]
-    if not fresh:
-        run.check_same(config)
+    difference = None if fresh else run.difference(config)
+    if difference is not None:
+        if config["name"] != SCRATCH:
+            raise CascadeError(difference)
+        fresh = True
     dataset, validation = _open_data(config, bars)
     described = stage_config(config, dataset)
     stage = build_stage(config, described)

@@ -98,23 +98,24 @@ class RunFolder:
             raise CascadeError(f"{file} is not a run's configuration; use fresh=true")
         return config
 
-    def check_same(self, config: Mapping[str, Any]) -> None:
-        """Refuse to continue a run under another configuration, naming the first key that differs.
+    def difference(self, config: Mapping[str, Any]) -> str | None:
+        """Why the run cannot be continued under `config`, naming the first key that differs; None if it can.
 
         A group that the stored configuration does not know has come with a later version, and its default does what was
         done before.
         """
         stored = self.stored()
         if stored is None or self.checkpoint is None:  # a start that failed before its first checkpoint binds nobody
-            return
+            return None
         old, new = dict(_flat(stored)), dict(_flat(config))
         for key in [*new, *old]:
             free = any(key == name or key.startswith(name + ".") for name in FREE)
             if not free and key.split(".")[0] in stored and old.get(key) != new.get(key):
-                raise CascadeError(
+                return (
                     f"the run in '{self.path}' was made with {key}={_show(old.get(key))}, not {_show(new.get(key))}; "
                     "continue it with that, or use another name, or fresh=true to start again"
                 )
+        return None
 
     def write_config(self, config: Mapping[str, Any], fingerprint: str, ended: Mapping[str, Any] | None = None) -> None:
         """Store the configuration and the name of its pictures, whole; `ended`: the settings whose time ran out."""

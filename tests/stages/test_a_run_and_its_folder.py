@@ -1,0 +1,112 @@
+"""A run has its folder alone, goes on under its own settings only, and keeps its name at W&B as long as it goes on."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
+
+from cascade.errors import CascadeError
+from cascade.lock import beside
+from stages.run import Outcome, train
+from stages.run_folder import RunFolder
+
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning"),
+]
+
+TINY = ["debug=fast", "stage.resolution=16", "data.size=2", "data.val_size=2", "trainer.sample_every=0"]
+TINY += ["trainer.accelerator=cpu", "trainer.precision=fp32", "trainer.max_steps=1"]
+
+
+def run(folder: Path, *overrides: str) -> tuple[Outcome, list[str]]:
+    with initialize_config_module("conf", version_base="1.3"):
+        config = OmegaConf.to_container(compose("train", overrides=[*TINY, f"runs={folder}", *overrides]), resolve=True)
+    lines: list[str] = []
+    return train(config, lines.append), lines
+
+
+def test_a_second_call_of_train_is_held_off_in_one_line(tmp_path: Path) -> None:
+    folder = tmp_path / "mine" / "base64"
+    with beside(folder), pytest.raises(CascadeError, match=r"process \d+ is writing to .*base64") as caught:
+        run(tmp_path, "name=mine")
+    assert len(str(caught.value).splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+    outcome, _ = run(tmp_path, "name=mine")
+    assert outcome.step == 1
+    assert [path.name for path in folder.parent.iterdir()] == ["base64"]
+
+
+def test_other_settings_are_refused_by_the_first_key_that_differs_and_leave_the_run_alone(tmp_path: Path) -> None:
+    outcome, _ = run(tmp_path, "name=mine")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(CascadeError, match=r"was made with trainer\.gradient_clip=1\.0, not 2\.0; continue"):
+        run(tmp_path, "name=mine", "trainer.optimizer.lr=0.1", "trainer.gradient_clip=2.0")
+    with pytest.raises(CascadeError, match=r"was made with network\.channels=\[16, 32\], not \[8, 32\]"):
+        run(tmp_path, "name=mine", "network.channels=[8,32]")
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    again, _ = run(tmp_path, "name=mine", "trainer.log_every=7", "guidance=none", "logger=csv")
+    assert (again.step, again.resumed_from) == (1, 1)
+    assert again.folder == outcome.folder
+
+
+def test_a_checkpoint_of_another_network_is_refused_by_its_first_odd_tensor(tmp_path: Path) -> None:
+    outcome, _ = run(tmp_path, "name=mine")
+    stored = yaml.safe_load((outcome.folder / "run.yaml").read_text())
+    stored["network"]["channels"] = [8, 32]
+    (outcome.folder / "run.yaml").write_text(yaml.safe_dump(stored))
+    with pytest.raises(CascadeError, match=r"last\.ckpt' holds weights of another network: 'denoiser\..*' is \("):
+        run(tmp_path, "name=mine", "network.channels=[8,32]")
+
+
+def test_a_run_of_debug_never_stands_in_the_way_of_another(tmp_path: Path) -> None:
+    run(tmp_path)
+    again, _ = run(tmp_path)
+    assert (again.step, again.resumed_from) == (1, 1)
+    other, lines = run(tmp_path, "trainer.optimizer.lr=0.1")
+    assert (other.step, other.resumed_from) == (1, 0)
+    assert lines[0].startswith("moved the old run to ")
+    moved = Path(lines[0].removeprefix("moved the old run to "))
+    assert yaml.safe_load((moved / "run.yaml").read_text())["trainer"]["optimizer"]["lr"] == 5e-4
+
+
+def test_a_group_that_came_after_the_run_began_keeps_nobody_from_going_on(tmp_path: Path) -> None:
+    outcome, _ = run(tmp_path, "name=mine")
+    file = outcome.folder / "run.yaml"
+    stored = yaml.safe_load(file.read_text())
+    config = {key: value for key, value in stored.items() if key not in ("run_id", "data_fingerprint")}
+    assert RunFolder(outcome.folder).difference({**config, "later": {"name": "new"}}) is None
+    assert "ema.name=exponential, not null" in str(RunFolder(outcome.folder).difference({**config, "ema": {}}))
+    extra = {**config, "trainer": {**config["trainer"], "later": 1}}
+    assert "trainer.later=null, not 1" in str(RunFolder(outcome.folder).difference(extra))
+
+
+def test_a_run_has_one_name_at_wandb_and_a_fresh_one_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lightning.pytorch.loggers import CSVLogger
+
+    begun: list[dict[str, Any]] = []
+
+    class Recorded(CSVLogger):
+        """W&B's, as far as its name goes."""
+
+        def __init__(self, save_dir: Path, **settings: Any) -> None:
+            super().__init__(save_dir)
+            begun.append(settings)
+
+        def log_metrics(self, *arguments: Any) -> None:
+            """Nowhere."""
+
+    monkeypatch.setattr("lightning.pytorch.loggers.WandbLogger", Recorded)
+    monkeypatch.setattr("stages.run.close_loggers", lambda loggers: None)
+    mine = ["name=mine", "logger=wandb", "logger.mode=online"]
+    run(tmp_path, *mine)
+    resumed, _ = run(tmp_path, *mine, "trainer.max_steps=2")
+    assert resumed.resumed_from == 1
+    run(tmp_path, *mine, "fresh=true")
+    first, second, fresh = begun
+    assert first["id"] == second["id"] != fresh["id"]
+    assert first["name"] == fresh["name"] == "mine-base64"
+    assert first["resume"] == "allow"
