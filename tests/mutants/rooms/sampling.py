@@ -56,7 +56,7 @@ MUTANTS: list[Mutant] = [
         ("Karras, σ^{1/ρ}", "sigma_max ** (1 / rho)", "sigma_max ** (1 / (rho + 1))"),
         ("Karras, σ_max = 80", "sigma_max: float = 80.0", "sigma_max: float = 50.0"),
         ("cut, levels below λ_a", "log_snrs[log_snrs < log_snr]", "log_snrs[log_snrs <= log_snr]"),
-        ("cut, at λ_a", "log_snrs.new_tensor([log_snr])", "log_snrs.new_tensor([float(log_snrs[log_snrs >= log_snr][0])])"),
+        ("cut, at λ_a", "log_snrs.new_tensor([log_snr])", "log_snrs[log_snrs >= log_snr][:1]"),
     ),
     *mutants("cascade/sampling/guidance.py", "sampling/test_guidance.py",
         ("s = 1 + w", "conditional.mean, self.scale)", "conditional.mean, 1 + self.scale)"),
