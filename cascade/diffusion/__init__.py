@@ -14,6 +14,7 @@ from cascade.diffusion.elbo import Elbo, continuous_elbo, discrete_elbo
 from cascade.diffusion.ema import ExponentialEMA
 from cascade.diffusion.forward import diffuse_further, forward_step
 from cascade.diffusion.geometric import AugmentPipe
+from cascade.diffusion.hybrid import HybridLoss
 from cascade.diffusion.ladder import LadderNoise
 from cascade.diffusion.likelihood import log_likelihood
 from cascade.diffusion.log_snr import alpha_sigma, diffuse, eps_from_mean, score_from_mean, v_from_mean
@@ -70,6 +71,7 @@ __all__ = [
     "GaussianAugmentation",
     "GaussianCascade",
     "GaussianDenoiser",
+    "HybridLoss",
     "InterpolatedSchedule",
     "LadderNoise",
     "LinearBetaSchedule",
