@@ -5,12 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
-from cascade import registry
+from cascade import registry, rng
 from cascade.artifact import NETWORK_CONTEXT
+from cascade.diffusion import Condition
 from cascade.diffusion.noise import LogNormalNoise
+from cascade.diffusion.oracle import MixtureDenoiser
 from cascade.errors import CascadeError
 from cascade.networks import EfficientUNet
 
@@ -68,6 +71,32 @@ def test_every_choice_builds(choice: str) -> None:
         "threshold": {"denoiser": None},
     }.get(group, {})
     assert registry.build(group, config, **context) is not None
+
+
+SAMPLED = ("sampler", "grid", "guidance", "threshold")
+ORACLE = MixtureDenoiser(torch.ones(2), torch.tensor([[-1.0, 0.5], [1.0, -0.5]]), 0.1 * torch.eye(2).expand(2, 2, 2))
+
+
+@pytest.mark.parametrize("choice", [c for c in REGISTERED if c.split("/")[0] in SAMPLED])
+def test_every_choice_of_sampling_takes_a_step(choice: str) -> None:
+    """Each in the place of the default of its group, with an exact denoiser of two classes for a network."""
+    group, name = choice.split("/")
+    config = {**composed("grid=karras", "grid.n=3"), group: composed(f"{group}={name}")[group]}
+    if group == "grid":
+        config["sampler"] = {"name": "ddim"}
+    guided = registry.build("guidance", _without_folders(config["guidance"]), denoiser=ORACLE)
+    denoiser = registry.build("threshold", config["threshold"], denoiser=guided)
+    sampler, grid = registry.build("sampler", config["sampler"]), registry.build("grid", config["grid"])
+    noise = rng.ImageNoise([1, 2], "stage", (2,))
+    out = sampler(denoiser, noise(-1), grid, Condition(label=torch.tensor([0, 1])), noise)
+    assert out.shape == (2, 2)
+    assert out.isfinite().all()
+
+
+def _without_folders(config: dict[str, Any]) -> dict[str, Any]:
+    """A guidance whose weak stage is the oracle, where a user names a folder."""
+    changed = {key: _without_folders(value) if isinstance(value, dict) else value for key, value in config.items()}
+    return {key: ORACLE if value == "???" else value for key, value in changed.items()}
 
 
 def test_every_registered_name_has_a_config() -> None:

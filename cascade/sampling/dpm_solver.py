@@ -7,7 +7,7 @@ from torch import Tensor
 
 from cascade.diffusion import Condition, Denoiser
 from cascade.errors import CascadeError
-from cascade.sampling.transition import Level, Noise, Transition, transitions
+from cascade.sampling.transition import Noise, Transition, transitions
 
 
 @dataclass(frozen=True)
@@ -45,25 +45,22 @@ class DPMSolver:
             mean = step.t.denoise(denoiser, x, condition).mean
             if step.ends_clean:
                 return mean
-            eps = step.t.eps(x, mean)
-            # ε̂ constant over the step; what follows adds how it changes.
+            # ε̂ constant over the step; what follows adds how it changes. Where x has gone along a constant ε̂, ε̂ changes
+            # by −α/σ times what x̂ does. So at very low λ, where ε̂ is all but x itself, no digits are lost.
             there = step.flow(x, mean)
             if self.order == 2:
                 half = step.first_part(1 / 2)
-                change = _eps(half.s, denoiser, half.flow(x, mean), condition) - eps
+                change = (mean - half.s.denoise(denoiser, half.flow(x, mean), condition).mean) / half.s.sigma_edm
                 there = there + _constant_weight(step) * change
             elif self.order == 3:
                 third, two_thirds = step.first_part(1 / 3), step.first_part(2 / 3)
-                change = _eps(third.s, denoiser, third.flow(x, mean), condition) - eps
-                inner = two_thirds.flow(x, mean) + _linear_weight(two_thirds) * 2 * change
-                change = _eps(two_thirds.s, denoiser, inner, condition) - eps
+                change = (mean - third.s.denoise(denoiser, third.flow(x, mean), condition).mean) / third.s.sigma_edm
+                bend = _linear_weight(two_thirds) * 2 * change
+                inner = two_thirds.s.denoise(denoiser, two_thirds.flow(x, mean) + bend, condition).mean
+                change = (mean - inner) / two_thirds.s.sigma_edm + bend / two_thirds.s.sigma
                 there = there + _linear_weight(step) * 3 / 2 * change
             x = there
         return x
-
-
-def _eps(level: Level, denoiser: Denoiser, x: Tensor, condition: Condition) -> Tensor:
-    return level.eps(x, level.denoise(denoiser, x, condition).mean)
 
 
 def _constant_weight(step: Transition) -> float:

@@ -7,7 +7,7 @@ import torch
 
 from cascade.diffusion import CosineSchedule, DiscreteBetas, LinearBetaSchedule, ShiftedSchedule
 from cascade.errors import CascadeError
-from cascade.sampling import karras, uniform_log_snr, uniform_t
+from cascade.sampling import adm_respaced, karras, uniform_log_snr, uniform_t
 from cascade.sampling.grid import cut
 from cascade.sampling.transition import check_grid, transitions
 
@@ -65,6 +65,61 @@ def test_karras_has_the_published_levels():
     assert sigma[-2:] == pytest.approx([0.002, 0.0], rel=1e-12)
 
 
+LADDERS = [DiscreteBetas("linear", 1000), DiscreteBetas("cosine", 1000), DiscreteBetas("linear", 37)]
+
+
+def kept(betas, respacing):
+    """The steps of a respaced grid, noisiest first; its levels are checked to be the ladder's own, bit for bit."""
+    grid = check_grid(adm_respaced(betas, respacing))
+    assert grid[-1] == math.inf
+    steps = betas.step(grid[:-1])
+    assert torch.equal(betas.log_snrs[steps.long()], grid[:-1])
+    return steps.tolist()
+
+
+@pytest.mark.parametrize("betas", LADDERS, ids=str)
+def test_adm_respaced_to_all_steps_is_the_ladder(betas):
+    assert kept(betas, str(betas.steps)) == kept(betas, f"ddim{betas.steps}") == list(range(betas.steps))[::-1]
+
+
+@pytest.mark.parametrize("count", [2, 3, 25, 100, 250, 999])
+def test_adm_respaced_by_a_number_keeps_both_ends_and_spreads_evenly(count):
+    steps = kept(LADDERS[0], str(count))
+    assert len(steps) == count
+    assert (steps[0], steps[-1]) == (999, 0)
+    for i, step in enumerate(reversed(steps)):
+        assert abs(step - i * 999 / (count - 1)) <= 0.5 + 1e-9
+
+
+def test_adm_respaced_has_the_steps_of_adm():
+    """Worked out by hand, and the ten of the published code's own test run."""
+    assert kept(LADDERS[0], "10") == [999, 888, 777, 666, 555, 444, 333, 222, 111, 0]
+    assert kept(LADDERS[0], "3") == [999, 500, 0]  # 499.5 is rounded to even
+    assert kept(LADDERS[0], "1") == [0]
+    # 20 strides of 49.95 summed up: the tenth lies below 499.5 by rounding.
+    assert kept(LADDERS[0], "21")[10] == 499
+
+
+@pytest.mark.parametrize("count", [1000, 500, 250, 200, 125, 100, 50, 40, 25, 20, 10, 8, 5, 4, 2])
+def test_adm_respaced_by_ddim_strides_from_the_clean_end(count):
+    assert kept(LADDERS[0], f"ddim{count}") == [i * (1000 // count) for i in range(count)][::-1]
+
+
+def test_adm_respaced_by_ddim_takes_the_smallest_stride_that_fits():
+    assert kept(LADDERS[0], "ddim3") == [668, 334, 0]
+
+
+def test_adm_respaced_in_sections_from_the_clean_end():
+    """Of 37 steps in three sections the first has 13, the others 12."""
+    assert kept(LADDERS[2], "3,2,4") == [36, 32, 29, 25, 24, 13, 12, 6, 0]
+    assert kept(LADDERS[0], "10,15,20,5")[-10:] == [249, 221, 194, 166, 138, 111, 83, 55, 28, 0]
+
+
+def test_adm_respaced_takes_a_number_for_its_text():
+    assert torch.equal(adm_respaced(LADDERS[0], 25), adm_respaced(LADDERS[0], "25"))
+    assert len(adm_respaced(LADDERS[0])) == 251
+
+
 def test_transitions_cut_a_grid_into_pairs():
     steps = list(transitions(torch.tensor([-3.0, 1.0, math.inf], dtype=F64)))
     assert [(step.index, step.t.log_snr, step.s.log_snr) for step in steps] == [(0, -3, 1), (1, 1, math.inf)]
@@ -111,6 +166,15 @@ def test_what_is_no_grid_is_refused(grid, says):
         (lambda: karras(3, rho=0.0), "rho"),
         (lambda: karras(3, sigma_min=0.0), "sigma_min"),
         (lambda: karras(3, sigma_min=2.0, sigma_max=1.0), "sigma_min"),
+        (lambda: adm_respaced(DiscreteBetas(), "0"), "like 250"),
+        (lambda: adm_respaced(DiscreteBetas(), "ddim"), "like 250"),
+        (lambda: adm_respaced(DiscreteBetas(), "dim25"), "like 250"),
+        (lambda: adm_respaced(DiscreteBetas(), "10,-5"), "like 250"),
+        (lambda: adm_respaced(DiscreteBetas(), "ddim10,5"), "like 250"),
+        (lambda: adm_respaced(DiscreteBetas(), "ddim999"), "no whole stride gives 999 of 1000"),
+        (lambda: adm_respaced(DiscreteBetas(), "1001"), "no 1001 steps in a section of 1000"),
+        (lambda: adm_respaced(DiscreteBetas(), "400,600"), "no 600 steps in a section of 500"),
+        (lambda: adm_respaced(CosineSchedule(), "10"), "discrete_betas, not of CosineSchedule"),
     ],
 )
 def test_wrong_parameters_of_a_grid_are_refused(make, says):

@@ -2,29 +2,28 @@
 
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
-import yaml
 
 from cascade.diffusion import Condition, Posterior
-from cascade.diffusion.oracle import MixtureDenoiser
 from cascade.errors import CascadeError
-from cascade.registry import TABLE, build
 from cascade.rng import ImageNoise
 from cascade.sampling import (
     DDIM,
     Ancestral,
     AnnealedLangevin,
     ClassifierFree,
+    DPMSolver,
     DPMSolverPP,
+    DPMSolverPPSingle,
     DynamicThreshold,
     EulerMaruyama,
     Heun,
     Interval,
     PredictorCorrector,
     ProbabilityFlow,
+    SDEDPMSolverPP,
     karras,
 )
 
@@ -36,15 +35,17 @@ SAMPLERS = [
     Ancestral("learned"),
     DDIM(),
     DDIM(0.5),
+    DPMSolver(3),
     DPMSolverPP(),
+    DPMSolverPP(3),
+    DPMSolverPPSingle(3),
+    SDEDPMSolverPP(),
     Heun(9.0),
     EulerMaruyama(),
     ProbabilityFlow(1),
     PredictorCorrector(),
     AnnealedLangevin(2, 1e-10),
 ]
-CONF = Path(__file__).parents[2] / "conf"
-GROUPS = ["sampler", "grid", "guidance", "threshold"]
 
 each_sampler = pytest.mark.parametrize("sampler", SAMPLERS, ids=str)
 
@@ -106,7 +107,8 @@ def test_levels_are_told_to_each_image_and_never_in_half_precision(sampler, dtyp
     if isinstance(sampler, Heun):
         assert seen == [*levels[:2], levels[1], levels[2], levels[2]]
     else:
-        assert list(dict.fromkeys(seen)) == levels[:3]
+        # Levels inside a step are not the grid's.
+        assert [level for level in dict.fromkeys(seen) if level in levels] == levels[:3]
 
 
 @pytest.mark.parametrize(("variance", "says"), [("learned", "predicts"), ("optimal", "covariance")])
@@ -123,6 +125,13 @@ def test_a_variance_that_the_denoiser_does_not_give_is_refused(variance, says):
         (lambda: Ancestral("smal"), "did you mean 'small'"),
         (lambda: DDIM(1.5), "eta"),
         (lambda: DDIM(math.nan), "eta"),
+        (lambda: DPMSolver(0), "order"),
+        (lambda: DPMSolver(4), "order"),
+        (lambda: DPMSolverPPSingle(4), "order"),
+        (lambda: SDEDPMSolverPP(3), "order"),
+        (lambda: SDEDPMSolverPP(eta=-0.1), "eta"),
+        (lambda: SDEDPMSolverPP(eta=math.inf), "eta"),
+        (lambda: SDEDPMSolverPP(eta=math.nan), "eta"),
         (lambda: DPMSolverPP(0), "order"),
         (lambda: DPMSolverPP(4), "order"),
         (lambda: Heun(s_churn=-1.0), "s_churn"),
@@ -133,27 +142,3 @@ def test_a_variance_that_the_denoiser_does_not_give_is_refused(variance, says):
 def test_wrong_parameters_are_refused(make, says):
     with pytest.raises(CascadeError, match=says):
         make()
-
-
-@pytest.mark.parametrize("group", GROUPS)
-def test_every_registry_name_has_its_file(group):
-    names = {
-        file.stem: yaml.safe_load(file.read_text(encoding="utf-8"))["name"] for file in (CONF / group).glob("*.yaml")
-    }
-    assert set(TABLE[group]) <= set(names.values())
-
-
-@pytest.mark.parametrize("file", sorted(file for group in GROUPS for file in (CONF / group).glob("*.yaml")), ids=str)
-def test_every_file_builds_and_samples(file):
-    """Each file in the place of the default of its group."""
-    configs = {"sampler": {"name": "ddim"}, "grid": {"name": "karras", "n": 4}}
-    configs |= {"guidance": {"name": "none"}, "threshold": {"name": "none"}}
-    configs[file.parent.name] = yaml.safe_load(file.read_text(encoding="utf-8"))
-    oracle = MixtureDenoiser(torch.ones(2), torch.tensor([[-1.0], [1.0]]), torch.zeros(2, 1, 1))
-    guided = build("guidance", configs["guidance"], denoiser=oracle)
-    denoiser = build("threshold", configs["threshold"], denoiser=guided)
-    grid, sampler = build("grid", configs["grid"]), build("sampler", configs["sampler"])
-    noise = ImageNoise([1, 2], "stage", (1,))
-    out = sampler(denoiser, noise(-1), grid, Condition(label=torch.tensor([0, 1])), noise)
-    assert out.shape == (2, 1)
-    assert out.isfinite().all()
