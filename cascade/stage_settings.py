@@ -149,9 +149,21 @@ def changed(sampling: StageSampling, settings: StageSettings, config: StageConfi
     if not config.class_names:
         made["guidance"] = without_labels(made["guidance"])
     if settings.steps is not None:
-        made["grid"] = {**made["grid"], "n": settings.steps}
+        made["grid"] = with_steps(made["grid"], settings.steps)
     numbers = {key: getattr(settings, key) for key in ("aug_log_snr", "truncated", "network_batch")}
     return replace(sampling, **made, **{key: value for key, value in numbers.items() if value is not None})
+
+
+def with_steps(grid: Mapping[str, Any], steps: int) -> dict[str, Any]:
+    """Return the config of a grid with so many steps; ADM's respacing stays of its kind.
+
+    >>> with_steps({"name": "adm_respaced", "respacing": "ddim25"}, 50)["respacing"], with_steps({"name": "karras"}, 9)
+    ('ddim50', {'name': 'karras', 'n': 9})
+    """
+    if grid["name"] != "adm_respaced":
+        return {**grid, "n": steps}
+    stride = "ddim" if str(grid.get("respacing", "")).startswith("ddim") else ""
+    return {**grid, "respacing": f"{stride}{steps}"}
 
 
 def _chosen(present: Mapping[str, Any], choice: Choice | None) -> dict[str, Any]:
