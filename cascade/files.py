@@ -2,9 +2,12 @@
 
 import hashlib
 import os
-import tempfile
+import secrets
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+
+from cascade.lock import claim, give_back
 
 
 def write_whole(path: str | Path, data: bytes | str) -> None:
@@ -22,24 +25,27 @@ def write_whole(path: str | Path, data: bytes | str) -> None:
 
 
 def write_whole_with(path: str | Path, write: Callable[[Path], object]) -> None:
-    """As `write_whole`, for writers that want a path: `write(temporary)` makes the content."""
+    """As `write_whole`, for writers that want a path: `write(temporary)` makes the content.
+
+    What a writer that was killed has left behind is written over.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # The suffix is kept: some writers choose their format by it.
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary, handle = _claimed(path.with_name(f".{path.stem}.partial{path.suffix}"))
     try:
         write(temporary)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
-    except OSError as error:
-        error.filename = error.filename or str(path)  # a full disk is told without a name
+        temporary.replace(path)  # from here on the temporary name is another writer's to use
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename = error.filename or str(path)  # a full disk is told without a name
         raise
     finally:
-        temporary.unlink(missing_ok=True)
+        give_back(handle)
 
 
 def replace_folder(target: str | Path, fill: Callable[[Path], object]) -> None:
@@ -53,10 +59,12 @@ def replace_folder(target: str | Path, fill: Callable[[Path], object]) -> None:
     >>> [path.name for path in target.iterdir()], [path.name for path in target.parent.iterdir()]
     (['new'], ['made'])
     """
-    target = Path(target)
+    target = Path(target).absolute()
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
-        new, old = Path(scratch) / "new", Path(scratch) / "old"
+    scratch, handle = _claimed(target.with_name(f".{target.name}.partial"), folder=True)
+    new, old = scratch / "new", scratch / "old"
+    try:
+        _clear(scratch, target)  # of a writer that was killed
         new.mkdir()
         fill(new)
         try:
@@ -66,10 +74,30 @@ def replace_folder(target: str | Path, fill: Callable[[Path], object]) -> None:
         finally:
             if old.exists() and not target.exists():  # else it would go with the scratch folder
                 old.rename(target)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+        give_back(handle)
+
+
+def _clear(scratch: Path, target: Path) -> None:
+    """Empty the scratch folder; a folder that its writer had moved out of the way goes back to its place first."""
+    if (scratch / "old").exists() and not target.exists():
+        (scratch / "old").rename(target)
+    for entry in scratch.iterdir():
+        shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+
+
+def _claimed(path: Path, *, folder: bool = False) -> tuple[Path, int]:
+    """Make and lock a temporary file or folder: `path`, or one of another name while a living writer has that."""
+    claimed = path
+    while (handle := claim(claimed, folder=folder)) is None:
+        extra = secrets.token_hex(4)
+        claimed = path.with_name(f"{path.name}-{extra}" if folder else f"{path.stem}-{extra}{path.suffix}")
+    return claimed, handle
 
 
 def _umask() -> int:
-    # mkstemp makes private files; what we leave behind should be as readable as any other file of the user.
+    # Some writers make private files; what we leave behind should be as readable as any other file of the user.
     mask = os.umask(0)
     os.umask(mask)
     return mask

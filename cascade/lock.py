@@ -12,7 +12,7 @@ from cascade.errors import CascadeError
 LOCK = ".cascade.lock"
 """The lock file in a folder; it is there while somebody writes, and after a writer that was killed."""
 
-_WITHOUT_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
+_WITHOUT_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF}
 _held: set[int] = set()
 
 
@@ -63,39 +63,62 @@ def beside(folder: str | Path) -> Iterator[None]:
 
 @contextmanager
 def _locked(file: Path, folder: Path) -> Iterator[None]:
-    handle = _taken(file, folder)
+    handle = claim(file)
+    if handle is None:
+        raise CascadeError(f"{_writer(file)} is writing to {folder}; wait until it has ended, or choose another")
+    os.ftruncate(handle, 0)
+    os.pwrite(handle, str(os.getpid()).encode(), 0)
     owner = os.getpid()
-    _held.add(handle)
     try:
         yield
     finally:
         if os.getpid() == owner:
             file.unlink(missing_ok=True)  # before the lock is given back, so never a file that another one holds
-            _held.discard(handle)
-            os.close(handle)
+            give_back(handle)
 
 
-def _taken(file: Path, folder: Path) -> int:
-    """The descriptor of the locked file."""
+def claim(path: Path, *, folder: bool = False) -> int | None:
+    """Lock a file or a folder, made if need be, and return the handle; None if somebody else holds it.
+
+    On a file system without locks everybody gets a handle.
+    """
     while True:
-        handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            if folder:
+                path.mkdir(exist_ok=True)
+            handle = os.open(path, (os.O_RDONLY if folder else os.O_RDWR | os.O_CREAT) | os.O_CLOEXEC, 0o666)
+        except FileNotFoundError:
+            if not path.parent.exists():
+                raise
+            continue  # the last holder has just removed the folder
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            writer = os.pread(handle, 20, 0).decode(errors="replace").strip()
             os.close(handle)
-            who = f"process {writer}" if writer.isdigit() else "another process"
-            raise CascadeError(f"{who} is writing to {folder}; wait until it has ended, or choose another") from None
+            return None
         except OSError as error:
             if error.errno not in _WITHOUT_LOCKS:
                 os.close(handle)
                 raise
-        # Between open and lock the last holder may have removed the file: then this lock holds nobody off.
-        if _is_same(handle, file):
-            os.ftruncate(handle, 0)
-            os.pwrite(handle, str(os.getpid()).encode(), 0)
+        # Between open and lock the last holder may have removed or renamed it: then this lock holds nobody off.
+        if _is_same(handle, path):
+            _held.add(handle)
             return handle
         os.close(handle)
+
+
+def give_back(handle: int) -> None:
+    """Give back what `claim` has locked."""
+    _held.discard(handle)
+    os.close(handle)
+
+
+def _writer(file: Path) -> str:
+    try:
+        number = file.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        number = ""
+    return f"process {number}" if number.isdigit() else "another process"
 
 
 def _is_same(handle: int, file: Path) -> bool:

@@ -1,19 +1,18 @@
 """`cascade prepare`: decode the pictures of a stage once, into a cache that training reads by memory-map."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.text import Text
 
-from cascade.errors import CascadeError
+from cascade.errors import CascadeError, suggest
+from cascade.lock import beside
+from cascade.progress import progress_bars
 
 if TYPE_CHECKING:
     from cascade.data.dataset import PictureDataset
+
+SPLITS = ("train", "val", "all")
 
 
 def run(config: DictConfig) -> None:
@@ -22,28 +21,40 @@ def run(config: DictConfig) -> None:
     A cache of the same pictures that is there already is left as it is; anything else at that place is an error.
     """
     from cascade.data.cache import INDEX, read_index, refuse_occupied, write_cache
-    from cascade.data.source import open_dataset
+    from cascade.data.source import check_source, open_dataset
 
-    out, resolution = Path(config.out).expanduser(), int(config.resolution)
+    out, resolution, splits = Path(config.out).expanduser(), int(config.resolution), list(config.splits)
     data: dict[str, Any] = OmegaConf.to_container(config.data, resolve=True)
-    splits = list(config.splits)
+    _check(splits, resolution, config.workers)
+    if not (out / INDEX).is_file():
+        refuse_occupied(out)
+    check_source(data, resolution)
+    with beside(out), progress_bars() as bars:
+        finished = read_index(out) if (out / INDEX).is_file() else None
+        datasets = {}
+        for split in splits:
+            name = f"looking through {split}"
+            datasets[split] = open_dataset(data, resolution, split, lambda done, total, n=name: bars.at(n, done, total))
+        if finished is None:
+            write_cache(datasets, out, config.workers, lambda done, total: bars.at("writing", done, total))
+        elif {split: dataset.fingerprint for split, dataset in datasets.items()} != {
+            split: entry["fingerprint"] for split, entry in finished["splits"].items()
+        }:
+            raise CascadeError(f"{out} is a cache of other pictures; choose another place, or remove it")
+    _report(out, datasets, new=finished is None)
+
+
+def _check(splits: list[Any], resolution: int, workers: int | None) -> None:
+    """What can be said of the command line at once, before torch is imported."""
     if not splits or len(set(splits)) < len(splits):
         raise CascadeError(f"splits={splits}: name each split once, for example splits=[train,val]")
-    finished = read_index(out) if (out / INDEX).is_file() else None
-    if finished is None:
-        refuse_occupied(out)
-    datasets: dict[str, PictureDataset] = {}
     for split in splits:
-        with _progress(f"looking through {split}") as tell:
-            datasets[split] = open_dataset(data, resolution, split, progress=tell)
-    if finished is None:
-        with _progress("writing") as tell:
-            write_cache(datasets, out, config.workers, tell)
-    elif {split: dataset.fingerprint for split, dataset in datasets.items()} != {
-        split: entry["fingerprint"] for split, entry in finished["splits"].items()
-    }:
-        raise CascadeError(f"{out} is a cache of other pictures; choose another place, or remove it")
-    _report(out, datasets, new=finished is None)
+        if split not in SPLITS:
+            raise CascadeError(f"unknown split '{split}'; {suggest(str(split), SPLITS)}")
+    if resolution < 1:
+        raise CascadeError(f"resolution={resolution} must be at least 1")
+    if workers is not None and workers < 1:
+        raise CascadeError(f"workers={workers} must be at least 1")
 
 
 def _report(out: Path, datasets: "dict[str, PictureDataset]", *, new: bool) -> None:
@@ -54,21 +65,9 @@ def _report(out: Path, datasets: "dict[str, PictureDataset]", *, new: bool) -> N
     line = f"{out}{'' if new else ' is ready already'}: {counts} pictures at {first.resolution} px"
     if first.class_names:
         line += f", {len(first.class_names)} classes"
-    bad = sum(len(dataset.bad_files) for dataset in datasets.values() if isinstance(dataset, FolderDataset))
+    folders = [dataset for dataset in datasets.values() if isinstance(dataset, FolderDataset)]
+    bad = {file.path for dataset in folders for file in dataset.bad_files}
     if bad:
-        line += f"; {bad} {'file was' if bad == 1 else 'files were'} left out, named in {out / 'bad_files.csv'}"
-    Console(soft_wrap=True, highlight=False, markup=False).print(line)
-
-
-class _Rate(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:.0f}/s" if task.speed else "")
-
-
-@contextmanager
-def _progress(description: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on stderr, with rate and time left; it appears with the first picture."""
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(description, total=None, visible=False)
-        yield lambda done, total: bar.update(task, completed=done, total=total, visible=True)
+        were = "1 file was" if len(bad) == 1 else f"{len(bad)} files were"
+        line += f"; {were} left out, named in {out / 'bad_files.csv'}"
+    print(line)

@@ -13,7 +13,6 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +22,7 @@ from cascade.data.dataset import UNLABELLED, PictureDataset
 from cascade.data.folder import BadFile, FolderDataset, write_bad_files
 from cascade.data.parallel import available_cores, ordered_map
 from cascade.errors import CascadeError, suggest
-from cascade.files import sha256_of, write_whole
+from cascade.files import replace_folder, sha256_of, write_whole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -96,15 +95,12 @@ def write_cache(
     if any((d.resolution, d.class_names) != (first.resolution, first.class_names) for d in datasets.values()):
         raise CascadeError("the splits of a cache need the same resolution and the same classes")
     refuse_occupied(folder)
-    place = folder.absolute().parent
     total = sum(len(dataset) for dataset in datasets.values())
-    needed, free = total * 3 * first.resolution**2, _free_bytes(place)
+    needed, free = total * 3 * first.resolution**2, _free_bytes(folder.absolute().parent)
     if needed > free:
         raise CascadeError(f"the cache {folder} needs {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free")
-    partial = place / f".{folder.name}.partial"
-    try:
-        shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
-        partial.mkdir(parents=True)
+
+    def fill(new: Path) -> None:
         splits, bad_files, done = {}, [], 0
         for split, dataset in datasets.items():
             offset = done
@@ -113,7 +109,7 @@ def write_cache(
                 if progress is not None:
                     progress(offset + written, total)
 
-            sha256 = _write_pictures(dataset, partial / f"{split}.u8", workers or available_cores(), tell)
+            sha256 = _write_pictures(dataset, new / f"{split}.u8", workers or available_cores(), tell)
             splits[split] = {
                 "file": f"{split}.u8",
                 "count": len(dataset),
@@ -124,14 +120,12 @@ def write_cache(
             }
             bad_files += dataset.bad_files if isinstance(dataset, FolderDataset) else []
             done += len(dataset)
-        _write_index(partial, first, splits, bad_files)
-        with suppress(FileNotFoundError):
-            folder.rmdir()  # an empty folder may stand in the place
-        partial.replace(folder)
+        _write_index(new, first, splits, list(dict.fromkeys(bad_files)))
+
+    try:
+        replace_folder(folder, fill)
     except OSError as error:
         raise CascadeError(f"the cache {folder} cannot be written: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def refuse_occupied(folder: Path) -> None:

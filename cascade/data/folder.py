@@ -5,13 +5,13 @@ import hashlib
 import io
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cascade.data.dataset import UNLABELLED
-from cascade.data.listing import Found, Listing, list_pictures
+from cascade.data.listing import Found, Listing, list_pictures, rank
 from cascade.data.parallel import available_cores, ordered_map
 from cascade.data.picture import UnreadablePicture, read_square
 from cascade.errors import CascadeError, suggest
@@ -66,7 +66,8 @@ class FolderDataset:
 
     ROOT/{train,val}/CLASS/…, ROOT/CLASS/… or ROOT/… (`list_pictures`); `labelled=False` ignores the class folders.
     `split` is "train", "val" or "all". Every file is decoded once at the beginning, so that a file that cannot be read
-    is left out, named in `bad_files` and counted, whatever the number of loader workers or processes.
+    is left out, named in `bad_files` and counted, whatever the number of loader workers or processes. Where a part of
+    the pictures is chosen for validation, one that can be read is in it.
     `small` says what happens to pictures whose shorter side is less than the resolution: "error", "skip" (they go to
     `bad_files`) or "upscale". `workers` threads look the files through (default: all cores) and tell `progress`.
 
@@ -99,6 +100,9 @@ class FolderDataset:
         listing = list_pictures(self.root, split, labelled, val_fraction)
         seen = _look_through(self.root, listing.pictures, resolution, workers or available_cores(), progress)
         kept = _kept(seen, self.root, resolution, small)
+        if listing.others is not None:
+            usable = (_look(self.root, found, resolution).usable(resolution, small) for found in listing.others)
+            kept = _with_one_for_validation(kept, split, usable, self.root)
         self.class_names = listing.class_names
         self.bad_files = sorted(
             [BadFile(*left) for left in listing.left_out]
@@ -145,23 +149,50 @@ class _Look:
     sha256: str = ""
     reason: str = ""
 
+    def usable(self, resolution: int, small: str) -> "_Look | None":
+        """This one, if it could be read and is not too small; else None."""
+        too_small = small != "upscale" and min(self.size) < resolution
+        return None if self.reason or too_small else self
+
 
 def _look_through(
     root: Path, pictures: list[Found], resolution: int, workers: int, progress: Progress | None
 ) -> list[_Look]:
-    def look(found: Found) -> _Look:
-        try:
-            _, size = read_square(root / found.path, resolution)
-            return _Look(found, size, sha256_of(root / found.path))
-        except (UnreadablePicture, OSError) as error:
-            return _Look(found, reason=str(error))
-
     looks = []
-    for seen in ordered_map(look, pictures, workers):
+    for seen in ordered_map(lambda found: _look(root, found, resolution), pictures, workers):
         looks.append(seen)
         if progress is not None:
             progress(len(looks), len(pictures))
     return looks
+
+
+def _look(root: Path, found: Found, resolution: int) -> _Look:
+    try:
+        _, size = read_square(root / found.path, resolution)
+        return _Look(found, size, sha256_of(root / found.path))
+    except (UnreadablePicture, OSError) as error:
+        return _Look(found, reason=str(error))
+
+
+def _with_one_for_validation(looks: list[_Look], split: str, others: Iterator[_Look | None], root: Path) -> list[_Look]:
+    """Give validation a picture that can be used, if it has none: that of the lowest rank, taken from training.
+
+    `others` are those of the other split, None for one that cannot be used; no more is looked at than is needed.
+    """
+    good = sorted((look for look in looks if not look.reason), key=lambda look: rank(look.found))
+    if split == "val" and good:
+        return looks
+    other = next((look for look in others if look is not None), None)
+    if split == "val":
+        return looks if other is None else [*looks, other]
+    if other is not None or not good:
+        return looks
+    if len(good) == 1:
+        raise CascadeError(
+            f"{root} holds one picture that can be used, {good[0].found.path}, which cannot be split; "
+            "set val_fraction=0 to train on it"
+        )
+    return [look for look in looks if look is not good[0]]
 
 
 def _kept(looks: list[_Look], root: Path, resolution: int, small: str) -> list[_Look]:

@@ -29,11 +29,15 @@ class Found:
 
 @dataclass(frozen=True)
 class Listing:
-    """The pictures of one split in their order, the class table of all splits, and files left out with the reason."""
+    """The pictures of one split in their order, the class table of all splits, and files left out with the reason.
+
+    `others`, where a part of the pictures is chosen for validation: those of the other split, in the order of choice.
+    """
 
     pictures: list[Found]
     class_names: list[str]
     left_out: list[tuple[str, str]] = field(default_factory=list)
+    others: list[Found] | None = None
 
 
 def list_pictures(root: Path, split: str, labelled: bool = True, val_fraction: float = 0.05) -> Listing:
@@ -42,7 +46,8 @@ def list_pictures(root: Path, split: str, labelled: bool = True, val_fraction: f
     Beside `train` the validation pictures may also be in valid, validation or test (the first that is there); a `train`
     folder beside others without any of them raises CascadeError, as it may be a class or not.
     Without train and val folders about `val_fraction` of the pictures are "val": those whose path has a small SHA-256,
-    and at least one; so a picture stays in its split when others are added. "all" is both splits.
+    and at least one; so a picture stays in its split when others are added. "all" is both splits. Nothing is read here:
+    that one must be a picture that can be read is for `FolderDataset` to see to, with `Listing.others`.
     Hidden files and folders, `__MACOSX` and files that are not pictures are passed over; links are followed, but not
     round in circles. Pictures beside class folders are left out; so many of them that the folders can hardly be
     classes, or different classes in train and val, raise CascadeError, as does a root that holds no picture.
@@ -59,7 +64,8 @@ def list_pictures(root: Path, split: str, labelled: bool = True, val_fraction: f
     base = "train/" if folders == ["train"] else ""
     listing = _list_base(root, base, labelled)
     _refuse_empty(listing.pictures, root)
-    return Listing(_hash_split(listing.pictures, split, val_fraction, root), listing.class_names, listing.left_out)
+    pictures, others = _hash_split(listing.pictures, split, val_fraction, root)
+    return Listing(pictures, listing.class_names, listing.left_out, others)
 
 
 def _val_folder(root: Path, folders: list[str]) -> str:
@@ -118,26 +124,29 @@ def _list_base(root: Path, base: str, labelled: bool) -> Listing:
     )
 
 
-def _hash_split(pictures: list[Found], split: str, val_fraction: float, root: Path) -> list[Found]:
-    if split == "all":
-        return pictures
+def _hash_split(
+    pictures: list[Found], split: str, val_fraction: float, root: Path
+) -> tuple[list[Found], list[Found] | None]:
+    """The pictures of the split, and those of the other one in the order of their ranks."""
     if split == "val" and val_fraction == 0:
         raise CascadeError(f"{root} has no val folder and val_fraction=0: there are no validation pictures")
-    if len(pictures) < 2 and val_fraction > 0:
+    if split == "all" or val_fraction == 0:
+        return pictures, None
+    if len(pictures) < 2:
         raise CascadeError(f"{root} holds one picture, which cannot be split; set val_fraction=0 to train on it")
-    ranks = [_rank(found) for found in pictures]
-    threshold = max(val_fraction, min(ranks)) if val_fraction > 0 else -1.0
-    chosen = [found for found, rank in zip(pictures, ranks, strict=True) if (rank <= threshold) == (split == "val")]
-    if pictures and not chosen:
+    threshold = max(val_fraction, min(map(rank, pictures)))
+    chosen = [found for found in pictures if (rank(found) <= threshold) == (split == "val")]
+    others = sorted((found for found in pictures if (rank(found) <= threshold) != (split == "val")), key=rank)
+    if not chosen:
         raise CascadeError(
             f"val_fraction={val_fraction} takes all {len(pictures)} pictures in {root} for validation and leaves none "
             "for training; lower it"
         )
-    return chosen
+    return chosen, others
 
 
-def _rank(found: Found) -> float:
-    """A number in [0, 1) that belongs to the path."""
+def rank(found: Found) -> float:
+    """A number in [0, 1) that belongs to the path; where pictures are chosen for validation, the lowest are."""
     digest = hashlib.sha256(found.name.encode("utf-8", "surrogateescape")).digest()
     return int.from_bytes(digest[:6], "big") / 2**48
 

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import pickle
+import re
+import shutil
 from itertools import islice
 
 import numpy as np
@@ -18,6 +20,7 @@ from cascade.data.folder import FolderDataset
 from cascade.data.order import RunOrder
 from cascade.data.views import TrainingView
 from cascade.errors import CascadeError
+from cascade.lock import beside
 
 
 @pytest.fixture
@@ -187,3 +190,34 @@ def test_splits_are_named_once(photos, tmp_path, splits):
 def test_a_missing_root_is_asked_for(photos, tmp_path):
     with pytest.raises(CascadeError, match=r"data.root is not given"):
         prepare.run(config("???", tmp_path / "out"))
+
+
+def test_two_commands_do_not_write_one_cache(photos, tmp_path):
+    with beside(tmp_path / "out"), pytest.raises(CascadeError, match=r"is writing to .*out"):
+        prepare.run(config(photos, tmp_path / "out"))
+    prepare.run(config(photos, tmp_path / "out"))
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"resolution": -64}, "resolution=-64 must be at least 1"),
+        ({"workers": 0}, "workers=0 must be at least 1"),
+        ({"splits": ["train", "vall"]}, "unknown split 'vall'; did you mean 'val'?"),
+        ({"data": {"small": "skp"}}, "did you mean 'skip'?"),
+        ({"data": {"val_fraction": 1.5}}, "val_fraction=1.5 must be"),
+    ],
+)
+def test_numbers_out_of_range_are_refused_before_any_work(photos, tmp_path, changes, message):
+    with pytest.raises(CascadeError, match=re.escape(message)):
+        prepare.run(config(photos, tmp_path / "out", **changes))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_that_both_splits_leave_out_is_named_once(photos, tmp_path):
+    root = tmp_path / "classes"
+    shutil.copytree(photos / "train", root)
+    shutil.copy(photos / "train" / "cat" / "0.png", root / "contact_sheet.png")
+    prepare.run(config(root, tmp_path / "out", data={"val_fraction": 0.2}))
+    assert (tmp_path / "out" / "bad_files.csv").read_text().count("contact_sheet.png") == 1

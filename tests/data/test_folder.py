@@ -156,3 +156,50 @@ def test_the_registry_builds_it_and_names_wrong_choices(root):
         registry.build("data", config | {"labeled": False}, resolution=32, split="all")
     with pytest.raises(CascadeError, match="small=skp: unknown choice; did you mean 'skip'"):
         registry.build("data", config | {"small": "skp"}, resolution=32, split="all")
+
+
+@pytest.mark.parametrize("fraction", [0.05, 0.5])
+def test_bad_files_are_left_out_before_the_split_is_made(tmp_path, fraction):
+    """Whichever files of a small folder are broken, the others are split as if those were not there."""
+    names = [f"{i}.png" for i in range(5)]
+    whole = plant(tmp_path / "whole", **{str(i): (32, 32) for i in range(5)})
+    for broken in range(2**5):
+        bad = [name for i, name in enumerate(names) if broken >> i & 1]
+        torn, without = tmp_path / f"torn{broken}", tmp_path / f"without{broken}"
+        for folder, files in ((torn, names), (without, sorted(set(names) - set(bad)))):
+            folder.mkdir()
+            for name in files:
+                (folder / name).write_bytes(b"no picture" if name in bad else (whole / name).read_bytes())
+        for split in ("train", "val"):
+
+            def opened(folder, workers=None, split=split):
+                try:
+                    return FolderDataset(folder, 16, split, val_fraction=fraction, workers=workers)
+                except CascadeError:
+                    return None
+
+            expected, found = opened(without), [opened(torn, workers) for workers in (1, 3)]
+            if expected is None:  # one picture, or all of them for validation: training is what lacks them
+                assert len(names) - len(bad) < 2 or fraction == 0.5
+                assert split == "val" or found == [None, None]
+                continue
+            for dataset in found:
+                assert (dataset.paths, dataset.fingerprint) == (expected.paths, expected.fingerprint)
+                assert {file.path for file in dataset.bad_files} <= set(bad)
+
+
+def test_of_two_pictures_one_of_which_is_broken_none_can_be_spared(tmp_path):
+    plant(tmp_path, **{"1": (32, 32)})
+    (tmp_path / "2.png").write_bytes(b"no picture")
+    with pytest.raises(CascadeError, match=r"1.png, which cannot be split; set val_fraction=0"):
+        FolderDataset(tmp_path, 16, "train")
+    assert FolderDataset(tmp_path, 16, "train", val_fraction=0).paths == ["1.png"]
+
+
+def test_no_more_is_decoded_than_the_split_needs(tmp_path, monkeypatch):
+    plant(tmp_path, **{str(i): (32, 32) for i in range(40)})
+    read = []
+    monkeypatch.setattr("cascade.data.folder.read_square", lambda *which: read.append(which) or read_square(*which))
+    train, val = (FolderDataset(tmp_path, 16, split, val_fraction=0.3) for split in ("train", "val"))
+    assert len(read) == 40 + 1  # of validation one, to see that there is one
+    assert sorted(train.paths + val.paths) == sorted(f"{i}.png" for i in range(40))
