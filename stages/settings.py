@@ -52,7 +52,7 @@ def device_type(settings: Mapping[str, Any]) -> str:
 
 @torch.no_grad()
 def rehearse(config: Mapping[str, Any], described: StageConfig, stage: DiffusionStage, view: Any) -> None:
-    """Meet before the run what would else fail in or after it: sizes, labels, and the settings of its sampling."""
+    """Meet before the run what would else fail in or after it: sizes, labels, its loss and how it is sampled."""
     current = Stage(described, stage.average, Path(), sha256="")
     StageSampler.prepare(current, described.sampling, torch.device("cpu"), "fp32")
     side = view.crop
@@ -60,4 +60,5 @@ def rehearse(config: Mapping[str, Any], described: StageConfig, stage: Diffusion
     if view.factor is not None:
         batch["low_res"] = torch.zeros(1, 3, side // view.factor, side // view.factor)
     x, condition = stage.validation_examples(batch, Draws(config["seed"], -1, (0,), 1))
-    stage.average(x, torch.zeros(1), condition)
+    log_snr = stage.recipe.noise.icdf(torch.full((1,), 0.5))
+    stage.loss(stage.average, x, log_snr, torch.zeros_like(x), condition, stage.recipe.weighting)
