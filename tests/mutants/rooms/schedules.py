@@ -173,4 +173,11 @@ MUTANTS: list[Mutant] = [
         ("e^{−u}·loss", "(-posterior.log_uncertainty).exp()", "(-2 * posterior.log_uncertainty).exp()"),
         ("+ u", "* loss + posterior.log", "* loss - posterior.log"),
     ),
+    *mutants("stages/diffusion_stage.py", "stages/test_a_loss_that_learns.py",
+        ("a loss's own weights learn",
+         "self.recipe.optimizer(self._learning())", "self.recipe.optimizer(self.denoiser.parameters())"),
+        ("a loss's own gradient is clipped",
+         "clip_grad_norm_(self._learning(), ", "clip_grad_norm_(self.denoiser.parameters(), "),
+        ("the loss that is chosen", "self.loss = recipe.loss", "self.loss = PlainLoss()"),
+    ),
 ]
