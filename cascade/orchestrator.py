@@ -7,6 +7,7 @@ picture is the same bits alone, among 3 and among 64, at the same chunk size, pr
 """
 
 import math
+import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -26,8 +27,8 @@ from cascade.artifact import (
 )
 from cascade.errors import CascadeError, suggest
 from cascade.guidance_settings import with_weak
-from cascade.requests import check_seed, chosen_stages, class_label, class_table
-from cascade.stage_sampler import PRECISIONS, Request, StageSampler
+from cascade.requests import as_list, check_precision, check_seed, chosen_stages, class_label, class_table
+from cascade.stage_sampler import Request, StageSampler
 from cascade.stage_settings import StageSettings, planned, stops
 
 Classes = str | int | Sequence[str | int | None] | None
@@ -66,8 +67,7 @@ class CascadePipeline:
         device: str | torch.device = "cpu",
         precision: str = "auto",
     ) -> None:
-        if precision not in PRECISIONS:
-            raise CascadeError(f"unknown precision '{precision}'; {suggest(str(precision), PRECISIONS)}")
+        check_precision(precision)
         check_chain(list(configs))
         self.configs, self.samplings, self.stages = tuple(configs), tuple(samplings), dict(stages)
         self.device, self.precision = torch.device(device), "fp32" if precision == "auto" else precision
@@ -87,14 +87,22 @@ class CascadePipeline:
         `precision` is fp32, bf16 or auto (fp32). Raises CascadeError for a missing or damaged folder, stages that do
         not fit, and a device that is not there.
         """
+        if not isinstance(path, str | os.PathLike):
+            raise CascadeError(f"the folder of a cascade is a path, not {path!r}")
+        check_precision(precision)
         folder, target = Path(path).expanduser(), check_device(device)
         cascade = load_cascade_config(folder)
         configs = [load_stage_config(folder / name) for name, _ in cascade.stages]
         check_chain(configs)
+        names = [config.name for config in configs]
+        wanted = names if only is None else as_list(only)
+        for name in wanted:
+            if name not in names:
+                raise CascadeError(f"only: the cascade has no stage '{name}'; {suggest(str(name), names)}")
         stages = {
             config.name: load_stage(folder / name, target)
             for config, (name, _) in zip(configs, cascade.stages, strict=True)
-            if only is None or config.name in only
+            if config.name in wanted
         }
         samplings = [
             replace(sampling, guidance=with_weak(sampling.guidance, lambda name: str(folder / name)))
@@ -176,15 +184,19 @@ class CascadePipeline:
         Everything is checked before the first network call: CascadeError for unknown classes, bad seeds, untrained
         augmentation levels and pictures that fit no stage.
         """
-        requests = self._requests(classes, seeds, None if low_res is None else len(low_res))
+        pictures = None if low_res is None else _count(low_res)
+        requests = self._requests(classes, seeds, pictures)
         low_resolution = None if low_res is None else _side(low_res[0])
+        if settings is not None and not isinstance(settings, Mapping):
+            raise CascadeError(f"settings are a mapping of stage names to StageSettings, not {settings!r}")
+        if on_progress is not None and not callable(on_progress):
+            raise CascadeError(f"on_progress is called as (stage, step, total), which {on_progress!r} cannot be")
         plan = self.plan(guidance_scale, stages=stages, settings=settings, low_resolution=low_resolution)
         return self._iterate(plan, requests, low_res, stage_images, on_progress)
 
     def _requests(self, classes: Classes, seeds: Seeds, pictures: int | None) -> list[Request]:
-        listed = [classes] if classes is None or isinstance(classes, str | int) else list(classes)
-        labels = [None if name is None else class_label(name, self.class_names) for name in listed]
-        checked = [check_seed(seed) for seed in ([seeds] if isinstance(seeds, int) else seeds)]
+        labels = [None if name is None else class_label(name, self.class_names) for name in as_list(classes)]
+        checked = [check_seed(seed) for seed in as_list(seeds)]
         lengths = {len(labels), len(checked), *([] if pictures is None else [pictures])}
         length = max(lengths) if 0 not in lengths else 0
         if lengths - {1, length} or not length or (pictures is not None and pictures != length):
@@ -268,12 +280,23 @@ def check_device(name: str | torch.device) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device).cpu()
     # AssertionError: a torch without CUDA; NotImplementedError: "meta" and the like.
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
         raise CascadeError(f"device '{name}' is not available here: {str(error).splitlines()[0]}") from error
     return device
 
 
+def _count(low_res: LowRes) -> int:
+    listed = hasattr(low_res, "__len__") and hasattr(low_res, "__getitem__")
+    if not listed or isinstance(low_res, str | bytes | Mapping):
+        raise CascadeError(f"low_res is a list of pictures, uint8 (3, h, h) each, not {low_res!r}")
+    if not len(low_res):
+        raise CascadeError("low_res holds no picture")
+    return len(low_res)
+
+
 def _side(image: Tensor) -> int:
+    if not isinstance(image, Tensor):
+        raise CascadeError(f"a low_res picture is a uint8 tensor (3, h, h), not {type(image).__name__}")
     if image.ndim != 3 or image.shape[0] != 3 or image.shape[1] != image.shape[2] or image.dtype != torch.uint8:
         kind = f"{str(image.dtype).removeprefix('torch.')} {tuple(image.shape)}"
         raise CascadeError(f"a low_res picture is square, uint8 (3, h, h), not {kind}")

@@ -16,6 +16,20 @@ _SEED_END = 2**63
 _MANY = 1_000_000
 
 
+def as_list(value: Any) -> list[Any]:
+    """Several values as a list, and a value alone (None, a text, a number) as a list of it.
+
+    >>> as_list("hat"), as_list(range(3)), as_list(None)
+    (['hat'], [0, 1, 2], [None])
+    """
+    if isinstance(value, str) or whole_number(value) is not None:
+        return [value]
+    try:
+        return list(value)
+    except TypeError:
+        return [value]
+
+
 def class_table(configs: Sequence[StageConfig]) -> tuple[str, ...]:
     """The class names of the labelled stages, which agree; empty if no stage is labelled."""
     return next((config.class_names for config in configs if config.class_names), ())
@@ -29,13 +43,15 @@ def class_label(name: str | int, table: Sequence[str]) -> int:
     """
     if not table:
         raise CascadeError(f"this cascade knows no classes, so '{name}' cannot be asked for")
-    if isinstance(name, str):
+    if isinstance(name, str):  # digits that are no name are a number
         if name in table:
             return list(table).index(name)
         if not (name.isascii() and name.isdigit()):
             hint = "several classes are a list, [a,b]; " if any(p.strip() in table for p in name.split(",")) else ""
             raise CascadeError(f"unknown class '{name}'; {hint}{suggest(name, table)}")
-    number = int(name)
+    number = whole_number(name)
+    if number is None:
+        raise CascadeError(f"{name!r} is no class: give its name or its number")
     if not 0 <= number < len(table):
         raise CascadeError(f"class {number} is not there: the cascade has classes 0 to {len(table) - 1}")
     return number
@@ -43,10 +59,26 @@ def class_label(name: str | int, table: Sequence[str]) -> int:
 
 def check_seed(seed: int) -> int:
     """Return a seed that is a whole number from 0 to 2⁶³ − 1; raise CascadeError for another."""
-    whole = hasattr(seed, "__index__") and not isinstance(seed, bool)
-    if not whole or not 0 <= index(seed) < _SEED_END:
+    number = whole_number(seed)
+    if isinstance(seed, str) or number is None or not 0 <= number < _SEED_END:
         raise CascadeError(f"seed {seed} is not a whole number from 0 to 2^63 - 1")
-    return index(seed)
+    return number
+
+
+def whole_number(value: object) -> int | None:
+    """The number that an int, a text of digits, or an integer of numpy or torch is; None for anything else.
+
+    >>> whole_number(3), whole_number("3"), whole_number(3.0), whole_number(True)
+    (3, 3, None, None)
+    """
+    if isinstance(value, str):
+        return int(value) if value.isascii() and value.isdigit() else None
+    if isinstance(value, bool):
+        return None
+    try:
+        return index(value)  # type: ignore[arg-type]  # that is the question
+    except TypeError:
+        return None
 
 
 def check_precision(precision: str) -> str:
@@ -112,7 +144,7 @@ def chosen_stages(configs: Sequence[StageConfig], stages: int | None, low_resolu
 
     Raises CascadeError where the number is out of range or no stage that runs takes pictures of this size.
     """
-    if stages is not None and not 1 <= stages <= len(configs):
+    if stages is not None and (isinstance(stages, str) or not 1 <= (whole_number(stages) or 0) <= len(configs)):
         raise CascadeError(f"stages={stages}: the cascade has {len(configs)}, so a number from 1 to {len(configs)}")
     stop = len(configs) if stages is None else stages
     if low_resolution is None:

@@ -96,13 +96,15 @@ def planned(
     settings: Mapping[str, StageSettings],
     guidance_scale: float | None = None,
 ) -> list[StageSampling]:
-    """What each of the `chosen` stages is sampled with; `guidance_scale` is the base stage's, where it has no other.
+    """What each of the `chosen` stages is sampled with; `guidance_scale` is the base stage's.
 
     Raises CascadeError for settings of a stage that does not run or is not there, and for those that it cannot have.
     """
     check_guidance_scale(guidance_scale)
     names = [config.name for config in configs[chosen]]
-    for name in settings:
+    for name, own in settings.items():
+        if not isinstance(own, StageSettings):
+            raise CascadeError(f"the settings of stage '{name}' must be a StageSettings, not {own!r}")
         if name not in names:
             every = [config.name for config in configs]
             why = "does not run here" if name in every else f"is not in the cascade; {suggest(str(name), every)}"
@@ -113,7 +115,12 @@ def planned(
     result = []
     for config, sampling in zip(configs[chosen], samplings[chosen], strict=True):
         own = settings.get(config.name, StageSettings())
-        if guidance_scale is not None and config.low_resolution is None and own.guidance_scale is None:
+        if guidance_scale is not None and config.low_resolution is None:
+            if own.guidance_scale not in (None, guidance_scale):
+                raise CascadeError(
+                    f"guidance_scale={guidance_scale} is that of the base stage, and so is "
+                    f"{config.name}.guidance_scale={own.guidance_scale}: give one of them"
+                )
             own = replace(own, guidance_scale=guidance_scale)
         result.append(changed(sampling, own, config))
     if chosen.start and result[0].truncated:

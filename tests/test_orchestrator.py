@@ -220,7 +220,74 @@ def test_what_is_wrong_is_refused_before_any_compute(pipeline):
     refused(pipeline, "'sr16': augmentation level 7", 0, 0, settings={"sr16": StageSettings(aug_log_snr=7.0)})
     refused(pipeline, "'sr16': augmentation level inf", 0, 0, settings={"sr16": StageSettings(aug_log_snr=math.inf)})
     refused(pipeline, "is a base stage", 0, 0, settings={"tiny8": StageSettings(aug_log_snr=1.0)})
-    refused(pipeline, "stage 'tiny8': unknown sampler", 0, 0, settings={"tiny8": StageSettings(sampler="dim")})
+    with pytest.raises(CascadeError, match="unknown sampler 'dim'; did you mean 'ddim'"):
+        StageSettings(sampler="dim")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"guidance_scale": "a"}, "guidance_scale=a must be a finite number"),
+        ({"guidance_scale": math.nan}, "must be a finite number"),
+        ({"guidance_scale": True}, "must be a finite number"),
+        ({"guidance_scale": [2.0]}, "must be a finite number"),
+        ({"classes": 1.5}, "1.5 is no class"),
+        ({"classes": [1.0]}, "1.0 is no class"),
+        ({"classes": [True]}, "True is no class"),
+        ({"classes": [["hat"]]}, "is no class"),
+        ({"classes": []}, "0 classes and 1 seeds"),
+        ({"seeds": None}, "seed None is not a whole number"),
+        ({"seeds": 2.5}, "seed 2.5 is not a whole number"),
+        ({"seeds": "0-3"}, "seed 0-3 is not a whole number"),
+        ({"seeds": ["7"]}, "seed 7 is not a whole number"),
+        ({"stages": "2"}, "a number from 1 to 3"),
+        ({"stages": 1.5}, "a number from 1 to 3"),
+        ({"stages": 0}, "a number from 1 to 3"),
+        ({"settings": "sr16"}, "settings are a mapping"),
+        ({"settings": {"sr16": {"steps": 3}}}, "must be a StageSettings"),
+        ({"settings": {"sr16": None}}, "must be a StageSettings"),
+        ({"low_res": "folder"}, "low_res is a list of pictures"),
+        ({"low_res": 3}, "low_res is a list of pictures"),
+        ({"low_res": []}, "low_res holds no picture"),
+        ({"low_res": [None]}, "not NoneType"),
+        ({"low_res": torch.zeros(8, 8, dtype=torch.uint8)}, "for 8 pictures"),
+        ({"on_progress": 3}, "on_progress"),
+        ({"guidance_scale": 2.0, "settings": {"tiny8": StageSettings(guidance_scale=3.0)}}, "give one of them"),
+    ],
+)
+def test_every_argument_of_the_wrong_kind_is_a_cascade_error(pipeline, arguments, message):
+    for ask in (pipeline.sample, pipeline.iterate):
+        with pytest.raises(CascadeError) as error:
+            ask(**{"classes": 0, "seeds": [0, 1] if message == "for 8 pictures" else 0} | arguments)
+        assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"path": 3}, "is a path, not 3"),
+        ({"path": None}, "is a path, not None"),
+        ({"path": "nowhere"}, "no cascade at 'nowhere'"),
+        ({"device": None}, "device 'None'"),
+        ({"device": 1.5}, "device '1.5'"),
+        ({"precision": ["fp32"]}, "unknown precision"),
+        ({"precision": None}, "unknown precision"),
+        ({"only": "sr61"}, "did you mean 'sr16'?"),
+        ({"only": 3}, "no stage '3'"),
+    ],
+)
+def test_every_argument_of_load_of_the_wrong_kind_is_a_cascade_error(small_cascade, arguments, message):
+    with pytest.raises(CascadeError) as error:
+        CascadePipeline.load(**{"path": small_cascade} | arguments)
+    assert message in str(error.value)
+
+
+def test_numbers_of_numpy_and_torch_are_numbers(pipeline, eight):
+    import numpy as np
+
+    asked = pipeline.sample(np.int64(0), np.array([0, 1]))
+    assert torch.equal(asked, pipeline.sample([torch.tensor(0)], torch.tensor([0, 1])))
+    assert torch.equal(asked, pipeline.sample(0, [0, 1]))
 
 
 def test_a_device_or_precision_that_is_not_there_is_refused(small_cascade):
