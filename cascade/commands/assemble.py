@@ -9,7 +9,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from cascade.artifact import (
     CASCADE,
+    CONFIG,
     MANIFEST,
+    WEIGHTS,
     CascadeConfig,
     StageConfig,
     StageSampling,
@@ -24,6 +26,7 @@ from cascade.commands.per_stage import read_per_stage, stage_keys
 from cascade.errors import CascadeError
 from cascade.files import replace_folder
 from cascade.guidance_settings import weak_stages, with_weak
+from cascade.lock import beside
 from cascade.stage_settings import StageSettings, changed, stops
 
 if TYPE_CHECKING:
@@ -54,7 +57,10 @@ def run(config: DictConfig) -> None:
     there = _refuse_occupied(out, cascade, parts, overwrite=plain["overwrite"])
     if not there:
         _check_whole(folders, samplings)
-        _write(out, cascade, parts)
+        with beside(out):
+            there = _refuse_occupied(out, cascade, parts, overwrite=plain["overwrite"])  # since it was looked at
+            if not there:
+                _write(out, cascade, parts)
     print(f"{out}{' is there already' if there else ''}: {_summary(stages)}")
 
 
@@ -95,7 +101,7 @@ def _refuse_occupied(out: Path, cascade: CascadeConfig, parts: dict[str, Path], 
     if not out.exists() and not out.is_symlink():
         return False
     if not out.is_dir():
-        raise CascadeError(f"out={out} is a file")
+        raise CascadeError(f"out={out} is {'a broken link' if out.is_symlink() else 'a file'}")
     names = {entry.name for entry in out.iterdir()}
     if not names:
         return False
@@ -107,9 +113,17 @@ def _refuse_occupied(out: Path, cascade: CascadeConfig, parts: dict[str, Path], 
         return True
     if not overwrite:
         raise CascadeError(f"out={out} holds another cascade; choose another folder, or overwrite=true replaces it")
-    if foreign := sorted(names - kept - {CASCADE}):
-        raise CascadeError(f"out={out} holds '{foreign[0]}', which is no part of its cascade; remove it first")
+    if foreign := _foreign(out, kept):
+        raise CascadeError(f"out={out} holds '{foreign}', which is no part of its cascade; remove it first")
     return False
+
+
+def _foreign(out: Path, kept: set[str]) -> str | None:
+    """The first file or folder in a cascade's folder that is no part of it."""
+    own = {Path(CASCADE)} | {Path(name) for name in kept}
+    own |= {Path(name) / file for name in kept for file in (CONFIG, WEIGHTS, MANIFEST)}
+    found = sorted(path.relative_to(out) for path in [*out.iterdir(), *(p for n in kept for p in out.glob(f"{n}/*"))])
+    return next((path.as_posix() for path in found if path not in own), None)
 
 
 def _same(source: Path, copy: Path) -> bool:

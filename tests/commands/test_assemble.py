@@ -15,6 +15,7 @@ from cascade.artifact import StageConfig, load_cascade_config, load_stage_config
 from cascade.commands.command_line import main
 from cascade.errors import CascadeError
 from cascade.files import replace_folder, sha256_of
+from cascade.lock import beside
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -72,7 +73,10 @@ def test_the_same_again_is_left_and_another_needs_overwrite(stages, tmp_path):
     (out / "notes.txt").write_text("mine")
     code, printed = assemble(stages, out, "overwrite=true")
     assert (code, "holds 'notes.txt'" in printed) == (2, True)
-    (out / "notes.txt").unlink()
+    (out / "notes.txt").rename(out / "sr16" / "notes.txt")
+    code, printed = assemble(stages, out, "overwrite=true")
+    assert (code, "holds 'sr16/notes.txt'" in printed) == (2, True)
+    (out / "sr16" / "notes.txt").unlink()
     assert assemble(stages[:1], out, "overwrite=true")[0] == 0
     assert {path.name for path in out.iterdir()} == {"tiny8", "cascade.yaml"}
     assert {path.name for path in tmp_path.iterdir()} == {"out"}
@@ -83,6 +87,13 @@ def test_a_cascade_can_be_assembled_from_itself(stages, tmp_path):
     assert assemble(stages, out)[0] == 0
     assert assemble([out / "tiny8", out / "sr16"], out, "overwrite=true", "sr16.steps=9")[0] == 0
     assert load_cascade_config(out).stages[1][1].grid["n"] == 9
+
+
+def test_two_commands_do_not_write_one_cascade(stages, tmp_path):
+    with beside(tmp_path / "out"):
+        code, printed = assemble(stages, tmp_path / "out")
+        assert (code, "is writing to" in printed, printed.count("\n")) == (2, True, 1)
+    assert assemble(stages, tmp_path / "out")[0] == 0
 
 
 def test_a_folder_of_something_else_is_not_touched(stages, tmp_path):
@@ -126,6 +137,9 @@ def test_stages_that_do_not_fit_are_refused_before_anything_is_written(stages, o
         with pytest.raises(CascadeError, match="the name of a folder"):
             replace(load_stage_config(base), name=name)
     refused("names no stage", [], out)
+    refused("'tiny8' is a base stage and has no aug_log_snr", stages, out, "tiny8.aug_log_snr=3")
+    refused("did you mean 'sr16.steps'", stages, out, "sr16.stepps=3")
+    refused("stage 'sr16': steps=0 must be", stages, out, "sr16.steps=0")
     assert not out.parent.exists()
 
 
