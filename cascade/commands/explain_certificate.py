@@ -82,7 +82,8 @@ class Certificates:
         """Lines for a person."""
         own = self.samplers[0].at(self.steps)
         if own is None:
-            return [f"certificate: {self.samplers[0].name}: {' '.join(self.samplers[0].left_out.values())}"]
+            why = self.samplers[0].left_out[str(self.steps)]
+            return [f"certificate: {self.samplers[0].name} at {self.steps} steps cannot be certified: {why}"]
         return [
             f"certificate: {self.samplers[0].name} on {self.grids[0].name}, {own.steps} steps ({own.calls} network "
             f"calls): KL {own.per_dimension:.2g} nats per dimension, exactly, on the 1/f² Gaussian"
@@ -96,6 +97,7 @@ def certificates(config: Mapping[str, Any], bands: Bands, about: str) -> Certifi
     """
     own_grid, own_sampler = config["grid"], config["sampler"]
     own = len(build("grid", own_grid)) - 1
+    build("sampler", own_sampler)  # what is wrong with it is no reason to leave it out
     if not config["steps"] or min(config["steps"]) < 1:
         raise CascadeError(f"steps={config['steps']}: lengths of grids, for example steps=[4,8,16]")
     steps = sorted({*config["steps"], own})
@@ -185,6 +187,11 @@ def _draw_kl(axes: "Axes", curves: Sequence[Curve], steps: int) -> None:
     axes.set_yscale("log")
     ends, looks = {}, {}
     drawn = [curve for curve in curves if curve.points]
+    axes.set_xlabel("network calls (a dot for each number of steps)")
+    axes.set_ylabel("KL(output ‖ data), nats per dimension")
+    if not drawn:
+        axes.text(0.5, 0.5, "cannot be certified", transform=axes.transAxes, ha="center", color=GREY)
+        return
     for curve, (colour, dash) in zip(drawn, _colours(curves, drawn), strict=True):
         first = curve is curves[0]
         x, y = [p.calls for p in curve.points], [max(p.per_dimension, 1e-16) for p in curve.points]
@@ -203,8 +210,6 @@ def _draw_kl(axes: "Axes", curves: Sequence[Curve], steps: int) -> None:
     if own is not None:
         axes.plot([own.calls], [own.per_dimension], marker="o", markersize=14, markerfacecolor="none",
                   markeredgecolor=BLUE, markeredgewidth=2, zorder=4)  # fmt: skip
-    axes.set_xlabel("network calls (a dot for each number of steps)")
-    axes.set_ylabel("KL(output ‖ data), nats per dimension")
     label_ends(axes, ends, looks, bold=curves[0].name if curves[0].name in ends else "this config")
 
 
