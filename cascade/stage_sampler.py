@@ -99,9 +99,11 @@ class StageSampler:
         """
         guidance = with_weak(complete("guidance", self.sampling.guidance), lambda folder: self.weak[folder].sha256)
         truncation = {"truncated": True} if self.sampling.truncated else {}
+        stop = {"until": self.until} if math.isfinite(self.until) else {}
         return _plain(
             {
                 "stage": self.name,
+                **stop,
                 "sampler": complete("sampler", self.sampling.sampler),
                 "steps": self.steps,
                 "grid": complete("grid", self.sampling.grid),
@@ -111,7 +113,6 @@ class StageSampler:
                 "network_batch": self.chunk,
                 "sha256": self.stage.sha256,
                 **truncation,
-                **({} if math.isinf(self.until) else {"until": self.until}),
             }
         )
 

@@ -98,6 +98,7 @@ def test_a_stage_that_does_not_fit_cannot_guide(pipeline, weak, small_cascade, t
         ("tiny8", sr16, "'tiny8': the weak stage 'sr16' is 8 -> 16 px, not 8 px"),
         ("sr16", base, "'sr16': the weak stage 'tiny8' is 8 px, not 8 -> 16 px"),
         ("sr16", sr32, "is 16 -> 32 px, not 8 -> 16 px"),
+        ("sr16", weak(resolution=16), "is 16 px, not 8 -> 16 px"),
         ("tiny8", weak(class_names=("hat", "dress", "shoe")), "has another class table"),
         ("sr16", untrained, "augmentation level 3 was not trained"),
         ("tiny8", str(tmp_path / "nowhere"), "'tiny8': there is no stage at"),
