@@ -11,6 +11,7 @@ from cascade.artifact import NETWORK_CONTEXT, StageConfig, StageSampling, build_
 from cascade.data.dataset import PictureDataset
 from cascade.data.views import EvaluationView, TrainingView
 from cascade.errors import CascadeError, suggest
+from cascade.guidance_settings import classifier_free_scale, without_labels
 from cascade.registry import build, complete
 from stages.base_stage import BaseStage
 from stages.diffusion_stage import DiffusionStage, Recipe
@@ -34,6 +35,7 @@ def stage_config(config: Config, dataset: PictureDataset) -> StageConfig:
     level = stage["aug_log_snr"]
     if not base and level is None:
         level = build("augmentation", augmentation).default
+    guidance = complete("guidance", config["guidance"])
     result = StageConfig(
         name=stage["name"],
         resolution=stage["resolution"],
@@ -44,23 +46,24 @@ def stage_config(config: Config, dataset: PictureDataset) -> StageConfig:
         },
         preconditioning=complete("preconditioning", config["preconditioning"]),
         augmentation=augmentation,
+        low_res=complete("low_res_input", config["low_res_input"]),
         augment_dim=build("geometric", config["geometric"]).dim if base else 0,
         data_fingerprint=dataset.fingerprint,
         sampling=StageSampling(
             sampler=complete("sampler", config["sampler"]),
             grid=complete("grid", config["grid"]),
-            guidance=complete("guidance", config["guidance"]) if classes else {"name": "none"},
+            guidance=guidance if classes else without_labels(guidance),
             threshold=complete("threshold", config["threshold"]),
             aug_log_snr=None if base else level,
             network_batch=stage["network_batch"],
         ),
     )
     check_aug_level(result, result.sampling.aug_log_snr)
-    scale = result.sampling.guidance.get("scale", 1.0)
+    scale = classifier_free_scale(result.sampling.guidance)
     if scale != 1 and stage["label_dropout"] == 0:
         raise CascadeError(
-            f"guidance.scale={scale} needs labels that were dropped in training, but stage.label_dropout is 0; "
-            "say guidance=none"
+            f"classifier-free guidance of scale {scale} needs labels that were dropped in training, but "
+            "stage.label_dropout is 0; say guidance=none"
         )
     return result
 
