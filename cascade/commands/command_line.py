@@ -22,12 +22,14 @@ class Command:
     """A row of the table: the module with `run(config)`, what it does in a few words, and whether `-m` sweeps it.
 
     `per_stage`: STAGE.key=value is accepted, with the stages and keys that the module's `extra_keys(config)` names.
+    `first_word`: the key that a word without "=" right behind the command sets.
     """
 
     module: str
     summary: str
     sweeps: bool = False
     per_stage: bool = False
+    first_word: str | None = None
 
 
 COMMANDS = {
@@ -38,6 +40,9 @@ COMMANDS = {
     ),
     "assemble": Command("cascade.commands.assemble", "put trained stages together to a cascade", per_stage=True),
     "explain": Command("cascade.commands.explain", "draw what a config trains and how its sampler does"),
+    "import": Command(
+        "cascade.commands.import_checkpoint", "make a stage of a published checkpoint", first_word="format"
+    ),
     "prepare": Command("cascade.commands.prepare", "decode the pictures of a stage once, into a cache"),
 }
 _FLAGS = {"-h": "help", "--help": "help", "-m": "multirun", "--multirun": "multirun", "--version": "version"}
@@ -102,6 +107,8 @@ def _run(argv: list[str]) -> int:
     if sweep and not command.sweeps:
         able = ", ".join(other for other, row in COMMANDS.items() if row.sweeps)
         raise CascadeError(f"-m (--multirun) works with {able} only, not with {name}")
+    if command.first_word and settings and "=" not in settings[0]:
+        settings[0] = f"{command.first_word}={settings[0]}"
     from cascade.commands.overrides import check
 
     # Imported for its keys alone, hence light: a command imports torch inside its functions.

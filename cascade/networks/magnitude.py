@@ -56,8 +56,8 @@ class MPFourier(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.register_buffer("freqs", 2 * math.pi * torch.randn(channels))
-        self.register_buffer("phases", 2 * math.pi * torch.rand(channels))
+        self.register_buffer("freqs", 2 * math.pi * nn.init.normal_(torch.empty(channels)))
+        self.register_buffer("phases", 2 * math.pi * nn.init.uniform_(torch.empty(channels)))
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.to(torch.promote_types(x.dtype, torch.float32))
@@ -74,7 +74,8 @@ class MPConv(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, *([kernel] * 2 if kernel else [])))
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, *([kernel] * 2 if kernel else [])))
+        nn.init.normal_(self.weight)
 
     def forward(self, x: Tensor, gain: Tensor | float = 1.0) -> Tensor:
         """x (B, C, H, W), or (B, C) with kernel 0."""

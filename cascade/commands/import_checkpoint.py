@@ -1,0 +1,108 @@
+"""`cascade import`: a published checkpoint and its flags, made into a stage folder."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from cascade.artifact import CONFIG, load_stage, save_stage
+from cascade.errors import CascadeError, suggest
+from cascade.importers.adm_flags import ADMModel, preset, read_flags
+
+if TYPE_CHECKING:
+    from cascade.importers.reference import Compared
+
+FORMATS = ("adm",)
+DTYPES = ("fp32", "bf16")
+
+
+def run(config: DictConfig) -> None:
+    """Read the checkpoint, write the stage, and compare it with reference tensors if there are any.
+
+    Exit code 1 where the stage is further from the reference than its bounds. See `conf/import.yaml`.
+    """
+    plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)
+    checkpoint, out = (Path(plain[key]).expanduser() for key in ("checkpoint", "out"))
+    _check(plain, checkpoint, out)
+    model = read_flags(_flags(plain))
+    if model.classifier:
+        raise CascadeError("these flags describe a classifier, and a stage is made of denoisers")
+    from cascade.importers.adm import stage_config, stage_state
+    from cascade.importers.torch_file import read_state
+
+    state = read_state(checkpoint)
+    rows = len(state["label_emb.weight"]) if "label_emb.weight" in state else 0
+    described = stage_config(model, plain["name"] or _name(model), state, _class_names(plain["class_names"], rows))
+    weights = stage_state(described, state, f"'{checkpoint}'")
+    if plain["dtype"] == "bf16":
+        weights = {key: value.bfloat16() for key, value in weights.items()}
+    save_stage(out, described, weights)
+    parameters = sum(value.numel() for value in weights.values())
+    print(f"{out}: {described.name}, {parameters / 1e6:.1f} M parameters in {plain['dtype']}")
+    if plain["verify"] is not None:
+        _verify(out, model, Path(plain["verify"]).expanduser(), checkpoint)
+
+
+def _check(plain: Mapping[str, Any], checkpoint: Path, out: Path) -> None:
+    if plain["format"] not in FORMATS:
+        raise CascadeError(f"unknown format '{plain['format']}'; {suggest(plain['format'], FORMATS)}")
+    if plain["dtype"] not in DTYPES:
+        raise CascadeError(f"unknown dtype '{plain['dtype']}'; {suggest(plain['dtype'], DTYPES)}")
+    if (plain["preset"] is None) == (plain["flags"] is None):
+        raise CascadeError("say how the network was made: either preset=NAME or flags=FILE.json")
+    if not checkpoint.is_file():
+        raise CascadeError(f"there is no checkpoint '{checkpoint}'")
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        if not (out / CONFIG).is_file():
+            raise CascadeError(f"'{out}' holds something else than a stage; give another out=")
+        if not plain["overwrite"]:
+            raise CascadeError(f"there is a stage at '{out}' already; overwrite=true puts this one in its place")
+
+
+def _flags(plain: Mapping[str, Any]) -> dict[str, Any]:
+    if plain["preset"] is not None:
+        return preset(plain["preset"])
+    file = Path(plain["flags"]).expanduser()
+    try:
+        flags = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CascadeError(f"the flags '{file}' cannot be read: {error}") from error
+    if not isinstance(flags, dict):
+        raise CascadeError(f"the flags '{file}' must be a JSON object, like {{\"image_size\": 64, ...}}")
+    return flags
+
+
+def _name(model: ADMModel) -> str:
+    return f"{'base' if model.low_resolution is None else 'sr'}{model.resolution}"
+
+
+def _class_names(file: str | None, rows: int) -> tuple[str, ...]:
+    if file is not None:
+        try:
+            lines = Path(file).expanduser().read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise CascadeError(f"class_names={file} cannot be read: {error}") from error
+        return tuple(line.strip() for line in lines if line.strip())
+    if rows != 1000:
+        return tuple(str(number) for number in range(rows))
+    from torchvision.models import ResNet18_Weights
+
+    return tuple(ResNet18_Weights.IMAGENET1K_V1.meta["categories"])
+
+
+def _verify(out: Path, model: ADMModel, folder: Path, checkpoint: Path) -> None:
+    from cascade.importers.reference import compare_denoiser, read_reference
+    from cascade.registry import build
+
+    tensors = read_reference(folder, checkpoint)
+    _tell(compare_denoiser(load_stage(out).denoiser, build("schedule", model.betas), tensors))
+
+
+def _tell(results: "list[Compared]") -> None:
+    for result in results:
+        verdict = "" if result.fits else ": too large"
+        print(f"{result.name}: largest error {result.error:.1e}, bound {result.bound:.0e}{verdict}")
+    if not all(result.fits for result in results):
+        raise SystemExit(1)

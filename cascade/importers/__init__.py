@@ -1,0 +1,1 @@
+"""Published checkpoints made into stages. Nothing in them is executed."""

@@ -1,0 +1,85 @@
+"""A checkpoint of ADM (Dhariwal & Nichol 2021) and its flags, made into a stage."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from cascade.artifact import NETWORK_CONTEXT, StageConfig, StageSampling
+from cascade.errors import CascadeError
+from cascade.importers.adm_flags import ADMModel
+from cascade.registry import build, complete
+
+PREFIX = "network.network."
+"""Where the published names stand in a stage: in the network that a wrapper and the preconditioning hold."""
+
+
+def stage_config(model: ADMModel, name: str, state: Mapping[str, Tensor], class_names: tuple[str, ...]) -> StageConfig:
+    """Describe the stage of a denoiser; sampled as ADM samples: 250 of its steps, x̂ clipped, the learned variance.
+
+    `class_names` names the rows of the class embedding in order. An upsampler's only augmentation level is +inf: it was
+    trained on clean low-res pictures. Raises CascadeError unless there is a name for each row.
+    """
+    rows = len(state["label_emb.weight"]) if "label_emb.weight" in state else 0
+    if model.classes != bool(rows):
+        said, found = ("takes", "has none") if model.classes else ("takes no", f"embeds {rows}")
+        raise CascadeError(f"by its flags the network {said} classes, and the checkpoint {found}")
+    if rows != len(class_names):
+        raise CascadeError(f"the checkpoint embeds {rows} classes, and {len(class_names)} names are given")
+    betas = complete("schedule", model.betas)
+    build("schedule", betas)  # says what is wrong with it before anything is written
+    steps = min(250, betas["steps"])
+    base = model.low_resolution is None
+    return StageConfig(
+        name=name,
+        resolution=model.resolution,
+        low_resolution=model.low_resolution,
+        class_names=class_names,
+        network={key: value for key, value in model.network.items() if key not in NETWORK_CONTEXT},
+        preconditioning={
+            "name": "eps_steps",
+            "betas": betas,
+            "rescale": model.rescale,
+            "learn_variance": model.learn_variance,
+        },
+        augmentation={"name": "none"},
+        low_res={"name": "augmented" if base else "concatenated"},
+        sampling=StageSampling(
+            sampler={"name": "ancestral", "variance": "learned" if model.learn_variance else "large"},
+            grid={"name": "adm_respaced", "betas": betas, "respacing": str(steps)},
+            threshold={"name": "static"},
+            aug_log_snr=None if base else float("inf"),
+        ),
+    )
+
+
+def stage_state(config: StageConfig, state: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+    """Return the state of the stage's denoiser. Raises CascadeError naming the published key that does not fit."""
+    import torch
+
+    with torch.device("meta"):
+        network: Any = build(
+            "network",
+            config.network,
+            in_channels=3 if config.low_resolution is None else 6,
+            out_channels=6 if config.preconditioning["learn_variance"] else 3,
+            num_classes=len(config.class_names),
+            augment_dim=0,
+        )
+    check_keys(network.state_dict(), state, where)
+    return {PREFIX + key: value for key, value in state.items()}
+
+
+def check_keys(own: Mapping[str, Tensor], state: Mapping[str, Tensor], where: str) -> None:
+    """Refuse a state that the flags do not describe, naming its first key that does not fit."""
+    for key, tensor in own.items():
+        if key not in state:
+            raise CascadeError(
+                f"{where} does not fit its flags: it has no '{key}'; give the preset or flags it was made with"
+            )
+        if state[key].shape != tensor.shape:
+            shapes = f"{tuple(state[key].shape)}, and by the flags {tuple(tensor.shape)}"
+            raise CascadeError(f"{where} does not fit its flags: '{key}' is {shapes}")
+    for key in state:
+        if key not in own:
+            raise CascadeError(f"{where} does not fit its flags: it has '{key}', which they do not describe")

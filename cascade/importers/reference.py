@@ -1,0 +1,86 @@
+"""An imported denoiser against tensors that the published code made with the same weights."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cascade.diffusion import Condition
+from cascade.diffusion.schedule import DiscreteBetas
+from cascade.errors import CascadeError
+from cascade.sampling import DDIM, Ancestral, Sampler, StaticThreshold
+
+OUTPUT_BOUND, TRAJECTORY_BOUND = 1e-4, 1e-3
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One tensor: what it is, the largest absolute error, and the bound it is held to."""
+
+    name: str
+    error: float
+    bound: float
+
+    @property
+    def fits(self) -> bool:
+        """Whether the error is within the bound (NaN is not)."""
+        return self.error <= self.bound
+
+
+def read_reference(folder: Path, checkpoint: Path) -> dict[str, Tensor]:
+    """Read FOLDER/STEM.tensors.safetensors, STEM the name of the checkpoint."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = folder / f"{checkpoint.stem}.tensors.safetensors"
+    if not path.is_file():
+        raise CascadeError(f"there are no reference tensors '{path}'")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise CascadeError(f"'{path}' cannot be read: {error}") from error
+
+
+@torch.no_grad()
+def compare_denoiser(denoiser: nn.Module, betas: DiscreteBetas, tensors: Mapping[str, Tensor]) -> list[Compared]:
+    """Compare a denoiser of step numbers: its network's output, and the trajectories there are.
+
+    `output` at x_t, timestep, label and low_res (where there are any); `ddpm_*`: ancestral steps from ddpm_x_T with the
+    noise ddpm_step_noise; `ddim_*`: DDIM, η = 0; both over *_timestep_map with x̂ clipped.
+    """
+    network: Any = denoiser.network
+    label, low_res = tensors.get("label"), tensors.get("low_res")
+    made = network(_named(tensors, "x_t"), _named(tensors, "timestep").float(), label=label, low_res=low_res)
+    results = [_compared("output", made, _named(tensors, "output"), OUTPUT_BOUND)]
+    learned = getattr(denoiser, "learn_variance", False)
+    samplers: dict[str, Sampler] = {"ddpm": Ancestral("learned" if learned else "large"), "ddim": DDIM()}
+    for name, sampler in samplers.items():
+        if f"{name}_x_T" not in tensors:
+            continue
+        levels = betas.log_snrs[_named(tensors, f"{name}_timestep_map")].flip(0)
+        grid = torch.cat([levels, levels.new_tensor([torch.inf])])
+        noise = tensors.get(f"{name}_step_noise")
+        x_0 = sampler(
+            StaticThreshold(denoiser),
+            tensors[f"{name}_x_T"],
+            grid,
+            Condition(label, low_res),
+            lambda step, draw=0, noise=noise: noise[step],  # noqa: ARG005
+        )
+        results.append(_compared(f"{name} trajectory", x_0, _named(tensors, f"{name}_x_0"), TRAJECTORY_BOUND))
+    return results
+
+
+def _named(tensors: Mapping[str, Tensor], name: str) -> Tensor:
+    if name not in tensors:
+        raise CascadeError(f"the reference tensors hold no '{name}'")
+    return tensors[name]
+
+
+def _compared(name: str, made: Tensor, expected: Tensor, bound: float) -> Compared:
+    if made.shape != expected.shape:
+        raise CascadeError(f"the reference {name} is {tuple(expected.shape)}, and the stage's {tuple(made.shape)}")
+    return Compared(name, (made - expected).abs().max().item(), bound)

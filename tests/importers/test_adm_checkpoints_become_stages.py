@@ -1,0 +1,240 @@
+"""ADM's files as stages: the same outputs and trajectories, the key that does not fit by name, and no code executed."""
+
+import json
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from cascade.artifact import load_chain, load_stage
+from cascade.commands.command_line import main
+from cascade.diffusion import Condition
+from cascade.diffusion.schedule import DiscreteBetas
+from cascade.errors import CascadeError
+from cascade.importers.adm_flags import PRESETS, preset, read_flags
+from cascade.importers.torch_file import read_state
+from cascade.networks.adm import ADMUNet
+from cascade.registry import build
+from cascade.sampling import DDIM, StaticThreshold
+
+REFERENCE = Path(os.environ.get("CASCADE_REFERENCE", Path(__file__).parents[3] / "shared/reference")) / "adm"
+
+FLAGS = {
+    "image_size": 64,
+    "num_channels": 32,
+    "num_res_blocks": 1,
+    "channel_mult": "1,1",
+    "attention_resolutions": "32",
+    "num_head_channels": 16,
+    "resblock_updown": True,
+    "use_new_attention_order": True,
+    "class_cond": True,
+    "learn_sigma": True,
+    "noise_schedule": "cosine",
+    "use_fp16": True,
+}
+UPSAMPLER = {
+    **{key: value for key, value in FLAGS.items() if key not in {"image_size", "use_new_attention_order"}},
+    "small_size": 16,
+    "large_size": 64,
+    "learn_sigma": False,
+    "noise_schedule": "linear",
+    "attention_resolutions": "64",
+}
+
+
+def network(**options):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        made = ADMUNet(
+            num_classes=5,
+            channels=32,
+            channel_mult=(1, 1),
+            blocks=1,
+            head_channels=16,
+            null_label=False,
+            **{"attention": (2,), "out_channels": 6, **options},
+        )
+        for parameter in made.parameters():
+            parameter.data += 0.05 * torch.randn_like(parameter)
+    return made.eval()
+
+
+def checkpoint(folder, flags=FLAGS, **options):
+    made = network(**options)
+    torch.save(made.state_dict(), folder / "model.pt")
+    (folder / "model.json").write_text(json.dumps(flags))
+    return made
+
+
+def run(folder, *words):
+    return main(
+        ["import", "adm", f"checkpoint={folder}/model.pt", f"flags={folder}/model.json", f"out={folder}/stage", *words]
+    )
+
+
+def test_the_stage_is_the_network_on_its_ladder(tmp_path):
+    made = checkpoint(tmp_path)
+    assert run(tmp_path) == 0
+    stage = load_stage(tmp_path / "stage")
+    assert stage.config.name == "base64"
+    assert stage.config.class_names == ("0", "1", "2", "3", "4")
+    ladder = DiscreteBetas("cosine", 1000)
+    step = torch.tensor([0, 641])
+    x_t = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    label = torch.tensor([4, 0])
+    level = ladder.log_snrs[step].float()
+    with torch.no_grad():
+        eps, fraction = made(x_t, step.float(), label).chunk(2, 1)
+        posterior = stage.denoiser(x_t, level, Condition(label))
+    alpha, sigma = (v[:, None, None, None] for v in (level.sigmoid().sqrt(), (-level).sigmoid().sqrt()))
+    assert torch.allclose(posterior.mean, (x_t - sigma * eps) / alpha, atol=1e-4, rtol=1e-4)
+    assert torch.allclose(posterior.variance_fraction, (fraction + 1) / 2)
+    grid = build("grid", stage.config.sampling.grid)
+    assert len(grid) == 251
+    assert grid[0] == ladder.log_snrs[999]
+    assert grid[-2] == ladder.log_snrs[0]
+
+
+def test_an_upsampler_reads_the_clean_picture_and_fits_behind_its_base(tmp_path):
+    (tmp_path / "base").mkdir()
+    checkpoint(tmp_path / "base", {**FLAGS, "image_size": 16, "attention_resolutions": "8"})
+    made = checkpoint(tmp_path, UPSAMPLER, in_channels=6, out_channels=3, attention=(1,), qkv_order="heads_first")
+    assert run(tmp_path / "base") == 0
+    assert run(tmp_path) == 0
+    stage = load_stage(tmp_path / "stage")
+    x_t, low_res = torch.randn(1, 3, 64, 64), torch.rand(1, 3, 16, 16)
+    up = torch.nn.functional.interpolate(low_res, (64, 64), mode="bilinear")
+    level = DiscreteBetas("linear", 1000).log_snrs[[400]].float()
+    with torch.no_grad():
+        eps = made(torch.cat([x_t, up], 1), torch.tensor([400.0]), torch.tensor([2]))
+        given = stage.denoiser(x_t, level, Condition(torch.tensor([2]), low_res, torch.tensor([torch.inf])))
+    mean = (x_t - (-level).sigmoid().sqrt() * eps) / level.sigmoid().sqrt()
+    assert torch.allclose(given.mean, mean, atol=1e-4)
+    assert stage.config.sampling.aug_log_snr == float("inf")
+    assert stage.config.sampling.sampler["variance"] == "large"
+    words = [f"stages=[{tmp_path}/base/stage,{tmp_path}/stage]", f"out={tmp_path}/cascade"]
+    assert main(["assemble", *words]) == 0
+    assert [c.name for c in load_chain(tmp_path / "cascade")] == ["base16", "sr64"]
+
+
+def reference_of(made, folder, error=0.0):
+    ladder = DiscreteBetas("cosine", 1000)
+    kept = torch.tensor([0, 500, 999])
+    x_t, label, step = torch.randn(1, 3, 64, 64), torch.tensor([3]), torch.tensor([17])
+
+    def denoiser(x, log_snr, condition):
+        eps = made(x, ladder.step(log_snr).float(), condition.label)[:, :3]
+        level = log_snr[:, None, None, None]
+        return type("P", (), {"mean": (x - (-level).sigmoid().sqrt() * eps) / level.sigmoid().sqrt()})
+
+    grid = torch.cat([ladder.log_snrs[kept].flip(0), torch.tensor([torch.inf])])
+    with torch.no_grad():
+        threshold = StaticThreshold(lambda *a: _posterior(denoiser(*a).mean))
+        x_0 = DDIM()(threshold, x_t, grid, Condition(label), lambda *_: None)
+        output = made(x_t, step.float(), label) + error
+    save_file(
+        {"x_t": x_t, "timestep": step, "label": label, "output": output, "ddim_x_T": x_t.clone(), "ddim_x_0": x_0,
+         "ddim_timestep_map": kept},
+        folder / "model.tensors.safetensors",
+    )  # fmt: skip
+
+
+def _posterior(mean):
+    from cascade.diffusion import Posterior
+
+    return Posterior(mean)
+
+
+def test_verify_prints_the_errors_and_fails_beyond_the_bounds(tmp_path, capsys):
+    reference_of(checkpoint(tmp_path), tmp_path)
+    assert run(tmp_path, f"verify={tmp_path}") == 0
+    said = capsys.readouterr().out
+    assert "output: largest error" in said
+    assert "ddim trajectory: largest error" in said
+    assert "too large" not in said
+    reference_of(checkpoint(tmp_path), tmp_path, error=2e-4)
+    assert run(tmp_path, f"verify={tmp_path}", "overwrite=true") == 1
+    said = capsys.readouterr().out
+    assert "output: largest error 2.0e-04, bound 1e-04: too large" in said
+    assert run(tmp_path, f"verify={tmp_path}/none", "overwrite=true") == 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({"num_channels": 64}, "'time_embed.0.weight' is (128, 32), and by the flags (256, 64)"),
+        ({"learn_sigma": False}, "'out.2.weight' is (6, 32, 3, 3), and by the flags (3, 32, 3, 3)"),
+        ({"num_res_blocks": 2}, "it has no '"),
+        ({"attention_resolutions": "64,32"}, "it has no 'input_blocks.1.1."),
+        ({"class_cond": False}, "takes no classes, and the checkpoint embeds 5"),
+        ({"num_chanels": 32}, "unknown flag 'num_chanels'; did you mean 'num_channels'?"),
+        ({"predict_xstart": True}, "predict_xstart=true"),
+        ({"image_size": 100, "channel_mult": ""}, "ADM has no channel_mult for 100 px"),
+        ({"noise_schedule": "cosin"}, "kind must be 'linear' or 'cosine'"),
+    ],
+)
+def test_what_does_not_fit_is_named_and_nothing_is_written(tmp_path, capsys, flags, said):
+    checkpoint(tmp_path, {**FLAGS, **flags})
+    assert run(tmp_path) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "stage").exists()
+
+
+class Bomb:
+    def __reduce__(self):
+        return os.mkdir, ("exploded",)
+
+
+def test_no_code_in_a_checkpoint_is_executed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"weight": torch.zeros(1), "bomb": Bomb()}, "zip.pt")
+    Path("plain.pt").write_bytes(pickle.dumps({"bomb": Bomb()}))
+    for name in ("zip.pt", "plain.pt"):
+        with pytest.raises(CascadeError, match="none of it is executed"):
+            read_state(Path(name))
+    assert not Path("exploded").exists()
+    Path("cut.pt").write_bytes(Path("zip.pt").read_bytes()[:-300])
+    torch.save([1, 2], "list.pt")
+    for name, why in {"cut.pt": "cut.pt", "list.pt": "no state dict", "none.pt": "there is no checkpoint"}.items():
+        with pytest.raises(CascadeError, match=why):
+            read_state(Path(name))
+
+
+def test_what_is_there_is_not_lost(tmp_path, capsys):
+    checkpoint(tmp_path)
+    assert run(tmp_path) == 0
+    before = (tmp_path / "stage/weights.safetensors").read_bytes()
+    assert run(tmp_path, "dtype=bf16") == 2
+    assert "overwrite=true" in capsys.readouterr().err
+    assert (tmp_path / "stage/weights.safetensors").read_bytes() == before
+    assert run(tmp_path, "dtype=bf16", "overwrite=true") == 0
+    assert 0.4 < (tmp_path / "stage/weights.safetensors").stat().st_size / len(before) < 0.6
+    words = [f"checkpoint={tmp_path}/model.pt", f"flags={tmp_path}/model.json", f"out={tmp_path}"]
+    assert main(["import", "adm", *words, "overwrite=true"]) == 2
+    assert "something else than a stage" in capsys.readouterr().err
+
+
+def test_presets_describe_the_released_networks():
+    millions = {"64x64_diffusion": 296, "128x128_diffusion": 422, "256x256_diffusion": 554, "512x512_diffusion": 559}
+    for name, expected in millions.items():
+        model = read_flags(preset(f"{name}.pt"))
+        with torch.device("meta"):
+            made = build("network", model.network, in_channels=3, out_channels=6, num_classes=1000, augment_dim=0)
+        assert round(sum(p.numel() for p in made.parameters()) / 1e6) == expected
+    assert all(read_flags(flags).classifier == name.endswith("classifier") for name, flags in PRESETS.items())
+    assert read_flags(preset("128_512_upsampler")).network["attention"] == [16, 32]
+    with pytest.raises(CascadeError, match="did you mean '64_256_upsampler'"):
+        preset("64_256_upsample")
+
+
+@pytest.mark.skipif(not REFERENCE.is_dir(), reason="CASCADE_REFERENCE names no reference tensors")
+@pytest.mark.parametrize("name", ["base64", "upsampler"])
+def test_the_published_codes_tensors_are_met(tmp_path, name):
+    words = [f"checkpoint={REFERENCE}/{name}.pt", f"flags={REFERENCE}/{name}.json", f"verify={REFERENCE}"]
+    assert main(["import", "adm", *words, f"out={tmp_path}/stage"]) == 0
