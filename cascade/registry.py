@@ -82,8 +82,13 @@ TABLE: dict[str, dict[str, str]] = {
         "efficientnet_lite0": "cascade.evaluation.efficientnet:efficientnet_lite0_features",
         "tiny": "cascade.evaluation.tiny:tiny_features",
     },
+    "bound": {
+        "continuous": "cascade.evaluation.bits_per_dim:ContinuousBound",
+        "discrete": "cascade.evaluation.bits_per_dim:DiscreteBound",
+    },
     "ema": {
         "exponential": "cascade.diffusion.ema:ExponentialEMA",
+        "power": "cascade.diffusion.power_ema:PowerEMA",
     },
     "sampler": {
         "ancestral": "cascade.sampling.ancestral:Ancestral",

@@ -115,4 +115,12 @@ MUTANTS: list[Mutant] = [
         ("the clock is the step", "self.betas.step(log_snr)", "self.betas.t(log_snr)"),
         ("1000/T", "1000 / betas.steps", "100 / betas.steps"),
     ),
+    *mutants("cascade/diffusion/power_ema.py", "diffusion/test_power_ema.py",
+        ("the cubic of γ", "np.roots([1, 7, 16 - t, 12 - t])", "np.roots([1, 7, 16 - t, 12 + t])"),
+        ("β's exponent γ + 1", "** (self.gamma + 1)", "** self.gamma"),
+        ("β of t = step + 1", "1 - 1 / (step + 1)", "1 - 1 / (step + 2)"),
+        ("product, the younger's exponent", "np.where(t < s, delta, -gamma)", "np.where(t < s, gamma, -gamma)"),
+        ("product, γ + δ + 1", "(gamma + delta + 1)", "(gamma + delta + 2)"),
+        ("combination", "sums[key] += float(weight) * value.double()", "sums[key] += value.double()"),
+    ),
 ]

@@ -1,0 +1,104 @@
+"""EDM2's power-function average of the weights, and its reconstruction afterwards (Karras et al. 2024, section 3).
+
+The average at time t weighs what was there at τ ≤ t by p(τ) ∝ τ^γ. Its relative width σ_rel is the standard deviation
+of p over t. Any width can be rebuilt from snapshots of two: a linear combination of their profiles comes near it.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+Snapshot = tuple[int, float]
+"""The optimizer steps made, and the σ_rel of the average."""
+
+
+def gamma_of(sigma_rel: float) -> float:
+    """Return γ ≥ 0 of σ_rel = √(γ+1)/((γ+2)·√(γ+3)), equation 3; the root of a cubic in γ (appendix C.1).
+
+    Raises ValueError unless 0 < σ_rel ≤ 1/√12, the width of the uniform profile (γ = 0).
+
+    >>> round(gamma_of(0.05), 2), round(gamma_of(0.10), 2)
+    (16.97, 6.94)
+    """
+    if not 0 < sigma_rel <= 12**-0.5 + 1e-12:
+        raise ValueError(f"sigma_rel is above 0 and at most 0.288, not {sigma_rel}")
+    t = sigma_rel**-2
+    return max(0.0, float(np.roots([1, 7, 16 - t, 12 - t]).real.max()))
+
+
+class PowerEMA:
+    """θ̄ ← β·θ̄ + (1 − β)·θ with β = (1 − 1/t)^{γ+1} after step t = 1, 2, ...: equation 1 and appendix C.2.
+
+    `sigma_rel` is the width of the profile in units of the training so far: 0.1 averages about its last tenth.
+
+    >>> ema = PowerEMA(0.1)
+    >>> ema.decay(0), round(ema.decay(99), 4)
+    (0.0, 0.9233)
+    """
+
+    def __init__(self, sigma_rel: float = 0.1) -> None:
+        self.sigma_rel, self.gamma = sigma_rel, gamma_of(sigma_rel)
+
+    def decay(self, step: int) -> float:
+        """Return β of the update after optimizer step `step`, counted from 0."""
+        return (1 - 1 / (step + 1)) ** (self.gamma + 1)
+
+    @torch.no_grad()
+    def update(self, ema_module: nn.Module, module: nn.Module, step: int) -> None:
+        """Move the averaged weights of `ema_module` towards `module`'s, in place; buffers are copied.
+
+        >>> average, model = nn.Linear(1, 1), nn.Linear(1, 1)
+        >>> PowerEMA(0.1).update(average, model, step=0)
+        >>> torch.equal(average.weight, model.weight)
+        True
+        """
+        weight = 1 - self.decay(step)
+        for average, value in zip(ema_module.parameters(), module.parameters(), strict=True):
+            average.lerp_(value.to(average), weight)
+        for average, value in zip(ema_module.buffers(), module.buffers(), strict=True):
+            average.copy_(value)
+
+
+def reconstruction(snapshots: Sequence[Snapshot], steps: int, sigma_rel: float) -> np.ndarray:
+    """Return the weight of each snapshot in the average of width `sigma_rel` at `steps` steps; (n,) float64.
+
+    The least-squares fit of the target's profile by the snapshots', A x = b of their inner products (appendix C.3,
+    algorithm 3). Raises ValueError where a snapshot is younger than the target, or none is there.
+
+    >>> reconstruction([(100, 0.05), (100, 0.10)], 100, 0.10).round(6)
+    array([-0.,  1.])
+    """
+    if not snapshots or max(at for at, _ in snapshots) > steps or min(at for at, _ in snapshots) < 1:
+        raise ValueError(f"an average at {steps} steps is rebuilt from snapshots of steps 1 to {steps}")
+    at = np.array([step for step, _ in snapshots], dtype=np.float64)
+    gamma = np.array([gamma_of(width) for _, width in snapshots])
+    products = _profile_product(at[:, None], gamma[:, None], at[None], gamma[None])
+    target = _profile_product(at, gamma, np.float64(steps), np.float64(gamma_of(sigma_rel)))
+    # The profiles of neighbouring snapshots are nearly the same: the smallest norm of those that fit, not any.
+    return np.linalg.lstsq(products, target, rcond=1e-13)[0]
+
+
+def _profile_product(t: np.ndarray, gamma: np.ndarray, s: np.ndarray, delta: np.ndarray) -> np.ndarray:
+    """∫ p_{t,γ}(τ)·p_{s,δ}(τ) dτ of p_{t,γ}(τ) = (γ+1)/t·(τ/t)^γ on [0, t] (appendix C.3)."""
+    ratio = (t / s) ** np.where(t < s, delta, -gamma)
+    return (gamma + 1) * (delta + 1) * ratio / ((gamma + delta + 1) * np.maximum(t, s))
+
+
+def combine(states: Sequence[Mapping[str, Tensor]], weights: Sequence[float]) -> dict[str, Tensor]:
+    """Return Σ weight·state in float64, rounded once to float32; what is no float is the last state's.
+
+    >>> combine([{"w": torch.tensor([1.0])}, {"w": torch.tensor([3.0])}], [0.5, 0.5])
+    {'w': tensor([2.])}
+    """
+    sums: dict[str, Tensor] = {}
+    for state, weight in zip(states, weights, strict=True):
+        for key, value in state.items():
+            if not value.is_floating_point():
+                sums[key] = value.clone()
+            elif key in sums:
+                sums[key] += float(weight) * value.double()
+            else:
+                sums[key] = float(weight) * value.double()
+    return {key: value.float() if value.is_floating_point() else value for key, value in sums.items()}
