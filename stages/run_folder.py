@@ -13,6 +13,7 @@ from torch import nn
 from cascade.artifact import check_weights
 from cascade.errors import CascadeError
 from cascade.files import write_whole
+from cascade.registry import TABLE, complete
 from stages.checkpoint import LAST, read_checkpoint
 
 RUN_CONFIG = "run.yaml"
@@ -101,13 +102,13 @@ class RunFolder:
     def difference(self, config: Mapping[str, Any]) -> str | None:
         """Why the run cannot be continued under `config`, naming the first key that differs; None if it can.
 
-        A group that the stored configuration does not know has come with a later version, and its default does what was
-        done before.
+        A group or a parameter that the stored configuration does not know came with a later version, and its default
+        does what was done before.
         """
         stored = self.stored()
         if stored is None or self.checkpoint is None:  # a start that failed before its first checkpoint binds nobody
             return None
-        old, new = dict(_flat(stored)), dict(_flat(config))
+        old, new = (dict(_flat(_completed(settings))) for settings in (stored, config))
         for key in [*new, *old]:
             free = any(key == name or key.startswith(name + ".") for name in FREE)
             if not free and key.split(".")[0] in stored and old.get(key) != new.get(key):
@@ -137,6 +138,12 @@ class RunFolder:
         target = self.path.with_name(f"{self.path.name}.{stamp}.{os.getpid()}")
         self.path.rename(target)
         return target
+
+
+def _completed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with the parameters that the groups leave to their defaults."""
+    named = {key: value for key, value in config.items() if key in TABLE and value and value.get("name") in TABLE[key]}
+    return {**config, **{group: complete(group, value) for group, value in named.items()}}
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

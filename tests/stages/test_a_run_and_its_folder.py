@@ -73,13 +73,18 @@ def test_a_run_of_debug_never_stands_in_the_way_of_another(tmp_path: Path) -> No
     assert yaml.safe_load((moved / "run.yaml").read_text())["trainer"]["optimizer"]["lr"] == 5e-4
 
 
-def test_a_group_that_came_after_the_run_began_keeps_nobody_from_going_on(tmp_path: Path) -> None:
+def test_what_came_after_the_run_began_keeps_nobody_from_going_on(tmp_path: Path) -> None:
     outcome, _ = run(tmp_path, "name=mine")
     file = outcome.folder / "run.yaml"
     stored = yaml.safe_load(file.read_text())
     config = {key: value for key, value in stored.items() if key not in ("run_id", "data_fingerprint")}
     assert RunFolder(outcome.folder).difference({**config, "later": {"name": "new"}}) is None
-    assert "ema.name=exponential, not null" in str(RunFolder(outcome.folder).difference({**config, "ema": {}}))
+    before = {**config, "ema": {"name": "exponential", "decay": config["ema"]["decay"]}}  # it had no warm-up then
+    file.write_text(yaml.safe_dump({**before, "run_id": "x"}))
+    assert RunFolder(outcome.folder).difference(config) is None
+    changed = {**config, "ema": {**config["ema"], "warmup": 3.0}}
+    assert "made with ema.warmup=10.0, not 3.0" in str(RunFolder(outcome.folder).difference(changed))
+    assert "made with ema.decay=0.9995, not null" in str(RunFolder(outcome.folder).difference({**config, "ema": {}}))
     extra = {**config, "trainer": {**config["trainer"], "later": 1}}
     assert "trainer.later=null, not 1" in str(RunFolder(outcome.folder).difference(extra))
 
