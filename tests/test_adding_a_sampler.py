@@ -48,8 +48,8 @@ YAML = """
 name: toy
 share: 0.5
 """
-ROW = '''        "toy": "cascade.sampling.toy:Toy",
-'''
+ROW = """        "toy": "cascade.sampling.toy:Toy",
+"""
 COMMANDS = """
 import sys
 from cascade.commands.command_line import main

@@ -137,3 +137,29 @@ def test_dpm_solver_of_order_2_takes_eps_at_the_middle_of_the_step():
         (alpha_t, sigma_t), (alpha_s, sigma_s) = alpha_sigma(begin), alpha_sigma(end)
         want = alpha_s / alpha_t * want + (sigma_s - alpha_s / alpha_t * sigma_t) * curve((begin + end) / 2)
     assert close(sampled(DPMSolver(2), given_eps(curve)), want)
+
+
+@pytest.mark.parametrize("kind", [DPMSolver, DPMSolverPPSingle])
+def test_the_points_inside_a_step_are_reached_by_steps_of_lower_order(kind):
+    """Order 2 asks where a step of order 1 leads; order 3 there too, and then where the line through two leads."""
+    begin, end = GRID[1].item(), GRID[2].item()
+    thirds = torch.tensor([begin, begin + (end - begin) / 3, begin + (end - begin) * 2 / 3], dtype=F64)
+    line = polynomial(1)
+    given = given_eps(line) if kind is DPMSolver else given_mean(line)
+
+    def asked(order):
+        seen = []
+
+        def watching(x_t, log_snr, condition):
+            seen.append(x_t)
+            return given(x_t, log_snr, condition)
+
+        sampled(kind(order), watching, GRID[1:3])
+        return seen
+
+    middle = torch.tensor([begin, (begin + end) / 2], dtype=F64)
+    assert close(asked(2)[1], sampled(kind(1), given, middle))
+    start, first, second = asked(3)
+    assert torch.equal(start, X)
+    assert close(first, sampled(kind(1), given, thirds[:2]))
+    assert close(second, exact_flow(thirds[[0, 2]], **{"eps" if kind is DPMSolver else "mean": line}))
