@@ -1,9 +1,9 @@
 """`cascade evaluate`: figures of a cascade or of a folder of pictures against real pictures."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from cascade import __version__
 from cascade.artifact import load_chain
 from cascade.commands.evaluated_sides import LEAST, Pictures, check_cascade, open_sides
 from cascade.commands.per_stage import stage_keys
-from cascade.errors import CascadeError
+from cascade.errors import CascadeError, suggest
 from cascade.files import write_whole
 from cascade.lock import exclusive
 from cascade.progress import Bars, progress_bars
@@ -43,30 +43,90 @@ def run(config: DictConfig) -> None:
         _refuse_foreign_report(out)
     import torch
 
-    from cascade.commands.figure_table import named, print_table, wide_console
+    from cascade.commands.figure_table import print_table, wide_console
 
     if plain["threads"] is not None:
         torch.set_num_threads(plain["threads"])
     with progress_bars() as bars:
-        generated, reference = open_sides(plain, out, bars)
-        features = _features(plain, bars.console)
+        # Everything is opened and checked before the folder is touched, and computed in it.
+        opened = [METRICS[metric](plain, out, bars) for metric in METRICS if metric in plain["metrics"]]
         with nullcontext() if out is None else exclusive(out):
-            figures, left_out = _figures(plain, generated, reference, features, bars)
-            report = _report(plain, figures, left_out, generated, reference)
+            measured = [measure() for measure in opened]
+            report = _report(plain, measured)
             if out is not None:
                 write_whole(out / REPORT, json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     console = wide_console()
-    print_table(console, figures, f"{named(generated.source)} against {named(reference.source)}")
-    for line in [*left_out, *_skipped(generated, "to evaluate"), *_skipped(reference, "real")]:
-        console.print(line, soft_wrap=True, highlight=False, markup=False)
+    for part in measured:
+        print_table(console, part.figures, part.title)
+        for line in part.lines:
+            console.print(line, soft_wrap=True, highlight=False, markup=False)
     if plain["logger"]["wandb"]:
         _to_wandb(plain["logger"], out, report)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The figures of one metric, its part of the report, the title of its table and the lines below that."""
+
+    figures: "Sequence[Figure]"
+    report: Mapping[str, Any]
+    title: str
+    lines: Sequence[str] = ()
+
+
+def _distances(plain: Mapping[str, Any], out: Path | None, bars: Bars) -> Callable[[], Measured]:
+    """Open generated and real pictures and the features, and return what measures them."""
+    from cascade.commands.figure_table import named
+
+    generated, reference = open_sides(plain, out, bars)
+    features = _features(plain, bars.console)
+
+    def measure() -> Measured:
+        figures, left_out = _figures(plain, generated, reference, features, bars)
+        report = {
+            "left_out": left_out,
+            "generated": generated.report(),
+            "reference": reference.report(),
+            "neighbours": plain["neighbours"],
+            "features_batch": plain["batch"],
+        }
+        title = f"{named(generated.source)} against {named(reference.source)}"
+        lines = [*left_out, *_skipped(generated, "to evaluate"), *_skipped(reference, "real")]
+        return Measured(figures, report, title, lines)
+
+    return measure
+
+
+def _bits_per_dim(plain: Mapping[str, Any], out: Path | None, bars: Bars) -> Callable[[], Measured]:  # noqa: ARG001
+    """Open the cascade and real pictures, and return what judges these."""
+    from cascade.commands.bits_per_dim import BitsPerDim
+    from cascade.commands.figure_table import named
+
+    opened = BitsPerDim.open(plain, bars)
+
+    def measure() -> Measured:
+        figures, record = opened.measure(bars)
+        return Measured(figures, {"bits_per_dim": record}, f"{plain['cascade']} on {named(record)}")
+
+    return measure
+
+
+METRICS = {"distances": _distances, "bits_per_dim": _bits_per_dim}
 
 
 def _check(plain: Mapping[str, Any]) -> None:
     """Everything that can be said of the command line itself, before torch is imported."""
     if (plain["cascade"] is None) == (plain["images"] is None):
         raise CascadeError("give what to evaluate: either cascade=FOLDER or images=FOLDER")
+    for metric in plain["metrics"]:
+        if metric not in METRICS:
+            raise CascadeError(f"unknown metric '{metric}'; {suggest(str(metric), METRICS)}")
+    if not plain["metrics"]:
+        raise CascadeError(f"metrics is empty: give one or more of {', '.join(METRICS)}")
+    if "bits_per_dim" in plain["metrics"]:
+        from cascade.commands.bits_per_dim import check_bits_per_dim
+
+        check_bits_per_dim(plain)
     for key, least in (("num_images", LEAST), ("first_seed", 0), ("neighbours", 1), ("batch", 1)):
         if plain[key] < least:
             raise CascadeError(f"{key}={plain[key]} must be at least {least}")
@@ -163,23 +223,13 @@ def _with_rules(figure: "Figure", generated: Pictures, reference: Pictures) -> "
     return replace(figure, resize="; ".join([*rules, figure.resize]))
 
 
-def _report(
-    plain: Mapping[str, Any],
-    figures: "Sequence[Figure]",
-    left_out: Sequence[str],
-    generated: Pictures,
-    reference: Pictures,
-) -> dict[str, Any]:
+def _report(plain: Mapping[str, Any], measured: Sequence[Measured]) -> dict[str, Any]:
     from importlib.metadata import version
 
     return {
-        "figures": [figure.to_json() for figure in figures],
-        "left_out": list(left_out),
-        "generated": generated.report(),
-        "reference": reference.report(),
+        "figures": [figure.to_json() for part in measured for figure in part.figures],
+        **{key: value for part in measured for key, value in part.report.items()},
         "seed": plain["seed"],
-        "neighbours": plain["neighbours"],
-        "features_batch": plain["batch"],
         "versions": {"cascade": __version__, **{name: version(name) for name in ("torch", "torchmetrics")}},
     }
 

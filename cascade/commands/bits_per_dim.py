@@ -1,0 +1,162 @@
+"""`metrics=[bits_per_dim]` of `cascade evaluate`: what real pictures cost under each stage of a cascade."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from cascade.commands.per_stage import read_per_stage
+from cascade.errors import CascadeError
+from cascade.requests import chosen_stages
+from cascade.stage_settings import StageSettings
+
+if TYPE_CHECKING:
+    from cascade.data.dataset import PictureDataset
+    from cascade.evaluation.bits_per_dim import Bound, Example, JudgedStage
+    from cascade.evaluation.figures import Figure
+    from cascade.progress import Bars
+    from cascade.stage_sampler import StageSampler
+
+
+def check_bits_per_dim(plain: Mapping[str, Any]) -> None:
+    """Everything that can be said of the command line itself, before torch is imported."""
+    from cascade.data.source import check_source
+
+    if plain["cascade"] is None:
+        raise CascadeError("bits_per_dim judges a cascade: give cascade=FOLDER, not images=FOLDER")
+    if plain["bits_per_dim"]["num_images"] < 1:
+        raise CascadeError(f"bits_per_dim.num_images={plain['bits_per_dim']['num_images']} must be at least 1")
+    check_source(plain["data"])
+
+
+@dataclass(frozen=True, eq=False)
+class BitsPerDim:
+    """Stages and pictures that fit, opened and not yet computed with; `chosen` are places in the data."""
+
+    plain: Mapping[str, Any]
+    bound: "Bound"
+    plan: "Sequence[StageSampler]"
+    dataset: "PictureDataset"
+    chosen: Sequence[int]
+
+    @classmethod
+    def open(cls, plain: Mapping[str, Any], bars: "Bars") -> "BitsPerDim":
+        """Load the cascade, open the data, and check that they know the same classes."""
+        from cascade.data.source import open_dataset
+        from cascade.registry import build
+        from cascade.rng import permutation
+
+        asked = plain["bits_per_dim"]
+        bound = build("bound", plain["bound"])
+        plan = _plan(plain, bound)
+        source = {key: value for key, value in plain["data"].items() if key != "split"}
+        looked = lambda done, total: bars.at("looking through the data", done, total)  # noqa: E731
+        dataset = open_dataset(source, plan[-1].stage.config.resolution, asked["split"], looked)
+        order = permutation("evaluation", "bits_per_dim", plain["seed"], size=len(dataset)).tolist()
+        if not order:
+            raise CascadeError(f"the data hold no picture in the split {asked['split']}")
+        for sampler in plan:
+            _labels(dataset, sampler)
+        return cls(plain, bound, plan, dataset, sorted(order[: asked["num_images"]]))
+
+    def measure(self, bars: "Bars") -> "tuple[list[Figure], dict[str, Any]]":
+        """Return the figures of each stage and of all, and what the report says of how they came about."""
+        from cascade.evaluation.bits_per_dim import bits_figures
+        from cascade.registry import complete
+
+        count, found = len(self.chosen), {}
+        for stage, sampler in enumerate(self.plan):
+            work = f"bits/dim of {sampler.name}"
+            bars.at(work, 0, count, "pictures")
+            done = lambda judged, work=work: bars.at(work, judged, count, "pictures")  # noqa: E731
+            terms = _judged(sampler).nats(self.bound, self._examples(stage), self.plain["seed"], done)
+            found[sampler.name] = terms, sampler.stage.config.resolution
+        notes = self._notes()
+        record = {
+            "bound": complete("bound", self.plain["bound"]),
+            "data": {**self.plain["data"], "split": self.plain["bits_per_dim"]["split"]},
+            "side": self.plan[-1].stage.config.resolution,
+            "fingerprint": self.dataset.fingerprint,
+            "pictures": list(self.chosen),
+            "stages": [{**sampler.record(), "log_snrs": _plain(sampler.log_snrs.tolist())} for sampler in self.plan],
+            "notes": notes,
+        }
+        return bits_figures(found, notes), record
+
+    def _examples(self, stage: int) -> "Iterator[Example]":
+        """The pictures of a stage and of the one before, shrunk from size to size: each is the same for both."""
+        from cascade.data.degradation import from_uint8, shrink, to_uint8
+        from cascade.evaluation.bits_per_dim import Example
+
+        sides = [sampler.stage.config.resolution for sampler in self.plan]
+        labels = _labels(self.dataset, self.plan[stage])
+        for index in self.chosen:
+            pictures = [from_uint8(self.dataset.image(index))]
+            for side in reversed(sides[max(0, stage - 1) : -1]):
+                pictures.append(shrink(pictures[-1], side))
+            image, low_res = (to_uint8(picture) for picture in (pictures[-2:] if stage else [pictures[-1]] * 2))
+            yield Example(index, image, labels.get(self.dataset.label(index)), low_res if stage else None)
+
+    def _notes(self) -> dict[str, str]:
+        """Stage → what its figure bounds, in words."""
+        notes, before = {}, None
+        for sampler in self.plan:
+            told = ([] if before is None else [f"x {before} px"]) + (
+                ["class"] if _labels(self.dataset, sampler) else []
+            )
+            before = sampler.stage.config.resolution
+            given = f" | {', '.join(told)}" if told else ""
+            aug_log_snr = sampler.sampling.aug_log_snr
+            level = "" if aug_log_snr is None else f", augmented at log-SNR {aug_log_snr:g}"
+            notes[sampler.name] = f"≥ −ln P(x {before} px{given}){level}; {self.bound.text}"
+        return {**notes, "all stages": f"≥ −ln P(x {before} px), that of all sizes together; {self.bound.text}"}
+
+
+def _plan(plain: Mapping[str, Any], bound: "Bound") -> "list[StageSampler]":
+    """The stages with their grids and augmentation levels, bare: no guidance and no thresholding has a likelihood."""
+    from cascade.artifact import load_chain
+    from cascade.orchestrator import CascadePipeline
+
+    configs = load_chain(plain["cascade"])
+    names = [config.name for config in configs[chosen_stages(configs, plain["stages"], None)]]
+    given = read_per_stage(plain["per_stage"], [config.name for config in configs])
+    bare: dict[str, Any] = {"guidance": "none", "threshold": "none", "guidance_scale": None, "truncated": False}
+    if bound.steps is not None:
+        bare["steps"] = bound.steps
+    settings = {name: replace(given.get(name, StageSettings()), **bare) for name in names}
+    pipeline = CascadePipeline.load(plain["cascade"], plain["device"], plain["precision"], names)
+    return pipeline.plan(stages=plain["stages"], settings=settings)
+
+
+def _judged(sampler: "StageSampler") -> "JudgedStage":
+    from cascade.evaluation.bits_per_dim import JudgedStage
+    from cascade.registry import build
+
+    config = sampler.stage.config
+    return JudgedStage(
+        sampler.name,
+        sampler.denoiser,
+        sampler.log_snrs,
+        labelled=bool(config.class_names),
+        chunk=sampler.chunk,
+        augmentation=build("augmentation", config.augmentation),
+        aug_log_snr=sampler.sampling.aug_log_snr,
+        device=sampler.device,
+    )
+
+
+def _labels(dataset: "PictureDataset", sampler: "StageSampler") -> dict[int, int]:
+    """The data's label → the stage's; empty where either knows no classes."""
+    table, names = sampler.stage.config.class_names, dataset.class_names
+    if not table or not names:
+        return {}
+    if set(table) != set(names):
+        raise CascadeError(
+            f"stage '{sampler.name}' knows the classes {', '.join(table)}, the data {', '.join(names)}; "
+            "judge it on the data that it was trained on"
+        )
+    return {number: table.index(name) for number, name in enumerate(names)}
+
+
+def _plain(levels: Sequence[float]) -> list[float | str]:
+    """JSON has no infinity."""
+    return [level if abs(level) < float("inf") else str(level) for level in levels]
