@@ -15,7 +15,7 @@ SCRIPT = Path(__file__).with_name("training_process.py")
 def run(folder: Path, overrides: list[str], kill_at: int = -1) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(SCRIPT), f"--kill-at={kill_at}", f"runs={folder}", "name=r", *overrides]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, check=False, capture_output=True, text=True, env=environment, timeout=280)
+    return subprocess.run(command, check=False, capture_output=True, text=True, env=environment, timeout=900)
 
 
 def checkpoint(folder: Path) -> dict:

@@ -30,7 +30,7 @@ def start(folder: Path, *arguments: str, launcher: tuple[str, ...] = (), **envir
 
 def end(processes: list[subprocess.Popen[str]], status: int = 0) -> str:
     """Wait for them all; return what they printed."""
-    said = [process.communicate(timeout=280) for process in processes]
+    said = [process.communicate(timeout=500) for process in processes]
     assert [process.returncode for process in processes] == [status] * len(processes), said
     return "".join(out for out, _ in said)
 
