@@ -73,10 +73,8 @@ class ConditionEmbedding(nn.Module):
     ) -> Tensor:
         """Return (B, dim). Raises CascadeError for a label out of range or where the network knows none."""
         embedding = self.noise(log_snr)
-        if self.label is not None:
-            embedding = embedding + self.label(self._row(label, log_snr))
-        elif label is not None:
-            raise CascadeError("this network has no classes (num_classes=0), so label must be None")
+        if self.label is not None or label is not None:
+            embedding = embedding + self.of_label(label, log_snr)
         if augment is not None:
             if self.augment is None or augment.shape[-1] != self.augment_dim:
                 raise CascadeError(
@@ -85,6 +83,12 @@ class ConditionEmbedding(nn.Module):
             with torch.autocast(augment.device.type, enabled=False):
                 embedding = embedding + self.augment(augment.to(embedding.dtype))
         return embedding if extra is None else embedding + extra
+
+    def of_label(self, label: Tensor | None, log_snr: Tensor) -> Tensor:
+        """The label's part of it, (B, dim); `log_snr` says for how many pictures. Raises CascadeError without classes."""
+        if self.label is None:
+            raise CascadeError("this network has no classes (num_classes=0), so label must be None")
+        return self.label(self._row(label, log_snr))
 
     def _row(self, label: Tensor | None, log_snr: Tensor) -> Tensor:
         if label is None:

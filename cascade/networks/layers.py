@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cascade.errors import CascadeError
 from cascade.networks.dropout import Dropout
 
 
@@ -102,3 +103,12 @@ def zeroed(layer: nn.Conv2d) -> nn.Conv2d:
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
     return layer
+
+
+def check_fits(x: Tensor, in_channels: int, multiple: int) -> None:
+    """Refuse (CascadeError) a picture x (B, C, H, W) of other channels, or whose sides `multiple` does not divide."""
+    if x.shape[1] != in_channels:
+        raise CascadeError(f"this network reads {in_channels} channels, not {x.shape[1]}")
+    height, width = x.shape[-2:]
+    if height % multiple or width % multiple:
+        raise CascadeError(f"{height}×{width} pixels do not fit the network: make both multiples of {multiple}")
