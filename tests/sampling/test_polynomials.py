@@ -104,6 +104,20 @@ def test_multistep_of_order_3_integrates_a_parabola_once_it_has_three_means():
     assert not close(sampled(DPMSolverPP(3, published=True), given_mean(parabola)), want)
 
 
+def test_the_published_order_3_takes_half_of_the_second_derivative():
+    """The step of the third mean lacks ½ · x̂″ (λ − λt)²/2, and carries on how the first two differ."""
+    parabola, sigma, third = polynomial(2), alpha_sigma(GRID)[1], GRID[2:4]
+
+    def differ(grid):
+        return sampled(DPMSolverPP(3, published=True), given_mean(parabola), grid) - sampled(
+            DPMSolverPP(3), given_mean(parabola), grid
+        )
+
+    half = exact_flow(third, mean=lambda log_snr: TERMS[2] / 9 * (log_snr - GRID[2]) ** 2 / 2)
+    nothing = exact_flow(third, mean=lambda log_snr: torch.zeros(3, dtype=F64))
+    assert close(differ(GRID[:4]), sigma[3] / sigma[2] * differ(GRID[:3]) - (half - nothing))
+
+
 @pytest.mark.parametrize("published", [False, True])
 def test_multistep_of_order_3_begins_with_2s_and_2m_or_with_ddim_and_2m(published):
     """The published one differs in its first step and in nothing of its second."""

@@ -27,12 +27,6 @@ MUTANTS: list[Mutant] = [
         ("αs x̂", "step.s.alpha * mean + eps", "step.t.alpha * mean + eps"),
         ("+ ε̂", "mean + eps_scale", "mean - eps_scale"),
     ),
-    *mutants("cascade/sampling/dpm_solver_pp.py", "sampling/test_orders.py sampling/test_reductions.py",
-        ("2M, h/2h′", "(2 * half_step_before)", "half_step_before"),
-        ("2M, h over h′", "step.half_step / (2 * half_step_before)", "half_step_before / (2 * step.half_step)"),
-        ("2M, x̂ − x̂′", "(mean - mean_before)", "(mean_before - mean)"),
-        ("2M, remembers x̂ and not D", "before = step.half_step, mean", "before = step.half_step, extrapolated"),
-    ),
     *mutants(
         "cascade/sampling/heun.py",
         "sampling/test_exact_moments.py sampling/test_orders.py sampling/test_reductions.py",
