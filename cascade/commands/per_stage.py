@@ -56,9 +56,9 @@ def _chosen(key: str, given: str | Mapping[str, Any]) -> dict[str, Any]:
     changes = {"name": given} if isinstance(given, str) else dict(given)
     if "name" not in changes:
         return changes
-    group, name = key.rpartition(".")[2], str(changes.pop("name"))
+    (stage, _, group), name = key.rpartition("."), str(changes.pop("name"))
     if name not in groups_on_disk()[group]:
-        raise CascadeError(f"unknown {group} '{name}'; {suggest(name, groups_on_disk()[group])}")
+        raise CascadeError(f"stage '{stage}': unknown {group} '{name}'; {suggest(name, groups_on_disk()[group])}")
     config = merged(_defaults(group, name), changes)
     if missing := [leaf for leaf, value in _leaves(config) if value == "???"]:
         raise CascadeError(f"{key}={name} needs {key}.{missing[0]}=...")
