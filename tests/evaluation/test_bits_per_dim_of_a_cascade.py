@@ -12,9 +12,16 @@ from cascade.artifact import CascadeConfig, StageConfig, StageSampling, build_de
 from cascade.commands.command_line import main
 from cascade.data.degradation import from_uint8, shrink, to_uint8
 from cascade.data.procedural import ProceduralDataset
-from cascade.diffusion import GaussianAugmentation, MixtureDenoiser, NoAugmentation, Posterior
+from cascade.diffusion import Elbo, GaussianAugmentation, MixtureDenoiser, NoAugmentation, Posterior
 from cascade.errors import CascadeError
-from cascade.evaluation.bits_per_dim import ContinuousBound, DiscreteBound, Example, JudgedStage, PictureDraws
+from cascade.evaluation.bits_per_dim import (
+    ContinuousBound,
+    DiscreteBound,
+    Example,
+    JudgedStage,
+    PictureDraws,
+    bits_figures,
+)
 
 GRID = torch.tensor([-9.0, -3.0, 0.0, 3.0, 11.0, math.inf], dtype=torch.float64)
 BOUNDS = [DiscreteBound(), DiscreteBound(variance="large"), ContinuousBound(points=3)]
@@ -127,6 +134,24 @@ def test_a_broken_stage_is_named():
         base(2, broken).nats(DiscreteBound(), [Example(0, pictures(1)[0])], seed=0)
     with pytest.raises(CascadeError, match="no pictures to judge"):
         base().nats(DiscreteBound(), [], seed=0)
+
+
+def test_figures_are_means_over_pictures_with_their_standard_errors():
+    """The sum's error is that of each picture's own sum, and its dimensions are those of the largest picture."""
+    zero, first, second = torch.zeros(3), torch.tensor([1.0, 2.0, 6.0]), torch.tensor([5.0, 1.0, 3.0])
+    found = bits_figures(
+        {"base": (Elbo(zero, first, zero), 2), "sr": (Elbo(zero, zero, second), 4)},
+        {"base": "one", "sr": "two", "all stages": "both"},
+    )
+    by_name = {figure.name: figure for figure in found}
+    for name, nats, side in [("base", first, 2), ("sr", second, 4), ("all stages", first + second, 4)]:
+        for unit, scale in (("nats", 1.0), ("bits/dim", 1 / (3 * side**2 * math.log(2)))):
+            figure = by_name[f"{unit} {name} (bound)"]
+            assert figure.value == pytest.approx(float(nats.mean()) * scale)
+            assert figure.standard_error == pytest.approx(float(nats.std()) / 3**0.5 * scale)
+    assert [figure.resize for figure in found] == ["one", "one", "two", "two", "both", "both"]
+    alone = bits_figures({"base": (Elbo(zero[:1], first[:1], zero[:1]), 2)}, {"base": ""})
+    assert [figure.standard_error for figure in alone] == [None, None]
 
 
 # The command

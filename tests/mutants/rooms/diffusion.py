@@ -31,7 +31,7 @@ MUTANTS: list[Mutant] = [
         ("EDM, c_out", "sigma * self.sigma_data / norm", "sigma / norm"),
         ("EDM, c_in", "self._output((x_t / norm)", "self._output((x_t / square)"),
         ("EDM, σ_d = ½", "sigma_data: float = 0.5", "sigma_data: float = 1.0"),
-        ("the network is told λ", "per_image(log_snr, x_in),", "per_image(log_snr, x_in) / 2,"),
+        ("the network is told λ", "self._clock(per_image(log_snr, x_in))", "self._clock(per_image(log_snr, x_in) / 2)"),
         ("the network is told the label", "label=condition.label", "label=None"),
     ),
     *mutants("cascade/diffusion/augmentation.py", "diffusion/test_augmentation.py",
