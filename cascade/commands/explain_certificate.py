@@ -12,7 +12,7 @@ from cascade.commands.configuration import CONF, groups_on_disk
 from cascade.commands.explain_style import BLUE, GREY, INK, OTHERS, as_png, label_ends, new_figure, outlined, style
 from cascade.errors import CascadeError
 from cascade.registry import build, complete
-from cascade.sampling.certificate import Bands, Certificate, certify
+from cascade.sampling.certificate import Bands, Certificate, NotAffineError, certify
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -101,15 +101,21 @@ def certificates(config: Mapping[str, Any], bands: Bands, about: str) -> Certifi
     if not config["steps"] or min(config["steps"]) < 1:
         raise CascadeError(f"steps={config['steps']}: lengths of grids, for example steps=[4,8,16]")
     steps = sorted({*config["steps"], own})
+    refused: dict[str, str] = {}
 
     def curve(name: str, sampler: Mapping[str, Any], grid: Mapping[str, Any], kept: Mapping[str, Any]) -> Curve:
-        points, left_out = [], {}
+        points: list[Certificate] = []
+        left_out: dict[str, str] = {}
         for n in steps:
             try:
+                if str(sampler) in refused:
+                    raise CascadeError(refused[str(sampler)])
                 log_snrs = build("grid", grid if n == own and grid is own_grid else {**grid, "n": n})
                 points.append(certify(build("sampler", sampler), log_snrs, bands))
             except CascadeError as error:
                 left_out[str(n)] = str(error)
+                if isinstance(error, NotAffineError):
+                    refused[str(sampler)] = str(error)
         return Curve(name, dict(kept), points, left_out)
 
     samplers = [curve(name, sampler, own_grid, sampler) for name, sampler in _choices("sampler", config)]
@@ -147,7 +153,7 @@ def draw_certificates(found: Certificates) -> bytes:
     with style():
         figure = new_figure(9.2)
         left = figure.add_axes((0.07, 0.115, 0.345, 0.745))
-        upper = figure.add_axes((0.635, 0.535, 0.235, 0.325))
+        upper = figure.add_axes((0.635, 0.535, 0.215, 0.325))
         lower = figure.add_axes((0.635, 0.115, 0.345, 0.305))
         own = f"{found.samplers[0].name} on {found.grids[0].name}, {found.steps} steps"
         figure.text(0.07, 0.985, f"Sampler certificate: {own}", va="top", fontsize=15, fontweight="bold")
@@ -191,6 +197,7 @@ def _draw_kl(axes: "Axes", curves: Sequence[Curve], steps: int) -> None:
     axes.set_ylabel("KL(output ‖ data), nats per dimension")
     if not drawn:
         axes.text(0.5, 0.5, "cannot be certified", transform=axes.transAxes, ha="center", color=GREY)
+        axes.tick_params(which="both", left=False, bottom=False, labelleft=False, labelbottom=False)
         return
     for curve, (colour, dash) in zip(drawn, _colours(curves, drawn), strict=True):
         first = curve is curves[0]

@@ -18,6 +18,7 @@ from cascade.commands.explain_style import (
     as_png,
     new_figure,
     outlined,
+    short,
     signed,
     style,
 )
@@ -80,7 +81,7 @@ class NoiseLevels:
     def summary(self) -> list[str]:
         """Lines for a person."""
         first, last = (f"{self.grid[i]:.2f}" for i in (0, -2))
-        middle = [f"{level:.1f}" for level in _quantiles(self.profile, [0.05, 0.5, 0.95])]
+        middle = [f"{round(level, 1) + 0.0:.1f}" for level in _quantiles(self.profile, [0.05, 0.5, 0.95])]
         lines = [
             f"training: half of the levels lie below log_snr {middle[1]}, 90 % between {middle[0]} and {middle[2]}",
             f"sampling: {len(self.grid) - 1} steps from log_snr {first} to {last}"
@@ -89,8 +90,8 @@ class NoiseLevels:
         if self.augmentation and self.augmentation["trained"]:
             low, high = self.augmentation["trained"]
             lines.append(
-                f"low-res noise: trained from log_snr {low:g} to {high:g} ({_levels(low)} to "
-                f"{_levels(high)} levels of 255), sampled at {self.augmentation['at_sampling']}"
+                f"low-res noise: trained from log_snr {low:g} to {high:g} ({short(levels_of_255(low))} to "
+                f"{short(levels_of_255(high))} levels of 255), sampled at {self.augmentation['at_sampling']}"
             )
         return lines
 
@@ -102,11 +103,6 @@ def levels_of_255(aug_log_snr: float) -> float:
     (6.3, 0.0)
     """
     return 127.5 * math.exp(-aug_log_snr / 2)
-
-
-def _levels(aug_log_snr: float) -> str:
-    number = levels_of_255(aug_log_snr)
-    return f"{number:.0f}" if number >= 10 else f"{number:.2g}"
 
 
 def noise_levels(config: dict[str, Any]) -> NoiseLevels:
@@ -204,7 +200,7 @@ def draw_levels(levels: NoiseLevels) -> bytes:
         _draw_curves(axes[0], levels)
         _draw_grid(axes[1], levels)
         if levels.augmentation is not None:
-            _draw_augmentation(axes[2], levels.augmentation)
+            _draw_augmentation(axes[2], levels.augmentation, levels.span)
         bottom = axes[-1]
         bottom.set_xticks(_ticks(levels.span, 2))
         bottom.set_xlabel("log-SNR λ = ln(α²/σ²)")
@@ -246,7 +242,8 @@ def _draw_curves(axes: "Axes", levels: NoiseLevels) -> None:
     peaks = []
     for curve, colour, dash, text in looks:
         y = profile.share(curve)[inside].numpy()
-        peaks.append((float(x[y.argmax()]), float(y.max()), colour, text))
+        plateau = x[y >= 0.98 * y.max()]
+        peaks.append((float(plateau[len(plateau) // 2]), float(y.max()), colour, text))
         if profile.ladder:
             axes.plot(x, y, "o", color=colour, markersize=3)
         else:
@@ -258,7 +255,7 @@ def _draw_curves(axes: "Axes", levels: NoiseLevels) -> None:
     axes.set_title("What is trained")
     upper = axes.secondary_xaxis("top", functions=(lambda x: x, lambda x: x))
     ticks = _ticks(levels.span, 4)
-    upper.set_xticks(ticks, [f"{math.exp(-tick / 2):.2g}" for tick in ticks], fontsize=9, color=GREY)
+    upper.set_xticks(ticks, [short(math.exp(-tick / 2)) for tick in ticks], fontsize=9, color=GREY)
     upper.tick_params(length=2, color=GREY)
     upper.spines["top"].set_visible(False)
     axes.text(1, 1 + 0.3 / (axes.get_position().height * axes.get_figure().get_figheight()), "noise over picture, σ/α",
@@ -270,11 +267,10 @@ def _label_peaks(axes: "Axes", peaks: list[tuple[float, float, str, str]], span:
     top, length = max(y for _, y, _, _ in peaks), span[1] - span[0]
     axes.set_ylim(0, 1.42 * top)
     peaks = sorted(peaks)
-    places = apart([(x - span[0]) / length for x, _, _, _ in peaks], 0.2)
-    pushed = max(0.11 - places[0], min(0.0, 0.89 - places[-1]))
+    places = apart([(x - span[0]) / length for x, _, _, _ in peaks], 0.2, low=0.1, high=0.9)
     for place, (x, y, colour, text) in zip(places, peaks, strict=True):
         axes.annotate(
-            text, xy=(x, y), xytext=(span[0] + (place + pushed) * length, 1.39 * top), color=colour, fontsize=10,
+            text, xy=(x, y), xytext=(span[0] + place * length, 1.39 * top), color=colour, fontsize=10,
             fontweight="bold", ha="center", va="top", linespacing=1.2, **outlined(),
             arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.8, "shrinkA": 0, "shrinkB": 1},
         )  # fmt: skip
@@ -295,7 +291,7 @@ def _draw_grid(axes: "Axes", levels: NoiseLevels) -> None:
         axes.text(level, 1.15, line, color=RED, ha=side, va="bottom", fontsize=10)
 
 
-def _draw_augmentation(axes: "Axes", about: dict[str, Any]) -> None:
+def _draw_augmentation(axes: "Axes", about: dict[str, Any], span: tuple[float, float]) -> None:
     axes.set_ylim(0, 2.3)
     axes.set_yticks([])
     axes.grid(visible=False, axis="y")
@@ -306,14 +302,15 @@ def _draw_augmentation(axes: "Axes", about: dict[str, Any]) -> None:
         return
     low, high = about["trained"]
     axes.barh(0.45, high - low, left=low, height=0.5, color=BLUE, alpha=0.25, linewidth=0)
-    axes.text((low + high) / 2, 0.45, "trained", color=BLUE, ha="center", va="center", fontsize=10)
-    for level, side in ((low, "right"), (high, "left")):
-        clean = f", and {about['clean_share']:.0%} clean (∞)" if level == high and about["clean_share"] else ""
-        text = f"  {signed(level)}: {_levels(level)} levels{clean}  "
-        axes.text(level, 0.45, text, color=BLUE, ha=side, va="center", fontsize=10)
+    ends = " to ".join(f"{signed(level)} ({short(levels_of_255(level))} levels)" for level in (low, high))
+    clean = f", {about['clean_share']:.0%} clean (∞)" if about["clean_share"] else ""
+    room = 0.2 * (span[1] - span[0])
+    middle = min(max((low + high) / 2, span[0] + room), span[1] - room)
+    axes.text(middle, 0.45, f"trained: {ends}{clean}", color=BLUE, ha="center", va="center", fontsize=10)
     if at == "inf":
         axes.text(high, 1.5, "sampled clean (∞)", color=RED, ha="right", va="bottom", fontsize=10, fontweight="bold")
         return
-    axes.vlines(at, 0.2, 1.35, color=RED, linewidth=2)
-    axes.text(at, 1.4, f"sampled at {signed(at)}: {_levels(at)} levels", color=RED, ha="center", va="bottom",
-              fontsize=10, fontweight="bold")  # fmt: skip
+    axes.vlines(at, 0.85, 1.35, color=RED, linewidth=2)
+    text = f"sampled at {signed(at)}: {short(levels_of_255(at))} levels"
+    place = min(max(at, span[0] + room), span[1] - room)
+    axes.text(place, 1.4, text, color=RED, ha="center", va="bottom", fontsize=10, fontweight="bold")

@@ -62,6 +62,11 @@ def as_png(figure: "Figure") -> bytes:
     return raw.getvalue()
 
 
+def short(number: float) -> str:
+    """Two digits, and no exponent where the number is 10 or more."""
+    return f"{number:.0f}" if number >= 10 else f"{number:.2g}"
+
+
 def label_ends(axes: "Axes", ends: Mapping[str, tuple[float, float]], looks: Mapping[str, str], bold: str) -> None:
     """Write each curve's name beside its last point (x, y) at the right edge, moved apart where they would overlap."""
     figure = axes.get_figure()
@@ -102,25 +107,31 @@ def outlined() -> dict[str, Any]:
 
 
 def signed(number: float, digits: int = 1) -> str:
-    """A number with a real minus sign."""
-    return f"{number:.{digits}f}".replace("-", "−")
+    """A number with a real minus sign, and none before zero."""
+    return f"{round(number, digits) + 0.0:.{digits}f}".replace("-", "−")
 
 
-def apart(places: Sequence[float], gap: float) -> list[float]:
-    """Move rising places at least `gap` apart, each block around the mean of its own.
+def apart(places: Sequence[float], gap: float, low: float = 0.0, high: float = 1.0) -> list[float]:
+    """Move rising places at least `gap` apart, each block around the mean of its own, and all between low and high.
 
-    >>> [round(place, 2) for place in apart([0.0, 0.5, 0.5], 0.1)]
-    [0.0, 0.45, 0.55]
+    >>> [round(place, 2) for place in apart([0.0, 0.5, 0.5, 1.2], 0.1)]
+    [0.0, 0.45, 0.55, 1.0]
     """
     blocks: list[list[float]] = []
     for place in places:
         blocks.append([place])
-        while len(blocks) > 1 and _middle(blocks[-2]) + gap * (len(blocks[-2]) + len(blocks[-1])) / 2 > _middle(
-            blocks[-1]
-        ):
+        while len(blocks) > 1 and _end(blocks[-2], gap) + gap > _end(blocks[-1], -gap):
             blocks[-2:] = [blocks[-2] + blocks[-1]]
-    return [_middle(block) + gap * (i - (len(block) - 1) / 2) for block in blocks for i in range(len(block))]
+    moved = [_middle(block) + gap * (i - (len(block) - 1) / 2) for block in blocks for i in range(len(block))]
+    last = len(moved) - 1
+    moved = [min(place, high - gap * (last - i)) for i, place in enumerate(moved)]
+    return [max(place, low + gap * i) for i, place in enumerate(moved)]
 
 
 def _middle(block: Sequence[float]) -> float:
     return sum(block) / len(block)
+
+
+def _end(block: Sequence[float], gap: float) -> float:
+    """Where the last member of a block lies, or, with a negative gap, the first."""
+    return _middle(block) + gap * (len(block) - 1) / 2

@@ -22,6 +22,10 @@ _MOST_CALLS = 4096
 _AFFINE = 1e-7
 
 
+class NotAffineError(CascadeError):
+    """The sampler is no affine map of its noise, whatever the grid: it has no certificate."""
+
+
 @dataclass(frozen=True, eq=False)
 class Bands:
     """Gaussian data x ~ N(m, v), independent numbers, alike within a band; all (F,) float64.
@@ -47,7 +51,7 @@ class Bands:
         return (snr / (1 + snr) * self.count).sum(1) / self.count.sum()
 
 
-def picture_bands(side: int, low_side: int | None = None, aug_log_snr: float = math.inf, width: float = 0.02) -> Bands:
+def picture_bands(side: int, low_side: int | None = None, aug_log_snr: float = math.inf, width: float = 0.05) -> Bands:
     """Return one colour of the 1/f² Gaussian of side² pixels in bands, each a factor e^`width` of variance wide.
 
     The oracle is `GaussianCascade` (pixels of standard deviation 0.5); a band has the mean variance of its frequencies,
@@ -98,15 +102,16 @@ def output_moments(
     variance: Tensor,
     log_snrs: Tensor,
     start_variance: Tensor | None = None,
-    max_work: float = 1e8,
+    max_work: float = 3e7,
 ) -> OutputMoments:
     """Return the exact moments of the sampler's output with the exact denoiser of N(m, `variance`), (F,).
 
         output = gain·m + a·start + Σ b_j·z_j,  variance = a²·start_variance + Σ b_j²
 
     The coefficients are the outputs for unit impulses in m, in the start and in each draw of noise. `start_variance`
-    (F,) is σ²(λ0) unless given: samplers start from x = σ·ε, whatever the data. Raises CascadeError for a sampler that
-    is no affine map, for one that diverges, and for one whose network calls times impulses times F exceed `max_work`.
+    (F,) is σ²(λ0) unless given: samplers start from x = σ·ε, whatever the data. Raises NotAffineError for a
+    sampler that is no affine map, and CascadeError for one that diverges or whose network calls times impulses times F
+    exceed `max_work`.
 
     >>> from cascade.sampling.ancestral import Ancestral
     >>> grid = torch.tensor([-9.0, 0.0], dtype=torch.float64)
@@ -129,7 +134,7 @@ def output_moments(
     if not bool(out.isfinite().all()):
         raise CascadeError("it diverges on this grid")
     if bool(((apart.sum(0) - together).abs() > _AFFINE * apart.abs().sum(0).clamp_min(1e-12)).any()):
-        raise CascadeError("it is not an affine map of its noise, so its output is not Gaussian")
+        raise NotAffineError("it is not an affine map of its noise, so its output is not Gaussian")
     return OutputMoments(apart[0], apart[1:].square().sum(0), calls, len(draws))
 
 
@@ -217,5 +222,5 @@ class _Impulses:
             noise[self.row_of[key]] = 1
             noise[-1] = 1
         elif not self.surveys:
-            raise CascadeError("it draws other noise for other pictures, so its output is not Gaussian")
+            raise NotAffineError("it draws other noise for other pictures, so its output is not Gaussian")
         return noise.reshape(-1, 1)

@@ -245,3 +245,4 @@ def test_labels_are_moved_apart_and_stay_in_order():
     places = apart([0.1, 0.1, 0.12, 0.9], 0.1)
     assert places == pytest.approx([0.1067 - 0.1, 0.1067, 0.1067 + 0.1, 0.9], abs=1e-3)
     assert apart([0.0, 0.5, 1.0], 0.1) == [0.0, 0.5, 1.0]
+    assert apart([0.95, 0.97, 3.0], 0.1) == pytest.approx([0.8, 0.9, 1.0])
