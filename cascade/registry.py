@@ -22,6 +22,10 @@ TABLE: dict[str, dict[str, str]] = {
         "efficient": "cascade.networks.efficient:EfficientUNet",
         "adm": "cascade.networks.adm:ADMUNet",
         "edm2": "cascade.networks.edm2:EDM2UNet",
+        "imagen_unet": "cascade.networks.imagen_unet:ImagenUNet",
+        "uvit": "cascade.networks.uvit:UViT",
+        "dit": "cascade.networks.dit:DiT",
+        "jit": "cascade.networks.jit:JiT",
     },
     "low_res_input": {
         "augmented": "cascade.networks.low_res:LowResConditioned",
