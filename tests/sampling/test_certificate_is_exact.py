@@ -131,9 +131,11 @@ def test_the_divergence_is_that_of_whole_pictures(sampler, end):
     assert got.per_dimension == pytest.approx(want / 16, rel=1e-8)
 
 
-def test_the_divergence_of_super_resolution_is_the_mean_over_augmented_small_pictures():
+@pytest.mark.parametrize("end", ["clean", "finite"])
+def test_the_divergence_of_super_resolution_is_the_mean_over_augmented_small_pictures(end):
     """All in pixels: a small picture as bright as the large one, and Bayes' rule by a Schur complement."""
-    level, grid, sampler = 3.0, uniform_log_snr(-6.0, 7.0, 5), DDIM(0.5)
+    level, grid, sampler = 3.0, uniform_log_snr(-6.0, 2.0, 5), DDIM(0.5)
+    grid = grid if end == "clean" else grid[:-1]
     covariance = pixel_covariance(4)
     low_of = torch.kron(*[dct_matrix(2).mT @ dct_matrix(4)[:2]] * 2) * (2 / 4)
     assert low_of.sum(1).allclose(torch.ones(4, dtype=F64))  # grey stays grey
@@ -142,12 +144,14 @@ def test_the_divergence_of_super_resolution_is_the_mean_over_augmented_small_pic
     gain = alpha * covariance @ low_of.mT @ torch.linalg.inv(of_low)
     left = covariance - gain @ of_low @ gain.mT
 
+    kept, blurred = levels(grid)[-1]
+    data = kept**2 * left + blurred**2 * torch.eye(16, dtype=F64)
     noise = pixel_map(sampler, torch.zeros(16, dtype=F64), left, grid)[1]
     made = noise @ noise.mT
-    moved = torch.stack([pixel_map(sampler, column, left, grid)[0] - column for column in gain.mT], 1)
-    inverse = torch.linalg.inv(left)
+    moved = torch.stack([pixel_map(sampler, column, left, grid)[0] - kept * column for column in gain.mT], 1)
+    inverse = torch.linalg.inv(data)
     want = 0.5 * (
-        (inverse @ made).trace() - 16 - torch.logdet(made) + torch.logdet(left)
+        (inverse @ made).trace() - 16 - torch.logdet(made) + torch.logdet(data)
         + (inverse @ moved @ of_low @ moved.mT).trace()
     )  # fmt: skip
     bands = picture_bands(4, 2, level, width=1e-9)
@@ -159,6 +163,12 @@ def test_what_a_clean_small_picture_tells_is_left_out():
     bands = picture_bands(8, 4)
     assert int(bands.count.sum()) == 64 - 16
     assert not bool(bands.told.any())
+
+
+def test_told_frequencies_and_others_of_the_same_variance_are_bands_apart():
+    bands = picture_bands(32, 8, 3.0)
+    assert int(bands.count[bands.told > 0].sum()) == 8 * 8
+    assert int(bands.count.sum()) == 32 * 32
 
 
 @pytest.mark.parametrize("n", [2, 5, 40])
