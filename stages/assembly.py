@@ -1,8 +1,6 @@
 """From a configuration to the objects of a training run: the leaves are built here, no class reads configs."""
 
 from collections.abc import Mapping
-from functools import partial
-from importlib import import_module
 from typing import Any
 
 import torch
@@ -10,11 +8,12 @@ import torch
 from cascade.artifact import NETWORK_CONTEXT, StageConfig, StageSampling, build_denoiser, check_aug_level
 from cascade.data.dataset import PictureDataset
 from cascade.data.views import EvaluationView, TrainingView
-from cascade.errors import CascadeError, suggest
+from cascade.errors import CascadeError
 from cascade.guidance_settings import classifier_free_scale, without_labels
 from cascade.registry import build, complete
 from stages.base_stage import BaseStage
 from stages.diffusion_stage import DiffusionStage, Recipe
+from stages.parts import optimizer_factory
 from stages.super_resolution_stage import SuperResolutionStage
 
 Config = Mapping[str, Any]
@@ -27,8 +26,6 @@ def stage_config(config: Config, dataset: PictureDataset) -> StageConfig:
     stage = config["stage"]
     classes = tuple(dataset.class_names) if stage["labelled"] else ()
     base = stage["low_resolution"] is None
-    if base and config["augmentation"]["name"] != "none":
-        raise CascadeError(f"augmentation={config['augmentation']['name']} is of the low-res picture; a base has none")
     if not base and any(value for key, value in config["geometric"].items() if key not in ("name", *GEOMETRIC_SIZES)):
         raise CascadeError("geometric augmentation is for base stages; say geometric=none")
     augmentation = {"name": "none"} if base else complete("augmentation", config["augmentation"])
@@ -81,7 +78,7 @@ def build_stage(config: Config, described: StageConfig) -> DiffusionStage:
         weighting=build("weighting", config["weighting"], noise=noise),
         loss=build("loss", config["loss"]),
         ema=build("ema", config["ema"]),
-        optimizer=_optimizer(trainer["optimizer"]),
+        optimizer=optimizer_factory(trainer["optimizer"]),
         run_seed=config["seed"],
         global_batch=trainer["batch"],
         num_classes=len(described.class_names),
@@ -110,20 +107,3 @@ def validation_view(config: Config, dataset: PictureDataset) -> EvaluationView:
 
 def _factor(stage: Config) -> int | None:
     return None if stage["low_resolution"] is None else stage["resolution"] // stage["low_resolution"]
-
-
-def _optimizer(config: Config) -> Any:
-    parameters = {key: value for key, value in config.items() if key != "_target_"}
-    target = config["_target_"]
-    module, _, name = target.rpartition(".")
-    try:
-        found = getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        known = [n for n in dir(torch.optim) if isinstance(getattr(torch.optim, n), type)]
-        raise CascadeError(f"trainer.optimizer._target_: there is no '{target}'; {suggest(name, known)}") from error
-    factory = partial(found, **parameters)
-    try:
-        factory([torch.nn.Parameter(torch.zeros(1))])
-    except (TypeError, ValueError) as error:
-        raise CascadeError(f"trainer.optimizer: {error}") from error
-    return factory

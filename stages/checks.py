@@ -14,6 +14,8 @@ def check_settings(config: Mapping[str, Any], processes: int) -> None:
     """Refuse numbers out of range and names that are none, each in one line; `processes` train together."""
     _check_trainer(config["trainer"])
     _check_stage(config["stage"])
+    if config["stage"]["low_resolution"] is None and config["augmentation"]["name"] != "none":
+        raise CascadeError(f"augmentation={config['augmentation']['name']} is of the low-res picture; a base has none")
     check_seed(config["seed"])
     for key, name in (("name", config["name"]), ("stage.name", config["stage"]["name"])):
         if not name or Path(name).name != name or name.startswith("."):

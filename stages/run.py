@@ -33,12 +33,13 @@ from stages.checks import check_settings
 from stages.diffusion_stage import DiffusionStage
 from stages.launched import Launched
 from stages.loggers import build_loggers, close_loggers
+from stages.machine import check_machine, device_type, with_precision
 from stages.pictures import SamplePictures
 from stages.precision import PRECISIONS
 from stages.processes import Processes
 from stages.progress import TrainingProgress
+from stages.rehearsal import rehearse
 from stages.run_folder import RunFolder
-from stages.settings import check_machine, device_type, rehearse, with_precision
 from stages.validation import Validation
 
 SCRATCH = "debug"

@@ -20,6 +20,11 @@ def run(config: "DictConfig") -> None:
     # Before torch and Lightning are imported, which takes longer than anybody wants to wait for a line.
     check_settings(plain, processes.count)
     check_source(plain["data"], plain["stage"]["resolution"])
+    from stages.machine import check_machine
+    from stages.parts import check_parts
+
+    check_machine(plain["trainer"], processes)
+    check_parts(plain)
     from stages.run import train
 
     def tell(line: str) -> None:

@@ -3,7 +3,9 @@
 import hashlib
 import os
 import unicodedata
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 from cascade.data.picture import looks_like_picture
@@ -151,17 +153,19 @@ def rank(found: Found) -> float:
     return int.from_bytes(digest[:6], "big") / 2**48
 
 
-def _walk(root: Path, base: str, above: frozenset[tuple[int, int]] = frozenset()) -> list[str]:
+def _walk(root: Path, base: str, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[str]:
     """Paths below `root` of the pictures below `base` ('' or 'folder/'), not entering a folder from inside itself."""
-    status = (root / base).stat()
+    try:
+        status = (root / base).stat()
+    except OSError:  # a broken mount, or gone since its parent was listed
+        return
     identity = (status.st_dev, status.st_ino)
     if identity in above:
-        return []
+        return
     files, folders = _visible(root / base)
-    found = [base + name for name in files if looks_like_picture(root / base / name)]
+    yield from (base + name for name in files if looks_like_picture(root / base / name))
     for name in folders:
-        found += _walk(root, f"{base}{name}/", above | {identity})
-    return found
+        yield from _walk(root, f"{base}{name}/", above | {identity})
 
 
 def _visible(folder: Path) -> tuple[list[str], list[str]]:
@@ -175,6 +179,11 @@ def _visible(folder: Path) -> tuple[list[str], list[str]]:
     except OSError as error:
         raise CascadeError(f"the folder {folder} cannot be listed: {error.strerror}") from error
     return sorted(files), sorted(folders)
+
+
+def refuse_without_pictures(folder: Path) -> None:
+    """Raise CascadeError if there is no picture anywhere in the folder; no more is looked at than is needed."""
+    _refuse_empty([Found(path) for path in islice(_walk(folder, ""), 1)], folder)
 
 
 def _refuse_empty(pictures: list[Found], folder: Path) -> None:

@@ -20,9 +20,10 @@ def check_source(config: Mapping[str, Any], resolution: int | None = None) -> No
         raise CascadeError(f"the resolution must be at least 1, not {resolution}")
     if config["name"] == "folder":
         from cascade.data.folder import check_folder
+        from cascade.data.listing import refuse_without_pictures
 
         keys = ("root", "small", "val_fraction", "workers")
-        check_folder(**{key: config[key] for key in keys if key in config})
+        refuse_without_pictures(check_folder(**{key: config[key] for key in keys if key in config}))
     elif config["name"] == "cache":
         from cascade.data.cache import index_of, read_index
 

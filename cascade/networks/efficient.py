@@ -58,6 +58,10 @@ class EfficientUNet(nn.Module):
                 f"channels, blocks and attention name the same levels, not {len(channels)}, {len(blocks)} and "
                 f"{len(attention)}"
             )
+        sizes = {"patch": [patch], "channels": channels, "blocks": blocks, "head_channels": [head_channels]}
+        for name, numbers in (sizes | {"embedding_dim": [embedding_dim]}).items():
+            if min(numbers) < 1:
+                raise ValueError(f"{name} must be at least 1, not {min(numbers)}")
         if norm not in NORMS:
             raise ValueError(f"norm is one of {', '.join(NORMS)}, not '{norm}'")
         self.in_channels, self.out_channels, self.embedding_dim = in_channels, out_channels, embedding_dim

@@ -1,11 +1,13 @@
 """Which pictures, which class, which split: decided by the paths alone."""
 
+import shutil
 import unicodedata
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from cascade.data import listing as listing_module
 from cascade.data.listing import list_pictures
 from cascade.errors import CascadeError
 
@@ -160,3 +162,18 @@ def test_what_cannot_be_a_dataset_is_refused_in_one_line(tmp_path):
     with pytest.raises(CascadeError, match="val_fraction=1"):
         list_pictures(tmp_path / "one", "all", val_fraction=1)
     assert len(list_pictures(tmp_path / "no_val", "train").pictures) == 1
+
+
+def test_a_folder_that_goes_away_while_it_is_listed_is_passed_over(tmp_path, monkeypatch):
+    plant(tmp_path, "a/1.png", "b/1.png")
+    visible, asked = listing_module._visible, []
+
+    def going(folder):
+        found = visible(folder)
+        asked.append(folder)
+        if asked.count(tmp_path) == 2:  # the second time, to go into what was found
+            shutil.rmtree(tmp_path / "b", ignore_errors=True)
+        return found
+
+    monkeypatch.setattr(listing_module, "_visible", going)
+    assert paths(list_pictures(tmp_path, "all")) == ["a/1.png"]

@@ -1,16 +1,11 @@
-"""What a training's settings mean on this machine, and the checks that need torch; `checks` has the others."""
+"""What a training's settings mean on this machine: its devices and its arithmetic. Needs torch, but not Lightning."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from cascade.artifact import Stage, StageConfig
 from cascade.errors import CascadeError
-from cascade.stage_sampler import StageSampler
-from stages.diffusion_stage import DiffusionStage
-from stages.draws import Draws
 from stages.precision import choose_precision
 from stages.processes import Processes
 
@@ -48,17 +43,3 @@ def device_type(settings: Mapping[str, Any]) -> str:
     if settings["accelerator"] == "mps":
         return "mps"
     return "cuda" if settings["accelerator"] != "cpu" and torch.cuda.is_available() else "cpu"
-
-
-@torch.no_grad()
-def rehearse(config: Mapping[str, Any], described: StageConfig, stage: DiffusionStage, view: Any) -> None:
-    """Meet before the run what would else fail in or after it: sizes, labels, its loss and how it is sampled."""
-    current = Stage(described, stage.average, Path(), sha256="")
-    StageSampler.prepare(current, described.sampling, torch.device("cpu"), "fp32")
-    side = view.crop
-    batch = {"image": torch.zeros(1, 3, side, side), "label": torch.zeros(1, dtype=torch.long)}
-    if view.factor is not None:
-        batch["low_res"] = torch.zeros(1, 3, side // view.factor, side // view.factor)
-    x, condition = stage.validation_examples(batch, Draws(config["seed"], -1, (0,), 1))
-    log_snr = stage.recipe.noise.icdf(torch.full((1,), 0.5))
-    stage.loss(stage.average, x, log_snr, torch.zeros_like(x), condition, stage.recipe.weighting)
