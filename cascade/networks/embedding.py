@@ -85,7 +85,7 @@ class ConditionEmbedding(nn.Module):
         return embedding if extra is None else embedding + extra
 
     def of_label(self, label: Tensor | None, log_snr: Tensor) -> Tensor:
-        """The label's part of it, (B, dim); `log_snr` says for how many pictures. Raises CascadeError without classes."""
+        """The label's part of it, (B, dim), for as many as `log_snr` has. Raises CascadeError without classes."""
         if self.label is None:
             raise CascadeError("this network has no classes (num_classes=0), so label must be None")
         return self.label(self._row(label, log_snr))
