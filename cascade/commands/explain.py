@@ -1,6 +1,7 @@
 """`cascade explain`: what a config trains and how its sampler does, as figures and numbers, without training."""
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +21,10 @@ def run(config: "DictConfig") -> None:
     out = Path(config.out).expanduser()
     _refuse_foreign(out)
 
-    from cascade.commands.explain_certificate import certificates, draw_certificates
-    from cascade.commands.explain_levels import draw_levels, noise_levels
+    from cascade.commands.explain_certificate import certificates
+    from cascade.commands.explain_certificate_figure import draw_certificates
+    from cascade.commands.explain_levels import noise_levels
+    from cascade.commands.explain_levels_figure import draw_levels
     from cascade.files import write_whole
 
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)
@@ -29,11 +32,21 @@ def run(config: "DictConfig") -> None:
     certified = certificates(plain, levels.bands, levels.data)
     report = {"made_by": _MADE_BY, "config": levels.config, **levels.report(), "certificate": certified.report()}
     figures = {LEVELS: draw_levels(levels), CERTIFICATE: draw_certificates(certified)}
-    write_whole(out / REPORT, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+    text = json.dumps(_without_infinity(report), indent=1, ensure_ascii=False, allow_nan=False)
+    write_whole(out / REPORT, text + "\n")
     for name, png in figures.items():
         write_whole(out / name, png)
     for line in [*levels.summary(), *certified.summary(), *(str(out / name) for name in (*figures, REPORT))]:
         print(line)
+
+
+def _without_infinity(value: Any) -> Any:
+    """JSON has no infinity: "inf" and "-inf" stand for it."""
+    if isinstance(value, dict):
+        return {key: _without_infinity(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_infinity(item) for item in value]
+    return str(value) if value in (math.inf, -math.inf) else value
 
 
 def _refuse_foreign(out: Path) -> None:

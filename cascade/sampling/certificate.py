@@ -131,7 +131,7 @@ def output_moments(
         chunks = zip(variance.split(size), start.split(size), strict=True)
         out = torch.cat([_Impulses(*chunk, draws).through(sampler, log_snrs) for chunk in chunks], dim=1)
     apart, together = out[:-1], out[-1]
-    if not bool(out.isfinite().all()):
+    if not bool(out.square().sum(0).isfinite().all()):
         raise CascadeError("it diverges on this grid")
     if bool(((apart.sum(0) - together).abs() > _AFFINE * apart.abs().sum(0).clamp_min(1e-12)).any()):
         raise NotAffineError("it is not an affine map of its noise, so its output is not Gaussian")

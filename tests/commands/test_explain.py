@@ -13,11 +13,13 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from cascade import registry
-from cascade.commands import explain_certificate
 from cascade.commands.command_line import main
 from cascade.commands.configuration import CONF, default_groups, flattened, groups_of, groups_on_disk
 from cascade.commands.explain import CERTIFICATE, LEVELS, REPORT
+from cascade.commands.explain_certificate import certificates
+from cascade.commands.explain_certificate_figure import draw_certificates
 from cascade.commands.explain_levels import levels_of_255, noise_levels
+from cascade.commands.explain_levels_figure import draw_levels
 from cascade.commands.explain_style import apart
 from cascade.commands.overrides import check
 from cascade.diffusion.training_profile import training_profile
@@ -144,6 +146,16 @@ def test_the_same_command_again_writes_the_same_files(explained, capsys):
     assert "nats per dimension" in printed
 
 
+def test_infinities_are_words_in_the_report(tmp_path):
+    clean = ["stage=sr256", "stage.low_resolution=4", "stage.aug_log_snr=inf", "sampler=heun"]
+    assert main(["explain", *clean, *NO_DRAWING, f"out={tmp_path}"]) == 0
+    text = (tmp_path / REPORT).read_text()
+    report = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert report["augmentation"]["at_sampling"] == "inf"
+    assert report["config"]["sampler"]["s_max"] == "inf"
+    assert report["certificate"]["samplers"][0]["sampler"]["s_max"] == "inf"
+
+
 def test_a_sampler_that_cannot_be_certified_is_drawn_without_its_curve(tmp_path, capsys):
     assert main(["explain", "sampler=predictor_corrector", *NO_DRAWING, f"out={tmp_path}"]) == 0
     assert "cannot be certified: it is not an affine map" in capsys.readouterr().out
@@ -234,11 +246,9 @@ def test_a_ladder_and_a_grid_that_ends_early_can_be_drawn():
     found = noise_levels(plain("noise=ladder", "weighting=unit", *NO_DRAWING))
     assert found.profile.ladder
     assert found.report()["training"]["measure"] == "probability"
-    certified = explain_certificate.certificates(plain("noise=ladder", *NO_DRAWING), found.bands, found.data)
-    from cascade.commands.explain_levels import draw_levels
-
+    certified = certificates(plain("noise=ladder", *NO_DRAWING), found.bands, found.data)
     assert draw_levels(found).startswith(b"\x89PNG")
-    assert explain_certificate.draw_certificates(certified).startswith(b"\x89PNG")
+    assert draw_certificates(certified).startswith(b"\x89PNG")
 
 
 def test_labels_are_moved_apart_and_stay_in_order():
