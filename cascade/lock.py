@@ -33,8 +33,7 @@ def exclusive(folder: str | Path) -> Iterator[None]:
     False
     """
     folder = Path(folder)
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
+    made = _made(folder)
     try:
         with _locked(folder / LOCK, folder):
             yield
@@ -52,8 +51,7 @@ def beside(folder: str | Path) -> Iterator[None]:
     ['.out.cascade.lock']
     """
     folder = Path(folder).absolute()
-    made = [path for path in folder.parents if not path.exists()]
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    made = _made(folder.parent)
     try:
         with _locked(folder.parent / f".{folder.name}{LOCK}", folder):
             yield
@@ -128,6 +126,16 @@ def _is_same(handle: int, file: Path) -> bool:
         return False
     mine = os.fstat(handle)
     return (there.st_dev, there.st_ino) == (mine.st_dev, mine.st_ino)
+
+
+def _made(folder: Path) -> list[Path]:
+    """Make a folder and those above it; return the new ones, innermost first."""
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CascadeError(f"the folder {folder} cannot be made: {error.strerror}") from error
+    return new
 
 
 def _remove_empty(folders: list[Path]) -> None:

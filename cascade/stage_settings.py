@@ -10,6 +10,7 @@ from cascade.artifact import StageConfig, StageSampling
 from cascade.errors import CascadeError, suggest
 from cascade.guidance_settings import rescaled, without_labels
 from cascade.registry import TABLE
+from cascade.trained_levels import refuse_untrained
 
 Choice = str | Mapping[str, Any]
 CHOICES = ("sampler", "grid", "guidance", "threshold")
@@ -50,6 +51,8 @@ class StageSettings:
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise CascadeError(f"{name}={value} must be at least 1")
+        if isinstance(self.grid, Mapping) and isinstance(self.grid.get("n"), int) and self.grid["n"] < 1:
+            raise CascadeError(f"grid.n={self.grid['n']} must be at least 1")
         check_guidance_scale(self.guidance_scale)
         level = self.aug_log_snr
         if level is not None and (isinstance(level, bool) or not isinstance(level, Real) or math.isnan(level)):
@@ -145,11 +148,17 @@ def stops(samplings: Sequence[StageSampling]) -> list[float]:
 def changed(sampling: StageSampling, settings: StageSettings, config: StageConfig) -> StageSampling:
     """Return `sampling` with `settings` applied; without labels classifier-free guidance is none, whatever is asked.
 
-    Raises CascadeError for the augmentation of a base stage, which has no picture to augment.
+    Raises CascadeError for the augmentation of a base stage, which has no picture to augment, and for a level that was
+    not trained.
     """
     for key in ("aug_log_snr", "truncated"):
         if config.low_resolution is None and getattr(settings, key) not in (None, False):
             raise CascadeError(f"stage '{config.name}' is a base stage and has no {key}")
+    if settings.aug_log_snr is not None:
+        try:
+            refuse_untrained(config.augmentation, settings.aug_log_snr)
+        except CascadeError as error:
+            raise CascadeError(f"stage '{config.name}': {error}") from error
     made = {group: _chosen(getattr(sampling, group), getattr(settings, group)) for group in CHOICES}
     if settings.guidance_scale is not None:
         made["guidance"] = rescaled(made["guidance"], settings.guidance_scale)

@@ -6,6 +6,7 @@ from typing import Any
 
 from cascade.errors import CascadeError, suggest
 from cascade.requests import check_logger, check_precision, check_seed
+from cascade.trained_levels import refuse_untrained
 
 ACCELERATORS = ("auto", "cpu", "gpu", "mps")
 
@@ -16,6 +17,8 @@ def check_settings(config: Mapping[str, Any], processes: int) -> None:
     _check_stage(config["stage"])
     if config["stage"]["low_resolution"] is None and config["augmentation"]["name"] != "none":
         raise CascadeError(f"augmentation={config['augmentation']['name']} is of the low-res picture; a base has none")
+    if config["stage"]["aug_log_snr"] is not None:
+        refuse_untrained(config["augmentation"], config["stage"]["aug_log_snr"])
     check_seed(config["seed"])
     for key, name in (("name", config["name"]), ("stage.name", config["stage"]["name"])):
         if not name or Path(name).name != name or name.startswith("."):

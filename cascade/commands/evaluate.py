@@ -132,10 +132,15 @@ def _check(plain: Mapping[str, Any]) -> None:
             raise CascadeError(f"{key}={plain[key]} must be at least {least}")
     if plain["num_reference"] is not None and plain["num_reference"] < LEAST:
         raise CascadeError(f"num_reference={plain['num_reference']} must be at least {LEAST}")
+    from cascade.data.listing import SPLITS, refuse_without_pictures
+    from cascade.data.source import check_source
+
     for key in ("images", "reference"):
         folder = None if plain[key] is None else Path(plain[key]).expanduser()
         if folder is not None and not folder.is_dir():
             raise CascadeError(f"{key}={folder} {'is a file' if folder.exists() else 'does not exist'}")
+        if folder is not None:
+            refuse_without_pictures(folder)
     check_threads(plain["threads"])
     check_device_name(plain["device"])
     check_precision(plain["precision"])
@@ -143,9 +148,9 @@ def _check(plain: Mapping[str, Any]) -> None:
     check_seed(plain["first_seed"] + plain["num_images"] - 1)
     check_logger(plain["logger"])
     check_cascade(plain)
+    if plain["data"]["split"] not in SPLITS:
+        raise CascadeError(f"unknown split '{plain['data']['split']}'; {suggest(plain['data']['split'], SPLITS)}")
     if plain["reference"] is None:
-        from cascade.data.source import check_source
-
         check_source(plain["data"])
     if plain["out"] is not None and Path(plain["out"]).expanduser().is_file():
         raise CascadeError(f"out={plain['out']} is a file")

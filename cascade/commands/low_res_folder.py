@@ -4,6 +4,7 @@ import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,13 +27,17 @@ class LowRes:
     class_folder: str | None
     seed: int | None
     side: int
-    sha256: str
+
+    @cached_property
+    def sha256(self) -> str:
+        """The SHA-256 of its pixels; raises CascadeError for a picture that cannot be read."""
+        return hashlib.sha256(_pixels(self.path).numpy().tobytes()).hexdigest()
 
 
 def list_low_res(folder: Path) -> list[LowRes]:
-    """Read every picture of the folder, in the order of class and seed.
+    """Look at every picture of the folder, in the order of class and seed; their pixels are read later.
 
-    Raises CascadeError for a missing or empty folder, a file that cannot be read, and pictures that are not square or
+    Raises CascadeError for a missing or empty folder, a file that is no picture, and pictures that are not square or
     differ in size.
     """
     if not folder.is_dir():
@@ -75,23 +80,28 @@ def _pictures(folder: Path) -> Iterator[Path]:
 
 
 def _described(folder: Path, path: Path) -> LowRes:
-    pixels = _pixels(path)
     relative = path.relative_to(folder)
     seed = check_seed(int(relative.stem)) if re.fullmatch("[0-9]+", relative.stem) else None
-    parent = relative.parent.name or None
-    return LowRes(path, relative, parent, seed, pixels.shape[-1], hashlib.sha256(pixels.numpy().tobytes()).hexdigest())
+    return LowRes(path, relative, relative.parent.name or None, seed, _side(path))
 
 
-def _pixels(path: Path) -> "Tensor":
+def _side(path: Path) -> int:
     from PIL import Image
-
-    from cascade.data.picture import UnreadablePicture, read_square
 
     try:
         with Image.open(path) as image:
             width, height = image.size
-        if width != height:
-            raise CascadeError(f"low_res picture {path} is {width}x{height} px, not square")
-        return read_square(path, width)[0]
+    except (OSError, SyntaxError, ValueError) as error:
+        raise CascadeError(f"low_res picture {path} cannot be read: {error}") from error
+    if width != height:
+        raise CascadeError(f"low_res picture {path} is {width}x{height} px, not square")
+    return width
+
+
+def _pixels(path: Path) -> "Tensor":
+    from cascade.data.picture import UnreadablePicture, read_square
+
+    try:
+        return read_square(path, _side(path))[0]
     except (UnreadablePicture, OSError) as error:
         raise CascadeError(f"low_res picture {path} cannot be read: {error}") from error

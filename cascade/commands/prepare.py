@@ -12,8 +12,6 @@ from cascade.progress import progress_bars
 if TYPE_CHECKING:
     from cascade.data.dataset import PictureDataset
 
-SPLITS = ("train", "val", "all")
-
 
 def run(config: DictConfig) -> None:
     """Write the cache `out` of the splits `splits` of `data` at `resolution`.
@@ -46,6 +44,8 @@ def run(config: DictConfig) -> None:
 
 def _check(splits: list[Any], resolution: int, workers: int | None) -> None:
     """What can be said of the command line at once, before torch is imported."""
+    from cascade.data.listing import SPLITS
+
     if not splits or len(set(splits)) < len(splits):
         raise CascadeError(f"splits={splits}: name each split once, for example splits=[train,val]")
     for split in splits:

@@ -56,10 +56,11 @@ def run(config: DictConfig) -> None:
     plan = pipeline.plan(plain["guidance_scale"], stages=plain["stages"], settings=settings, low_resolution=side)
     rows = [_row(stage, pipeline) for stage in plan]
     kept = names[chosen][:-1] if plain["save_stages"] else []  # the last stage's picture is the picture itself
+    hashes = {w.file: w.low_res and w.low_res.sha256 for w in wanted}  # all are read before anything is written
     with exclusive(out):
         manifest = Manifest(out)
         manifest.refuse_other(rows)
-        missing = [w for w in wanted if not manifest.holds(w.file, w.low_res and w.low_res.sha256, kept)]
+        missing = [w for w in wanted if not manifest.holds(w.file, hashes[w.file], kept)]
         sheet = [CONTACT_SHEET] if plain["contact_sheet"] else []
         refuse_foreign(out, [*sheet, *(w.file for w in missing if w.file not in manifest.lines)])
         manifest.begin()

@@ -14,6 +14,7 @@ from torch import Tensor
 from cascade.diffusion.log_snr import alpha_sigma, over
 from cascade.diffusion.schedule import as_tensor, check_range
 from cascade.errors import CascadeError
+from cascade.trained_levels import untrained
 
 CLEAN = math.inf
 """The level of a picture without augmentation, as a log-SNR."""
@@ -132,11 +133,7 @@ class GaussianAugmentation:
             trained |= level == CLEAN
         if not bool(trained.all()):
             worst = float(level[~trained].flatten()[0])
-            clean = ", or inf (clean)" if self.include_clean > 0 else ""
-            raise CascadeError(
-                f"augmentation level {worst:g} was not trained; choose a log-SNR from {self.log_snr_min:g} to "
-                f"{self.log_snr_max:g}{clean}"
-            )
+            raise untrained(worst, self.log_snr_min, self.log_snr_max, clean=self.include_clean > 0)
 
     def blur_sigma(self, u_apply: Tensor, u_sigma: Tensor) -> Tensor:
         """Return the blur of each image in pixels, 0 = none, from two uniform numbers each in [0, 1)."""

@@ -346,6 +346,11 @@ def test_low_res_pictures_that_fit_nothing_are_refused(small_cascade, tmp_path):
     (tmp_path / "broken/0.png").write_bytes(b"no picture")
     with pytest.raises(CascadeError, match="cannot be read"):
         list_low_res(tmp_path / "broken")
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "broken/0.png")
+    (tmp_path / "broken/0.png").write_bytes((tmp_path / "broken/0.png").read_bytes()[:80])  # the size can be read
+    code, printed = sample(small_cascade, tmp_path / "out", f"low_res={tmp_path / 'broken'}", "classes=hat")
+    assert (code, "0.png cannot be read" in printed, (tmp_path / "out").exists()) == (2, True, False)
 
 
 def test_guidance_scale_is_refused_where_the_base_does_not_run(made, small_cascade, tmp_path):
