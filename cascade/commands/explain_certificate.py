@@ -98,14 +98,14 @@ def certificates(config: Mapping[str, Any], bands: Bands, about: str) -> Certifi
     def curve(name: str, sampler: Mapping[str, Any], grid: Mapping[str, Any], kept: Mapping[str, Any]) -> Curve:
         points: list[Certificate] = []
         left_out: dict[str, str] = {}
-        for n in steps:
+        for n in steps if "n" in grid else (None,):  # a grid without n has one length
             try:
                 if str(sampler) in refused:
                     raise CascadeError(refused[str(sampler)])
-                log_snrs = build("grid", grid if n == own and grid is own_grid else {**grid, "n": n})
+                log_snrs = build("grid", grid if n is None else {**grid, "n": n})
                 points.append(certify(build("sampler", sampler), log_snrs, bands))
             except CascadeError as error:
-                left_out[str(n)] = str(error)
+                left_out[str(own if n is None else n)] = str(error)
                 if isinstance(error, NotAffineError):
                     refused[str(sampler)] = str(error)
         return Curve(name, dict(kept), points, left_out)

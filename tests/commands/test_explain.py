@@ -118,7 +118,8 @@ def test_the_certificate_holds_every_sampler_and_grid_or_a_reason(explained):
         assert set(registry.TABLE[group]) <= {curve[group]["name"] for curve in curves}
         for curve in curves:
             steps = [point["steps"] for point in curve["points"]]
-            assert sorted(steps + [int(n) for n in curve["left_out"]]) == [4, 6, 8], curve["name"]
+            every = [4, 6, 8] if group == "sampler" or "n" in curve[group] else steps[:1]
+            assert sorted(steps + [int(n) for n in curve["left_out"]]) == every != [], curve["name"]
             assert all(curve["left_out"].values())
         assert [point["steps"] for point in curves[0]["points"]] == [4, 6, 8]
     by_name = {curve["name"]: curve for curve in found["samplers"]}
