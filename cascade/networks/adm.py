@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from cascade.errors import CascadeError
 from cascade.networks.adm_encoder import ADMEncoder, Widths
 from cascade.networks.adm_layers import Norm, Told, Up, step_embedding
-from cascade.networks.layers import zeroed
+from cascade.networks.layers import check_fits, zeroed
 
 
 class ADMUNet(nn.Module):
@@ -105,7 +105,7 @@ class ADMUNet(nn.Module):
         log_snr (B,), or the step; label (B,) int64 or None; augment (B, augment_dim) or None; extra (B, embedding_dim)
         or None.
         """
-        self._check(x)
+        check_fits(x, self.in_channels, self.multiple)
         embedding = F.silu(self._embedding(log_snr, label, augment, extra))
         mirror = []
         h = x
@@ -141,12 +141,3 @@ class ADMUNet(nn.Module):
                 "(classifier guidance needs no class 'none')"
             )
         return row
-
-    def _check(self, x: Tensor) -> None:
-        if x.shape[1] != self.in_channels:
-            raise CascadeError(f"this network reads {self.in_channels} channels, not {x.shape[1]}")
-        height, width = x.shape[-2:]
-        if height % self.multiple or width % self.multiple:
-            raise CascadeError(
-                f"{height}×{width} pixels do not fit the network: make both multiples of {self.multiple}"
-            )

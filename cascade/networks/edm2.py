@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from cascade.errors import CascadeError
 from cascade.networks.dropout import Dropout
+from cascade.networks.layers import check_fits
 from cascade.networks.magnitude import MPConv, MPFourier, mp_cat, mp_silu, mp_sum, normalize
 
 CLIP = 256.0
@@ -165,7 +166,7 @@ class EDM2UNet(nn.Module):
 
         log_snr (B,); label (B,) int64 or None; augment (B, augment_dim) or None; extra (B, embedding_dim) or None.
         """
-        self._check(x)
+        check_fits(x, self.in_channels, self.multiple)
         with torch.autocast(x.device.type, enabled=False):
             embedding = self._embedding(log_snr, label, augment, extra)
         x = torch.cat([x, torch.ones_like(x[:, :1])], dim=1)
@@ -197,12 +198,3 @@ class EDM2UNet(nn.Module):
         if extra is not None:
             embedding = mp_sum(embedding, normalize(extra.to(embedding.dtype)), self.label_balance)
         return mp_silu(embedding)
-
-    def _check(self, x: Tensor) -> None:
-        if x.shape[1] != self.in_channels:
-            raise CascadeError(f"this network reads {self.in_channels} channels, not {x.shape[1]}")
-        height, width = x.shape[-2:]
-        if height % self.multiple or width % self.multiple:
-            raise CascadeError(
-                f"{height}×{width} pixels do not fit the network: make both multiples of {self.multiple}"
-            )

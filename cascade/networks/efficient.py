@@ -7,10 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cascade.errors import CascadeError
 from cascade.networks.attention import SelfAttention
 from cascade.networks.embedding import ConditionEmbedding
-from cascade.networks.layers import NORMS, Grow, PixelHead, ResidualBlock, Shrink
+from cascade.networks.layers import NORMS, Grow, PixelHead, ResidualBlock, Shrink, check_fits, check_sizes
 
 
 class EfficientUNet(nn.Module):
@@ -58,10 +57,9 @@ class EfficientUNet(nn.Module):
                 f"channels, blocks and attention name the same levels, not {len(channels)}, {len(blocks)} and "
                 f"{len(attention)}"
             )
-        sizes = {"patch": [patch], "channels": channels, "blocks": blocks, "head_channels": [head_channels]}
-        for name, numbers in (sizes | {"embedding_dim": [embedding_dim]}).items():
-            if min(numbers) < 1:
-                raise ValueError(f"{name} must be at least 1, not {min(numbers)}")
+        sizes = {"patch": patch, "channels": channels, "head_channels": head_channels, "embedding_dim": embedding_dim}
+        check_sizes(sizes)
+        check_sizes({"blocks": blocks}, least=0)
         if norm not in NORMS:
             raise ValueError(f"norm is one of {', '.join(NORMS)}, not '{norm}'")
         self.in_channels, self.out_channels, self.embedding_dim = in_channels, out_channels, embedding_dim
@@ -101,7 +99,7 @@ class EfficientUNet(nn.Module):
 
         log_snr (B,); label (B,) int64 or None; augment (B, augment_dim) or None; extra (B, embedding_dim) or None.
         """
-        self._check(x)
+        check_fits(x, self.in_channels, self.multiple)
         embedding = F.silu(self.embedding(log_snr, label, augment, extra))
         h = self.input(F.pixel_unshuffle(x, self.patch))
         mirror = []
@@ -118,15 +116,6 @@ class EfficientUNet(nn.Module):
             if level:
                 h = self.grow[level - 1](h)
         return self.output(F.silu(self.norm(h)))
-
-    def _check(self, x: Tensor) -> None:
-        if x.shape[1] != self.in_channels:
-            raise CascadeError(f"this network reads {self.in_channels} channels, not {x.shape[1]}")
-        height, width = x.shape[-2:]
-        if height % self.multiple or width % self.multiple:
-            raise CascadeError(
-                f"{height}×{width} pixels do not fit the network: make both multiples of {self.multiple}"
-            )
 
     @property
     def receptive_radius(self) -> float:

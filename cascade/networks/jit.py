@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from cascade.networks.adaln import AdaLNBlock, AdaLNHead
 from cascade.networks.dropout import Dropout
 from cascade.networks.embedding import ConditionEmbedding
-from cascade.networks.layers import check_fits
+from cascade.networks.layers import check_fits, check_sizes
 from cascade.networks.tokens import (
     RMSNorm,
     TokenAttention,
@@ -77,12 +77,13 @@ class JiT(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        check_sizes({"patch": patch, "dim": dim, "heads": heads, "depth": depth, "bottleneck": bottleneck})
+        check_sizes({"class_tokens": class_tokens}, least=0)
         if not 0 <= class_start < depth:
             raise ValueError(f"class_start={class_start} names none of the {depth} blocks")
         self.in_channels, self.out_channels, self.embedding_dim = in_channels, out_channels, dim
         self.patch, self.multiple, self.class_start = patch, patch, class_start
         self.head_dim = dim // heads
-        sincos_positions(1, 1, dim), rotary_angles(1, 1, self.head_dim)  # refuse widths that have no positions
         norm: Callable[[], nn.Module] = lambda: RMSNorm(dim, eps=1e-6)  # noqa: E731
         hidden, middle = int(int(mlp_ratio * dim) * 2 / 3), range(depth // 4, 3 * (depth // 4))
         self.embedding = ConditionEmbedding(dim, num_classes, augment_dim)
@@ -102,6 +103,8 @@ class JiT(nn.Module):
             for number in range(depth)
         )
         self.output = AdaLNHead(dim, out_channels * patch**2, norm, dim)
+        sincos_positions(1, 1, dim)  # these two refuse widths that have no positions
+        rotary_angles(1, 1, self.head_dim)
 
     def forward(
         self,

@@ -1,5 +1,7 @@
 """The parts of a convolutional network: two norms, a residual block told by an embedding, shrink, grow, the head."""
 
+from collections.abc import Mapping, Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -112,3 +114,11 @@ def check_fits(x: Tensor, in_channels: int, multiple: int) -> None:
     height, width = x.shape[-2:]
     if height % multiple or width % multiple:
         raise CascadeError(f"{height}×{width} pixels do not fit the network: make both multiples of {multiple}")
+
+
+def check_sizes(sizes: Mapping[str, int | Sequence[int]], least: int = 1) -> None:
+    """Refuse (ValueError) a size, or one of several, below `least`, by its name."""
+    for name, size in sizes.items():
+        smallest = min(size) if isinstance(size, Sequence) else size
+        if smallest < least:
+            raise ValueError(f"{name} must be at least {least}, not {smallest}")

@@ -138,14 +138,3 @@ def test_uvits_dropout_acts_where_the_picture_is_small():
     network = UViT(**UVIT, dropout=0.2)
     dropping = {name for name, m in network.named_modules() if isinstance(m, Dropout) and m.p}
     assert dropping == {"transformer.0.dropout", "transformer.1.dropout"}
-
-
-@pytest.mark.parametrize(("kind", "options"), [(UViT, UVIT), (ImagenUNet, IMAGEN)])
-def test_levels_that_do_not_match_are_refused(kind, options):
-    with pytest.raises(ValueError, match="name the same levels"):
-        kind(**{**options, "blocks": (1,)})
-
-
-def test_uvits_norm_is_one_that_there_is():
-    with pytest.raises(ValueError, match="norm is one of group, pixel, not 'layer'"):
-        UViT(norm="layer")

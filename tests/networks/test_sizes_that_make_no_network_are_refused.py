@@ -1,0 +1,36 @@
+"""A size that makes no network is refused by its name, in one line."""
+
+import pytest
+
+from cascade.errors import CascadeError
+from cascade.registry import build
+
+WRONG = [
+    ("efficient", {"patch": 0}, "patch must be at least 1, not 0"),
+    ("efficient", {"channels": [64, -8, 128]}, "channels must be at least 1, not -8"),
+    ("efficient", {"blocks": [1, -1, 1]}, "blocks must be at least 0, not -1"),
+    ("efficient", {"blocks": [1, 1]}, "channels, blocks and attention name the same levels, not 3, 2 and 3"),
+    ("imagen_unet", {"head_channels": 0}, "head_channels must be at least 1, not 0"),
+    ("imagen_unet", {"head_channels": 80}, "head_channels=80 does not divide 192 channels"),
+    ("imagen_unet", {"blocks": [1, 1]}, "channels, blocks and attention name the same levels, not 3, 2 and 3"),
+    ("uvit", {"blocks": [1, 1]}, "channels and blocks name the same levels, not 1 and 2"),
+    ("uvit", {"norm": "layer"}, "norm is one of group, pixel, not 'layer'"),
+    ("uvit", {"depth": -1}, "depth must be at least 0, not -1"),
+    ("uvit", {"dim": 30}, "4 divides, not 30"),
+    ("dit", {"heads": 0}, "heads must be at least 1, not 0"),
+    ("dit", {"heads": 5}, "5 heads do not divide a width of 192"),
+    ("dit", {"dropout": 1.0}, "dropout is a probability in [0, 1), not 1.0"),
+    ("jit", {"bottleneck": 0}, "bottleneck must be at least 1, not 0"),
+    ("jit", {"class_start": 8}, "class_start=8 names none of the 8 blocks"),
+    ("jit", {"dim": 264}, "heads whose width 4 divides, not 66"),
+    ("jit", {"heads": 3}, "3 heads do not divide a width of 256"),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "why"), WRONG)
+def test_a_size_that_makes_no_network_is_named(name, options, why):
+    with pytest.raises(CascadeError) as error:
+        build("network", {"name": name, **options})
+    assert str(error.value).startswith(f"network '{name}': ")
+    assert why in str(error.value)
+    assert "\n" not in str(error.value)
