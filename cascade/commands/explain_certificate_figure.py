@@ -23,7 +23,10 @@ def draw_certificates(found: Certificates) -> bytes:
         lower = figure.add_axes((0.635, 0.115, 0.345, 0.305))
         own = f"{found.samplers[0].name} on {found.grids[0].name}, {found.steps} steps"
         figure.text(0.07, 0.985, f"Sampler certificate: {own}", va="top", fontsize=15, fontweight="bold")
-        lines = [f"Data: {found.about}", "The KL of the output from the data is exact; nothing is trained or drawn."]
+        lines = [
+            f"Data: {found.about}",
+            "The KL is exact; nothing is trained or drawn. Guidance and thresholding (not affine) are left out.",
+        ]
         figure.text(0.07, 0.945, "\n".join(lines), va="top", fontsize=10.5, color=GREY, linespacing=1.4)
         _draw_kl(left, found.samplers, found.steps)
         left.set_title("Samplers on this grid")
