@@ -111,7 +111,7 @@ def check_device_name(name: str) -> str:
     """
     kind, colon, number = str(name).partition(":")
     if kind not in _DEVICES or (colon and not (number.isascii() and number.isdigit())):
-        hint = "write cuda:0" if kind in _DEVICES else suggest(kind, _DEVICES)
+        hint = "write cuda:0" if kind in (*_DEVICES, "gpu") else suggest(kind, _DEVICES)
         raise CascadeError(f"device '{name}' is not available: {hint}")
     return str(name)
 

@@ -23,6 +23,10 @@ def check_settings(config: Mapping[str, Any], processes: int) -> None:
     for key, name in (("name", config["name"]), ("stage.name", config["stage"]["name"])):
         if not name or Path(name).name != name or name.startswith("."):
             raise CascadeError(f"{key}='{name}' must be a plain folder name")
+    folder = Path(config["runs"]).expanduser() / config["name"] / config["stage"]["name"]
+    for path in (folder, *folder.parents):
+        if path.exists() and not path.is_dir():
+            raise CascadeError(f"the run would be in {folder}, but {path} is a file")
     decay = config["ema"].get("decay")
     if decay is not None and not 0 <= decay < 1:
         raise CascadeError(f"ema.decay={decay} must be at least 0 and below 1")

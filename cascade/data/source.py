@@ -29,9 +29,10 @@ def check_source(config: Mapping[str, Any], resolution: int | None = None) -> No
 
         root = Path(config["root"]).expanduser()
         read_index(root) if resolution is None else index_of(root, resolution)
-    for key in ("size", "val_size"):
-        if config.get(key, 1) is not None and config.get(key, 1) < 0:
-            raise CascadeError(f"data.{key}={config[key]} cannot be negative")
+    elif config["name"] == "procedural":
+        for key, least in (("size", 1), ("val_size", 0)):
+            if config.get(key, 1) < least:
+                raise CascadeError(f"data.{key}={config[key]} must be at least {least}")
 
 
 def open_dataset(

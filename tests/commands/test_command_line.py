@@ -1,5 +1,6 @@
 """Wrong command lines: one line with the nearest name, exit code 2, no traceback, nothing written, and fast."""
 
+import json
 import os
 import re
 import resource
@@ -65,6 +66,47 @@ WRONG = [
     (["train", "seed=null"], "must be a whole number"),
     (["train", "stage.crop=big"], "must be a whole number or null"),
     (["train", "name=${nowhere}"], "'nowhere' not found"),
+    # numbers out of range
+    (["train", "trainer.batch=0"], "trainer.batch must be at least 1, not 0"),
+    (["train", "trainer.max_steps=-1"], "trainer.max_steps must be at least 1, not -1"),
+    (["train", "trainer.accumulate=0"], "trainer.accumulate must be at least 1, not 0"),
+    (["train", "trainer.batch=7", "trainer.accumulate=2"], "choose a multiple of 2"),
+    (["train", "trainer.optimizer.lr=-1"], "trainer.optimizer.lr must be above 0, not -1.0"),
+    (["train", "trainer.optimizer.betas=[0.9,1.0]"], "must be two numbers, at least 0 and below 1"),
+    (["train", "trainer.gradient_clip=-1"], "trainer.gradient_clip cannot be negative"),
+    (["train", "trainer.precision=fp16"], "unknown trainer.precision 'fp16'; did you mean 'bf16'?"),
+    (["train", "trainer.accelerator=gpuu"], "did you mean 'gpu'?"),
+    (["train", "trainer.devices=2"], "1 process(es) run"),
+    (["train", "logger.mode=ofline"], "unknown logger.mode 'ofline'; did you mean 'offline'?"),
+    (["train", "ema.decay=1.5"], "ema.decay=1.5 must be"),
+    (["train", "stage.label_dropout=2"], "must lie in [0, 1]"),
+    (["train", "stage.aug_log_snr=3"], "is of the low-res picture, and a base has none"),
+    (["train", "augmentation=gaussian"], "is of the low-res picture; a base has none"),
+    (["train", "stage=sr256", "stage.aug_log_snr=99"], "augmentation level 99 was not trained"),
+    (["train", "stage=sr256", "stage.crop=130"], "must be a multiple of the factor 4"),
+    (["train", "stage.crop=65"], "is larger than the pictures of 64 px"),
+    (["train", "seed=-1"], "seed -1 is not a whole number from 0"),
+    (["train", "name=../x"], "must be a plain folder name"),
+    (["train", "runs={file}"], "file is a file"),
+    (["train", "data.size=-3"], "data.size=-3 must be at least 1"),
+    (["train", "data=folder", "data.root=/nowhere"], "the folder /nowhere does not exist"),
+    (["train", "data=folder", "data.root={file}"], "is a file"),
+    (["train", "data=folder", "data.root={empty}"], "holds no picture"),
+    (["train", "data=folder", "data.root={empty}", "data.val_fraction=2"], "val_fraction=2.0 must be"),
+    (["train", "data=cache", "data.root={empty}"], "is not a cache"),
+    (["prepare", "data.root={empty}", "resolution=-64", "out=o"], "resolution=-64 must be at least 1"),
+    (["prepare", "data.root=nowhere", "resolution=64", "out=o"], "the folder nowhere does not exist"),
+    (["prepare", "data.root={empty}", "resolution=64", "out=o", "splits=[train,tset]"], "unknown split 'tset'"),
+    (["prepare", "data.root={empty}", "resolution=64", "out={cascade}"], "exists already"),
+    (["assemble", "stages=[{cascade}/tiny8,{cascade}/sr32]", "out=o"], "does not fit behind 'tiny8'"),
+    (["assemble", "stages=[{cascade}/tiny8]", "out={foreign}"], "holds no cascade"),
+    (["evaluate"], "either cascade=FOLDER or images=FOLDER"),
+    (["evaluate", "images=nowhere"], "images=nowhere does not exist"),
+    (["evaluate", "images={empty}"], "holds no picture"),
+    (["evaluate", "cascade={cascade}", "stages=9"], "from 1 to 3"),
+    (["evaluate", "cascade={cascade}", "sr16.stps=3"], "did you mean 'sr16.steps'?"),
+    (["evaluate", "cascade={cascade}", "data.split=tets"], "unknown split 'tets'"),
+    (["evaluate", "cascade={cascade}", "device=gpu"], "device 'gpu' is not available: write cuda:0"),
     # sweeps
     (["train", "stage=base64,sr256"], '-m "stage=base64,sr256"'),
     (["train", "seed=1,2"], "needs -m"),
@@ -106,6 +148,10 @@ WRONG = [
     (["sample", "cascade={cascade}", "out=o", "sr16.aug_log_snr=9"], "'sr16': augmentation level 9"),
     (["sample", "cascade={cascade}", "out=o", "sr16.sampler=huen"], "did you mean 'heun'?"),
     (["sample", "cascade={cascade}", "out=o", "threads=0"], "at least 1"),
+    (["sample", "cascade={cascade}", "out=o", "tiny8.aug_log_snr=3"], "is a base stage and has no aug_log_snr"),
+    (["sample", "cascade={cascade}", "out=o", "stages=1", "sr16.steps=3"], "stage 'sr16' does not run here"),
+    (["sample", "cascade={cascade}", "out=o", "guidance_scale=2", "tiny8.guidance_scale=3"], "give one of them"),
+    (["sample", "cascade={cascade}", "out={foreign}"], "so it is not of cascade sample"),
 ]
 
 
@@ -123,7 +169,9 @@ def places(small_cascade, tmp_path_factory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("places")
     (root / "empty").mkdir()
     (root / "file").write_text("not a folder")
-    return {"cascade": small_cascade, "empty": root / "empty", "file": root / "file"}
+    (root / "foreign").mkdir()
+    (root / "foreign" / "letter.txt").write_text("mine")
+    return {"cascade": small_cascade, **{name: root / name for name in ("empty", "file", "foreign")}}
 
 
 def content(*folders: Path) -> dict[Path, int]:
@@ -182,6 +230,22 @@ def test_help_and_mistakes_do_not_import_torch(here):
         command = [sys.executable, "-c", code.format(argv=list(argv))]
         done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=here)
         assert done.returncode == status, (argv, done.stderr)
+
+
+def test_no_mistake_above_is_told_by_torch(here, places):
+    """Every one in the table comes before torch is imported, and so in the time that Python and Hydra take."""
+    argvs = [[word.format(**places) if "${" not in word else word for word in argv] for argv, _ in WRONG]
+    code = (
+        "import json, sys; from cascade.commands.command_line import main\n"
+        "for argv in json.load(sys.stdin):\n"
+        "    main(argv)\n"
+        "    if 'torch' in sys.modules:\n"
+        "        sys.exit(f'torch was imported by {argv}')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], input=json.dumps(argvs), capture_output=True, text=True, check=False, cwd=here
+    )
+    assert done.returncode == 0, done.stderr[-400:]
 
 
 def test_help_explains_every_command(capsys):
