@@ -54,6 +54,7 @@ def test_a_fork_that_outlives_its_parent_does_not_hold_the_lock(tmp_path) -> Non
         pass
 
 
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # Python 3.12
 def test_a_fork_that_ends_does_not_give_the_lock_of_its_parent_back(tmp_path) -> None:
     with exclusive(tmp_path / "out"):
         child = os.fork()

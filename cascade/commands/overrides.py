@@ -7,26 +7,23 @@ composed default values. What null and ??? stand for is in `KINDS`.
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from difflib import SequenceMatcher, get_close_matches
 from fnmatch import fnmatch
 from typing import Any
 
-import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, QuotedString
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cascade.commands.configuration import (
-    CONF,
     composed,
     default_groups,
     flattened,
     groups_of,
     groups_on_disk,
     hydra_errors,
-    mandatory_picks,
 )
+from cascade.commands.nearest_key import meant_setting, unknown_key
 from cascade.commands.values import Kind, hydra_value, kind_of_value, split_commas
 from cascade.errors import CascadeError, suggest
 
@@ -145,7 +142,7 @@ def _sorted_settings(command: str, settings: Sequence[str]) -> tuple[dict[str, s
             what = "adds" if key.startswith("+") else "removes"
             raise CascadeError(f"'{setting}' {what} a key, and '{command}' knows its keys: write key=value")
         if not equals:
-            raise CascadeError(f"'{setting}' is no key=value; {_meant(command, setting)}")
+            raise CascadeError(f"'{setting}' is no key=value; {meant_setting(command, setting)}")
         if not text.strip():
             raise CascadeError(f"'{key}=' has no value")
         if key in groups or key in values:
@@ -155,15 +152,6 @@ def _sorted_settings(command: str, settings: Sequence[str]) -> tuple[dict[str, s
         else:
             values[key] = text
     return own, groups, values
-
-
-def _meant(command: str, word: str) -> str:
-    for group in default_groups(command):
-        if word in groups_on_disk().get(group, []):
-            return f"did you mean '{group}={word}'?"
-    keys = [*flattened(composed(command, mandatory_picks(command))), *default_groups(command)]
-    near = get_close_matches(word, keys, n=1, cutoff=0.6)
-    return f"did you mean '{near[0]}=...'?" if near else "a setting looks like seed=3"
 
 
 def _need_mandatory_groups(command: str, choices: Mapping[str, object]) -> None:
@@ -245,7 +233,7 @@ def _check_keys(line: _Line, config: DictConfig, picks: Sequence[str], where: st
         extra = line.extra_keys(known)
     for key in unknown:
         if key not in extra:
-            raise CascadeError(_unknown_key(line.command, key, [*leaves, *extra], where))
+            raise CascadeError(unknown_key(line.command, key, [*leaves, *extra], where))
         name = ".name" if any(other.startswith(f"{key}.") for other in extra) else ""  # of a choice with parameters
         texts[f"+per_stage.{key}{name}"] = _values(key, line.values[key], extra[key], line.sweep)
     return texts
@@ -278,50 +266,6 @@ def _values(key: str, text: str, kind: Kind, sweep: bool) -> list[str]:
             hint = " (several values are a sweep, which needs -m)" if listed else ""
             raise CascadeError(f"{key}={value} must be {error}{hint}") from None
     return values
-
-
-def _unknown_key(command: str, key: str, keys: Sequence[str], where: str) -> str:
-    groups = list(default_groups(command))
-    inner = [name for name in keys if name.startswith(f"{key}.")]
-    if inner:
-        return f"'{key}' holds several keys and has no value of its own: set {' or '.join(inner[:3])}"
-    if key in groups_on_disk():
-        hint = suggest(key, groups) if groups else f"'cascade {command} --help' lists the keys"
-        return f"'{command}' has no group '{key}'; {hint}"
-    head = f"unknown key '{key}' of '{command}'{where}"
-    group, _, rest = key.partition(".")
-    owners = (
-        {f"{group}.{name}": choices for name, choices in _owners(group).items()} if group in groups and rest else {}
-    )
-    near = _nearest(key, [*keys, *owners] if rest else [*keys, *groups])
-    if near is None:
-        return f"{head}; 'cascade {command} --help' lists the keys"
-    of = "" if near in keys else " and ".join(f"{group}={choice}" for choice in owners.get(near, []))
-    if near == key:
-        return f"{head}; it belongs to {of}"
-    return f"{head}; did you mean '{near}'{f', of {of}' if of else ''}?"
-
-
-def _nearest(key: str, candidates: Sequence[str]) -> str | None:
-    """The candidate most like `key`; its last part counts most ("lr" is near "trainer.optimizer.lr")."""
-    parent, _, leaf = key.rpartition(".")
-
-    def likeness(candidate: str) -> float:
-        other_parent, _, other_leaf = candidate.rpartition(".")
-        same_leaf = SequenceMatcher(None, leaf, other_leaf).ratio()
-        return same_leaf * (1 + SequenceMatcher(None, parent, other_parent).ratio()) / 2 if same_leaf > 0.6 else 0.0
-
-    best = max(candidates, key=likeness, default=None)
-    return best if best is not None and likeness(best) > 0.4 else None
-
-
-def _owners(group: str) -> dict[str, list[str]]:
-    """The top-level keys that the choices of a group bring → the choices that bring them."""
-    owners: dict[str, list[str]] = {}
-    for choice in groups_on_disk().get(group, []):
-        for key in yaml.safe_load((CONF / group / f"{choice}.yaml").read_text(encoding="utf-8")) or {}:
-            owners.setdefault(key, []).append(choice)
-    return owners
 
 
 def _refuse_missing(command: str, config: DictConfig) -> None:

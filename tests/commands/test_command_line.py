@@ -459,3 +459,11 @@ def test_one_process_of_torchrun_says_how_the_run_ended(monkeypatch, capsys, ran
     assert capsys.readouterr().out == (
         "the run was already finished at step 5; its stage is runs/x/stage\n" if printed else ""
     )
+
+
+def test_no_group_is_named_like_a_key_of_a_command_without_it():
+    """Hydra would take `low_res=FOLDER` of one command for a choice of the group that another one has."""
+    for command in COMMANDS:
+        keys = {key.split(".")[0] for key in flattened(composed(command, mandatory_picks(command)))}
+        own = {group.split("/")[0] for group in groups_of(command)}
+        assert not (keys - own) & {group.split("/")[0] for group in groups_on_disk()}, command
