@@ -41,8 +41,8 @@ def write_whole_with(path: str | Path, write: Callable[[Path], object]) -> None:
         temporary.replace(path)  # from here on the temporary name is another writer's to use
     except BaseException as error:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            error.filename = error.filename or str(path)  # a full disk is told without a name
+        if isinstance(error, OSError) and error.errno is not None and error.filename is None:
+            error.filename = str(path)  # a full disk is told without a name
         raise
     finally:
         give_back(handle)
