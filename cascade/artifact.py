@@ -28,6 +28,8 @@ NETWORK_CONTEXT = ("in_channels", "out_channels", "num_classes", "augment_dim")
 """Parameters of a network that follow from the rest of its stage, and are therefore not stored."""
 
 CONFIG, WEIGHTS, MANIFEST, CASCADE = "config.yaml", "weights.safetensors", "manifest.json", "cascade.yaml"
+PRETRAINED = Path(__file__).parent / "pretrained"
+"""The cascades that are installed with the package, a folder each, which go by its name."""
 
 
 @dataclass(frozen=True)
@@ -269,11 +271,21 @@ def check_weights(module: "nn.Module", state: Mapping[str, "torch.Tensor"], wher
             raise CascadeError(f"{where} holds weights of another network: '{key}' is {shapes}")
 
 
+def find_cascade(path: str | Path) -> Path:
+    """Return the folder of a cascade: `path`, or the one of that name that is installed with the package."""
+    folder = Path(path).expanduser()
+    by_name = len(folder.parts) == 1 and not folder.exists()
+    return PRETRAINED / folder if by_name and (PRETRAINED / folder / CASCADE).is_file() else folder
+
+
 def load_cascade_config(folder: str | Path) -> CascadeConfig:
     """Read `cascade.yaml`; needs no torch. Raises CascadeError where it is missing or malformed."""
-    file = Path(folder).expanduser() / CASCADE
+    file = find_cascade(folder) / CASCADE
     if not file.is_file():
-        raise CascadeError(f"there is no cascade at '{folder}': it holds no {CASCADE}")
+        why = f"it holds no {CASCADE}" if file.parent.exists() else "no such folder"
+        shipped = sorted(path.parent.name for path in PRETRAINED.glob(f"*/{CASCADE}"))
+        hint = f"; installed with the package: {', '.join(shipped)}" if shipped and not file.parent.exists() else ""
+        raise CascadeError(f"there is no cascade at '{folder}': {why}{hint}")
     mapping = _read_yaml(file)
     if not isinstance(mapping, Mapping) or mapping.get("schema") != SCHEMA:
         raise CascadeError(f"{file}: this version reads schema {SCHEMA}")
@@ -310,7 +322,7 @@ def copy_stage(source: str | Path, target: str | Path) -> None:
 
 def load_chain(folder: str | Path) -> list[StageConfig]:
     """Read the configs of a cascade's stages in order and check that they fit; needs no torch."""
-    path = Path(folder).expanduser()
+    path = find_cascade(folder)
     configs = [load_stage_config(path / name) for name, _ in load_cascade_config(path).stages]
     check_chain(configs)
     return configs

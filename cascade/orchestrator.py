@@ -21,6 +21,7 @@ from cascade.artifact import (
     StageConfig,
     StageSampling,
     check_chain,
+    find_cascade,
     load_cascade_config,
     load_stage,
     load_stage_config,
@@ -90,7 +91,7 @@ class CascadePipeline:
         if not isinstance(path, str | os.PathLike):
             raise CascadeError(f"the folder of a cascade is a path, not {path!r}")
         check_precision(precision)
-        folder, target = Path(path).expanduser(), check_device(device)
+        folder, target = find_cascade(path), check_device(device)
         cascade = load_cascade_config(folder)
         configs = [load_stage_config(folder / name) for name, _ in cascade.stages]
         check_chain(configs)
