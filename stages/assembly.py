@@ -5,7 +5,15 @@ from typing import Any
 
 import torch
 
-from cascade.artifact import NETWORK_CONTEXT, StageConfig, StageSampling, build_denoiser, check_aug_level
+from cascade.artifact import (
+    NETWORK_CONTEXT,
+    StageConfig,
+    StageSampling,
+    build_denoiser,
+    check_aug_level,
+    check_weights,
+    load_stage,
+)
 from cascade.data.dataset import PictureDataset
 from cascade.data.views import EvaluationView, TrainingView
 from cascade.errors import CascadeError
@@ -91,6 +99,19 @@ def build_stage(config: Config, described: StageConfig) -> DiffusionStage:
     if described.low_resolution is None:
         return BaseStage(denoiser, recipe, build("geometric", config["geometric"]))
     return SuperResolutionStage(denoiser, recipe, build("augmentation", described.augmentation))
+
+
+def begin_with(stage: DiffusionStage, folder: str) -> int:
+    """Put the weights of the stage (or run) at `folder` into a new one and its average; return the images it has seen.
+
+    Optimizer and warm-up begin anew. Raises CascadeError where it is no stage of this network.
+    """
+    other = load_stage(folder)
+    state = other.denoiser.state_dict()
+    check_weights(stage.denoiser, state, f"init={folder}")
+    for module in (stage.denoiser, stage.average):
+        module.load_state_dict(state)
+    return other.config.images_seen
 
 
 def training_view(config: Config, dataset: PictureDataset) -> TrainingView:

@@ -27,7 +27,7 @@ from cascade.errors import CascadeError
 from cascade.lock import beside
 from cascade.progress import Bars, progress_bars
 from stages.after_step import AfterStep
-from stages.assembly import build_stage, stage_config, training_view, validation_view
+from stages.assembly import begin_with, build_stage, stage_config, training_view, validation_view
 from stages.checkpoint import ResumeCheckpoint, WholeCheckpointIO
 from stages.checks import check_settings
 from stages.diffusion_stage import DiffusionStage
@@ -89,6 +89,7 @@ def _train(
     dataset, validation = _open_data(config, bars)
     described = stage_config(config, dataset)
     stage = build_stage(config, described)
+    seen = 0 if config["init"] is None else begin_with(stage, config["init"])
     if settings["precision"] == "bf16":
         # The faster layout for bf16 convolutions (about a sixth on a CPU); in fp32 group norm would lose by it.
         stage.to(memory_format=torch.channels_last)
@@ -97,7 +98,7 @@ def _train(
     def export(step: int) -> None:
         if first:
             bars.at("writing the stage", 0, 1)
-            final = dataclasses.replace(described, images_seen=step * settings["batch"])
+            final = dataclasses.replace(described, images_seen=seen + step * settings["batch"])
             save_stage(run.path / "stage", final, stage.average.state_dict())
             bars.end("writing the stage")
 

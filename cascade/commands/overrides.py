@@ -36,6 +36,7 @@ KINDS = {
     "evaluate images": Kind("text"),
     "evaluate reference": Kind("text"),
     "evaluate num_reference": Kind("int"),
+    "train init": Kind("text"),
     "import checkpoint": Kind("text"),
     "import preset": Kind("text"),
     "import flags": Kind("text"),
