@@ -42,6 +42,6 @@ def test_weights_go_on_and_images_are_counted(tmp_path):
 
 def test_another_networks_weights_are_refused_and_nothing_is_written(tmp_path):
     first = run(tmp_path, "first", "trainer.max_steps=1")
-    with pytest.raises(CascadeError, match="init=.* holds weights of another network"):
+    with pytest.raises(CascadeError, match=r"init=.* holds weights of another network"):
         run(tmp_path, "other", f"init={first}", "network.embedding_dim=8")
     assert not (tmp_path / "other").exists()
