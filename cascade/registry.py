@@ -146,8 +146,8 @@ def complete(group: str, config: Mapping[str, Any]) -> dict[str, Any]:
 
     What is stored is stored complete: a default that changes later does not change old stages.
 
-    >>> complete("preconditioning", {"name": "edm"})
-    {'name': 'edm', 'sigma_data': 0.5}
+    >>> complete("augmentation", {"name": "gaussian", "default": 3.0})["blur_sigma_max"]
+    0.6
     >>> complete("grid", {"name": "uniform_t", "n": 8, "schedule": {"name": "cosine"}})["schedule"]
     {'name': 'cosine', 'log_snr_min': -20.0, 'log_snr_max': 20.0}
     """
