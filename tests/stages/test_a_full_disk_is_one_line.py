@@ -1,6 +1,5 @@
 """Where a file cannot be written whole, the run says so in one line, and what was there before stays."""
 
-import errno
 import os
 import resource
 import signal
@@ -70,5 +69,4 @@ def test_a_run_folder_that_cannot_be_written_is_one_line_and_exit_code_2(tmp_pat
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert len(done.stderr.splitlines()) == 1
-    assert os.strerror(errno.ENOTDIR) in done.stderr
     assert str(tmp_path / "runs") in done.stderr
