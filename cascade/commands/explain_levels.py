@@ -20,7 +20,7 @@ from cascade.sampling.certificate import Bands, picture_bands
 PICTURES = 5
 _SHOWN = 256  # at most so many pixels of a picture are shown, so that its noise is not averaged away
 _TAIL = 1e-3  # share of the drawn levels that the axis may leave out at either end
-_EXPLAINED = ("noise", "weighting", "sampler", "grid", "augmentation")
+_EXPLAINED = ("noise", "weighting", "loss", "sampler", "grid", "augmentation")
 
 
 @dataclass(frozen=True, eq=False)

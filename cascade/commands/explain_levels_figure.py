@@ -77,10 +77,12 @@ def _draw_curves(axes: "Axes", levels: NoiseLevels) -> None:
     profile = levels.profile
     inside = (profile.log_snr >= levels.span[0]) & (profile.log_snr <= levels.span[1])
     x = profile.log_snr[inside].numpy()
-    noise, weighting = (levels.config[group]["name"] for group in ("noise", "weighting"))
+    noise, weighting, loss = (levels.config[group]["name"] for group in ("noise", "weighting", "loss"))
+    # What a loss adds is no function of λ alone: scales, a second term, a weight that is learnt.
+    around = "" if loss == "plain" else f",\ninside loss={loss}"
     looks = [
         (profile.p, BLUE, "-", f"p(λ), levels drawn\n(noise={noise})"),
-        (profile.w, ORANGE, "-", f"w(λ) on ‖ε − ε̂‖²\n(weighting={weighting})"),
+        (profile.w, ORANGE, "-", f"w(λ) on ‖ε − ε̂‖²\n(weighting={weighting}{around})"),
         (profile.w_on_x, GREEN, (0, (5, 1.5)), "e$^λ$w(λ), the same\non ‖x − x̂‖²"),
         (levels.loss, PURPLE, (0, (1, 1)), "loss that remains, exact\ndenoiser, 1/f² pictures"),
     ]

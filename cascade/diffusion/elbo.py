@@ -18,6 +18,7 @@ from torch import Tensor
 from cascade.diffusion.condition import Condition
 from cascade.diffusion.denoiser import Denoiser
 from cascade.diffusion.elbo_ends import Decoder, DiscretisedGaussian, Prior, WhitePrior
+from cascade.diffusion.ladder import LadderNoise
 from cascade.diffusion.log_snr import diffuse, per_image
 from cascade.diffusion.loss import diffusion_loss
 from cascade.diffusion.noise import NoiseDistribution
@@ -67,7 +68,10 @@ def discrete_elbo(
     prior: Prior = WhitePrior(),  # noqa: B008  (frozen)
     decoder: Decoder = DiscretisedGaussian(),  # noqa: B008
 ) -> Elbo:
-    """Return the bound of ancestral sampling on the grid `log_snrs`: what `Ancestral(variance)` gives x, at least.
+    """Return the bound of ancestral sampling on the grid `log_snrs`, with `decoder` in the place of the last step.
+
+    Down to the last finite level it is the chain of `Ancestral(variance)`; the step from there to the picture, for
+    which ancestral sampling returns x̂ and has no density, is the decoder's.
 
     x (B, ...) in [−1, 1]; log_snrs (N,) or, as for sampling, (N+1,) with +inf at its end, noisiest first. Each of the N
     levels asks the denoiser once, with noise of its own: term i is level i's, the last is the decoder's.
@@ -122,6 +126,8 @@ def continuous_elbo(
     """
     if points < 1:
         raise CascadeError(f"points={points} must be at least 1")
+    if isinstance(noise, LadderNoise):
+        raise CascadeError("a ladder has no density, and this bound is an integral: take a noise that has one")
     weighting = ELBOWeighting(noise)
     diffusion = torch.zeros(len(x), dtype=torch.float64, device=x.device)
     for term in range(points):

@@ -236,6 +236,12 @@ def test_every_weighting_has_a_curve(weighting):
         assert bool((curve >= 0).all())
 
 
+def test_the_loss_around_the_weight_is_said():
+    found = noise_levels(plain("loss=multi_scale", *NO_DRAWING))
+    assert found.config["loss"]["name"] == "multi_scale"
+    assert draw_levels(found).startswith(b"\x89PNG")
+
+
 @pytest.mark.parametrize("stage", groups_on_disk()["stage"])
 def test_a_stage_sets_no_key_of_a_group(stage):
     """It chooses; the numbers of a choice left in its file would get in the way of another choice."""

@@ -14,6 +14,7 @@ from cascade.diffusion import (
     CosineSchedule,
     DiscreteBetas,
     GaussianDenoiser,
+    LadderNoise,
     LogNormalNoise,
     MixtureDenoiser,
     Posterior,
@@ -287,3 +288,9 @@ def test_bounds_without_levels_are_refused(data):
         discrete_elbo(oracle, x, grid(math.inf), NOTHING, draws)
     with pytest.raises(CascadeError, match="points=0"):
         continuous_elbo(oracle, x, NOISES[0], NOTHING, draws, points=0)
+
+
+def test_a_ladder_has_no_continuous_bound(data):
+    x, draws = data()
+    with pytest.raises(CascadeError, match="a ladder has no density"):
+        continuous_elbo(GaussianDenoiser(MEAN, COVARIANCE), x, LadderNoise(), NOTHING, draws, points=4)
