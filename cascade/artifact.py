@@ -283,6 +283,8 @@ def load_cascade_config(folder: str | Path) -> CascadeConfig:
     file = find_cascade(folder) / CASCADE
     if not file.is_file():
         why = f"it holds no {CASCADE}" if file.parent.exists() else "no such folder"
+        if (file.parent / CONFIG).is_file() or (file.parent / "stage" / CONFIG).is_file():
+            why += "; it is a stage, and 'cascade assemble' makes cascades of stages"
         shipped = sorted(path.parent.name for path in PRETRAINED.glob(f"*/{CASCADE}"))
         hint = f"; installed with the package: {', '.join(shipped)}" if shipped and not file.parent.exists() else ""
         raise CascadeError(f"there is no cascade at '{folder}': {why}{hint}")

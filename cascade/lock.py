@@ -5,6 +5,7 @@ import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 
 from cascade.errors import CascadeError
@@ -13,6 +14,8 @@ LOCK = ".cascade.lock"
 """The lock file in a folder; it is there while somebody writes, and after a writer that was killed."""
 
 _WITHOUT_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF}
+_PATIENCE = 1000
+"""So many times in turn a file is opened in a folder that is taken away meanwhile."""
 _held: set[int] = set()
 
 
@@ -61,7 +64,10 @@ def beside(folder: str | Path) -> Iterator[None]:
 
 @contextmanager
 def _locked(file: Path, folder: Path) -> Iterator[None]:
-    handle = claim(file)
+    try:
+        handle = claim(file)
+    except FileNotFoundError as error:
+        raise CascadeError(f"nothing can be written in {file.parent}; choose another folder") from error
     if handle is None:
         raise CascadeError(f"{_writer(file)} is writing to {folder}; wait until it has ended, or choose another")
     os.ftruncate(handle, 0)
@@ -80,13 +86,14 @@ def claim(path: Path, *, folder: bool = False) -> int | None:
 
     On a file system without locks everybody gets a handle.
     """
-    while True:
+    for attempt in count():
         try:
             if folder:
                 path.mkdir(exist_ok=True)
             handle = os.open(path, (os.O_RDONLY if folder else os.O_RDWR | os.O_CREAT) | os.O_CLOEXEC, 0o666)
         except FileNotFoundError:
-            if not path.parent.exists():
+            # A folder where nothing can be made (/proc) looks as if somebody kept removing it.
+            if not path.parent.exists() or attempt == _PATIENCE:
                 raise
             continue  # the last holder has just removed the folder
         try:
@@ -103,6 +110,7 @@ def claim(path: Path, *, folder: bool = False) -> int | None:
             _held.add(handle)
             return handle
         os.close(handle)
+    return None
 
 
 def give_back(handle: int) -> None:

@@ -81,3 +81,10 @@ def test_folders_do_not_hold_off_one_another(tmp_path) -> None:
     with exclusive(tmp_path / "a"), exclusive(tmp_path / "b"), beside(tmp_path / "a"), beside(tmp_path / "b"):
         pass
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_where_nothing_can_be_made_is_one_line():
+    if not Path("/proc/self").exists():
+        pytest.skip("there is no /proc, whose files nobody can make")
+    with pytest.raises(CascadeError, match="nothing can be written in /proc"), beside("/proc/cascade"):
+        pass

@@ -48,6 +48,7 @@ COMMANDS = {
 _FLAGS = {"-h": "help", "--help": "help", "-m": "multirun", "--multirun": "multirun", "--version": "version"}
 _WRONG = 2
 _INTERRUPTED = 130
+_HUNG_UP = 141
 _MACHINE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.ENAMETOOLONG}
 
 
@@ -58,13 +59,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     try:
         with _machine_errors():
-            return _run(list(sys.argv[1:] if argv is None else argv))
+            code = _run(list(sys.argv[1:] if argv is None else argv))
+            sys.stdout.flush()  # here, where somebody hung up can still be met
+            return code
     except CascadeError as error:
         _say(str(error))
         return _WRONG
     except KeyboardInterrupt:
         _say("interrupted")
         return _INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our lines has had enough of them (| head); Python would complain once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _HUNG_UP
 
 
 @contextmanager

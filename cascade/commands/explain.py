@@ -26,16 +26,18 @@ def run(config: "DictConfig") -> None:
     from cascade.commands.explain_levels import noise_levels
     from cascade.commands.explain_levels_figure import draw_levels
     from cascade.files import write_whole
+    from cascade.lock import exclusive
 
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)
-    levels = noise_levels(plain)
-    certified = certificates(plain, levels.bands, levels.data)
-    report = {"made_by": _MADE_BY, "config": levels.config, **levels.report(), "certificate": certified.report()}
-    figures = {LEVELS: draw_levels(levels), CERTIFICATE: draw_certificates(certified)}
-    text = json.dumps(_without_infinity(report), indent=1, ensure_ascii=False, allow_nan=False)
-    write_whole(out / REPORT, text + "\n")
-    for name, png in figures.items():
-        write_whole(out / name, png)
+    with exclusive(out):
+        levels = noise_levels(plain)
+        certified = certificates(plain, levels.bands, levels.data)
+        report = {"made_by": _MADE_BY, "config": levels.config, **levels.report(), "certificate": certified.report()}
+        figures = {LEVELS: draw_levels(levels), CERTIFICATE: draw_certificates(certified)}
+        text = json.dumps(_without_infinity(report), indent=1, ensure_ascii=False, allow_nan=False)
+        write_whole(out / REPORT, text + "\n")
+        for name, png in figures.items():
+            write_whole(out / name, png)
     for line in [*levels.summary(), *certified.summary(), *(str(out / name) for name in (*figures, REPORT))]:
         print(line)
 

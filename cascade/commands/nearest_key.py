@@ -8,6 +8,8 @@ import yaml
 from cascade.commands.configuration import CONF, composed, default_groups, flattened, groups_on_disk, mandatory_picks
 from cascade.errors import suggest
 
+_FEW = 12  # keys that are named one by one
+
 
 def meant_setting(command: str, word: str) -> str:
     """The hint for a word that is no key=value."""
@@ -35,6 +37,9 @@ def unknown_key(command: str, key: str, keys: Sequence[str], where: str) -> str:
     )
     near = _nearest(key, [*keys, *owners] if rest else [*keys, *groups])
     if near is None:
+        beside = [name for name in keys if name.startswith(f"{group}.") and name.count(".") == 1] if rest else []
+        if 0 < len(beside) <= _FEW:
+            return f"{head}; {group} holds {', '.join(beside)}"
         return f"{head}; 'cascade {command} --help' lists the keys"
     of = "" if near in keys else " and ".join(f"{group}={choice}" for choice in owners.get(near, []))
     if near == key:

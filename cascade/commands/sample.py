@@ -80,7 +80,8 @@ def run(config: DictConfig) -> None:
                     manifest.append(_write(out, picture, image, rows))
         if plain["contact_sheet"]:
             _write_contact_sheet(out, wanted)
-    print(f"{out}: {len(missing)} pictures made, {len(wanted) - len(missing)} were there already")
+    pictures = "1 picture" if len(missing) == 1 else f"{len(missing)} pictures"
+    print(f"{out}: {pictures} made, {len(wanted) - len(missing)} were there already")
 
 
 def _checked_out(out: Path) -> Path:

@@ -115,7 +115,7 @@ def test_run_again_it_makes_only_what_is_missing(copied, small_cascade):
 
 def test_more_seeds_and_classes_join_the_same_folder(copied, small_cascade):
     code, printed = sample(small_cascade, copied, "seeds=[0,7]", "classes=shoe")
-    assert (code, "1 pictures made, 1 were" in printed) == (0, True)
+    assert (code, "1 picture made, 1 were" in printed) == (0, True)
     assert "shoe/7.png" in pictures(copied)
     assert lines(copied)[-1]["file"] == "shoe/7.png"
 
@@ -159,7 +159,7 @@ def test_a_line_cut_short_by_a_crash_is_dropped_and_its_picture_made_again(copie
     hashes, path = pictures(copied), copied / "manifest.jsonl"
     path.write_bytes(path.read_bytes()[:-30])
     code, printed = sample(small_cascade, copied, "seeds=0-2", "save_stages=true")
-    assert (code, "1 pictures made, 8 were" in printed) == (0, True)
+    assert (code, "1 picture made, 8 were" in printed) == (0, True)
     assert pictures(copied) == hashes
     assert len(lines(copied)) == 9
 
@@ -242,7 +242,7 @@ def test_what_was_killed_before_its_first_picture_goes_on(small_cascade, tmp_pat
     (tmp_path / "out/hat/.0.abc.png").write_text("a part")
     (tmp_path / "out/.cascade.lock").write_text("1")
     code, printed = sample(small_cascade, tmp_path / "out", "seeds=0", "classes=hat")
-    assert (code, "1 pictures made" in printed) == (0, True)
+    assert (code, "1 picture made" in printed) == (0, True)
 
 
 def test_two_samplings_do_not_write_into_one_folder(small_cascade, tmp_path):

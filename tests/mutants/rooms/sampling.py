@@ -4,7 +4,8 @@ from mutant import Mutant, mutants
 
 # fmt: off
 MUTANTS: list[Mutant] = [
-    *mutants("cascade/sampling/transition.py", "sampling/test_reductions.py sampling/test_exact_moments.py",
+    *mutants("cascade/sampling/transition.py", "sampling/test_reductions.py sampling/test_exact_moments.py"
+        " sampling/test_moments_of_the_data.py",
         ("σ_EDM = e^{−λ/2}", "math.exp(-self.log_snr / 2)", "math.exp(-self.log_snr)"),
         ("ε̂ = (x − αx̂)/σ", "(x - self.alpha * mean) / self.sigma", "(x - mean) / self.sigma"),
         ("r = e^{λt−λs}",
@@ -14,13 +15,15 @@ MUTANTS: list[Mutant] = [
         ("flow, σs/σt", "self.s.sigma / self.t.sigma * x", "self.s.alpha / self.t.alpha * x"),
         ("flow, αs(1 − e^{−h})", "- self.s.alpha * math.expm1", "- self.t.alpha * math.expm1"),
     ),
-    *mutants("cascade/sampling/ancestral.py", "sampling/test_reductions.py sampling/test_exact_moments.py",
+    *mutants("cascade/sampling/ancestral.py", "sampling/test_reductions.py sampling/test_exact_moments.py"
+        " sampling/test_moments_of_the_data.py",
         ("from t to s", "return ReverseStep(step.t.log_snr, step.s.log_snr).mean",
          "return ReverseStep(step.s.log_snr, step.t.log_snr).mean"),
         ("a root of Σ", "spread(self.variance, posterior).root(noise)", "spread('small', posterior).root(noise)"),
         ("fresh noise at each step", "randn(step.index), step", "randn(0), step"),
     ),
-    *mutants("cascade/sampling/ddim.py", "sampling/test_reductions.py sampling/test_exact_moments.py",
+    *mutants("cascade/sampling/ddim.py", "sampling/test_reductions.py sampling/test_exact_moments.py"
+        " sampling/test_moments_of_the_data.py",
         ("1 − η² + η²r", "1 - self.eta**2 + self.eta**2 * step.r", "1 - self.eta + self.eta * step.r"),
         ("ησs√(1 − r)", "self.eta * step.s.sigma * math", "self.eta * step.t.sigma * math"),
         ("η, not η²", "noise_scale = self.eta *", "noise_scale = self.eta**2 *"),
@@ -29,7 +32,8 @@ MUTANTS: list[Mutant] = [
     ),
     *mutants(
         "cascade/sampling/heun.py",
-        "sampling/test_exact_moments.py sampling/test_orders.py sampling/test_reductions.py",
+        "sampling/test_exact_moments.py"
+        " sampling/test_moments_of_the_data.py sampling/test_orders.py sampling/test_reductions.py",
         ("the trapezoid's ½", "/ 2 * change", "* change"),
         ("σs − σt", "(step.s.sigma_edm - step.t.sigma_edm)", "(step.t.sigma_edm - step.s.sigma_edm)"),
         ("γ = s_churn/N", "self.s_churn / (len(log_snrs) - 1)", "self.s_churn / len(log_snrs)"),

@@ -70,7 +70,8 @@ MUTANTS: list[Mutant] = [
         ("3M goes on with 2M", "self.order == 2 or len(past) == 1", "self.order == 2"),
         ("remembers the last two", "(step.half_step, mean)][-2:]", "(step.half_step, mean)][:2]"),
     ),
-    *mutants("cascade/sampling/sde_dpm_solver_pp.py", "sampling/test_reductions.py sampling/test_exact_moments.py",
+    *mutants("cascade/sampling/sde_dpm_solver_pp.py", "sampling/test_reductions.py sampling/test_exact_moments.py"
+        " sampling/test_moments_of_the_data.py",
         ("2M, h/2h′", "(2 * half_step_before)", "half_step_before"),
         ("2M, h over h′", "step.half_step / (2 * half_step_before)", "half_step_before / (2 * step.half_step)"),
         ("2M, x̂ − x̂′", "(mean - mean_before)", "(mean_before - mean)"),

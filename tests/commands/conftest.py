@@ -1,0 +1,24 @@
+"""Where the commands run in the tests."""
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch) -> Path:
+    """An empty working folder."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def places(small_cascade, tmp_path_factory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("places")
+    (root / "empty").mkdir()
+    (root / "file").write_text("not a folder")
+    (root / "foreign").mkdir()
+    (root / "foreign" / "letter.txt").write_text("mine")
+    return {"cascade": small_cascade, **{name: root / name for name in ("empty", "file", "foreign")}}
