@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from cascade import rng
 from cascade.artifact import StageConfig, save_stage
 from cascade.data.dataset import PictureDataset
-from cascade.data.folder import write_bad_files
+from cascade.data.folder import BadFile, write_bad_files
 from cascade.data.order import RunOrder
 from cascade.data.source import open_dataset
 from cascade.errors import CascadeError
@@ -114,7 +114,7 @@ def _train(
             tell(f"moved the old run to {moved}")
         run.write_config(config, dataset.fingerprint)
         lines = [_opening(config, described, len(dataset), validation)]
-        _announce(run, lines + [f"resuming at step {start}"] * (start > 0), getattr(dataset, "bad_files", ()), tell)
+        _announce(run, lines + [f"resuming at step {start}"] * (start > 0), _bad_files(dataset, validation), tell)
 
     loggers = build_loggers(config, run, start)
     progress = TrainingProgress(described.name, settings["log_every"], bars)
@@ -233,7 +233,12 @@ def _fit(trainer: Trainer, stage: DiffusionStage, loader: DataLoader[Any], check
         raise CascadeError("a process that reads pictures was killed; the same command continues the run") from error
 
 
-def _announce(run: RunFolder, lines: list[str], bad_files: Any, tell: Callable[[str], None]) -> None:
+def _bad_files(*datasets: PictureDataset | None) -> list[BadFile]:
+    """What was left out of any split, each file once."""
+    return list(dict.fromkeys(bad for dataset in datasets for bad in getattr(dataset, "bad_files", ())))
+
+
+def _announce(run: RunFolder, lines: list[str], bad_files: list[BadFile], tell: Callable[[str], None]) -> None:
     if bad_files:
         write_bad_files(run.path / "bad_files.csv", bad_files)
         tell(f"{len(bad_files)} files could not be used; {run.path / 'bad_files.csv'} names them")

@@ -7,6 +7,7 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
+from PIL import Image
 
 from cascade.errors import CascadeError
 from cascade.lock import beside
@@ -115,3 +116,21 @@ def test_a_run_has_one_name_at_wandb_and_a_fresh_one_another(tmp_path: Path, mon
     assert first["id"] == second["id"] != fresh["id"]
     assert first["name"] == fresh["name"] == "mine-base64"
     assert first["resume"] == "allow"
+
+
+def test_what_cannot_be_read_is_named_whichever_split_it_is_of(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        folder = tmp_path / "photos" / split / "hat"
+        folder.mkdir(parents=True)
+        for number in range(2):
+            Image.new("RGB", (16, 16), (90 * number, 0, 0)).save(folder / f"{number}.png")
+        (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff garbage")
+    settings = [word for word in TINY if not word.startswith("data.")]
+    overrides = [*settings, f"runs={tmp_path}/runs", "name=mine", "data=folder", f"data.root={tmp_path}/photos"]
+    with initialize_config_module("conf", version_base="1.3"):
+        config = OmegaConf.to_container(compose("train", overrides=overrides), resolve=True)
+    lines: list[str] = []
+    outcome = train(config, lines.append)
+    named = (outcome.folder / "bad_files.csv").read_text()
+    assert [f"{split}/hat/broken.jpg" in named for split in ("train", "val")] == [True, True]
+    assert any(line.startswith("2 files could not be used") for line in lines)
