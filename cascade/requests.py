@@ -65,7 +65,7 @@ def check_seed(seed: int) -> int:
     return number
 
 
-def whole_number(value: object) -> int | None:
+def whole_number(value: Any) -> int | None:
     """The number that an int, a text of digits, or an integer of numpy or torch is; None for anything else.
 
     >>> whole_number(3), whole_number("3"), whole_number(3.0), whole_number(True)
@@ -76,7 +76,7 @@ def whole_number(value: object) -> int | None:
     if isinstance(value, bool):
         return None
     try:
-        return index(value)  # type: ignore[arg-type]  # that is the question
+        return index(value)
     except TypeError:
         return None
 

@@ -4,6 +4,7 @@ import shutil
 import signal
 import time
 from pathlib import Path
+from pickle import UnpicklingError
 from types import FrameType
 from typing import Any
 
@@ -40,10 +41,7 @@ def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
         return torch.load(path, map_location=map_location, weights_only=True)
     except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
         raise CascadeError(f"{path} is damaged or no checkpoint; fresh=true moves it aside and starts again") from error
-    except Exception as error:
-        # torch hides its unpickler's error class; anything else is not ours to explain.
-        if type(error).__name__ != "UnpicklingError":
-            raise
+    except UnpicklingError as error:
         raise CascadeError(f"{path} is not a checkpoint of this program, or is damaged; use fresh=true") from error
 
 

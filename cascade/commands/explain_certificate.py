@@ -123,7 +123,8 @@ def _choices(group: str, config: Mapping[str, Any]) -> Iterator[tuple[str, dict[
     whole = OmegaConf.create(dict(config))
     for choice in groups_on_disk()[group]:
         whole[group] = OmegaConf.load(CONF / group / f"{choice}.yaml")  # it may refer to other keys
-        others[choice] = complete(group, OmegaConf.to_container(whole[group], resolve=True))  # type: ignore[arg-type]
+        plain: dict[str, Any] = OmegaConf.to_container(whole[group], resolve=True)
+        others[choice] = complete(group, plain)
     usual = next((other for other in others.values() if other["name"] == name), own)
     changed = ", ".join(
         f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}"

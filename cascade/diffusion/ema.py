@@ -6,6 +6,16 @@ import torch
 from torch import nn
 
 
+@torch.no_grad()
+def move_average(ema_module: nn.Module, module: nn.Module, decay: float) -> None:
+    """θ̄ ← d·θ̄ + (1 − d)·θ in place, of every parameter; buffers are copied."""
+    weight = 1 - decay
+    for average, value in zip(ema_module.parameters(), module.parameters(), strict=True):
+        average.lerp_(value.to(average), weight)
+    for average, value in zip(ema_module.buffers(), module.buffers(), strict=True):
+        average.copy_(value)
+
+
 class ExponentialEMA:
     """θ̄ ← d·θ̄ + (1 − d)·θ with d = min(decay, (1 + step)/(warmup + step)).
 
@@ -29,7 +39,6 @@ class ExponentialEMA:
         """Return d of the update after optimizer step `step`, counted from 0."""
         return min(self.max_decay, (1 + step) / (self.warmup + step))
 
-    @torch.no_grad()
     def update(self, ema_module: nn.Module, module: nn.Module, step: int) -> None:
         """Move the averaged weights of `ema_module` towards `module`'s, in place; buffers are copied.
 
@@ -38,8 +47,4 @@ class ExponentialEMA:
         >>> torch.equal(average.weight, model.weight)
         True
         """
-        weight = 1 - self.decay(step)
-        for average, value in zip(ema_module.parameters(), module.parameters(), strict=True):
-            average.lerp_(value.to(average), weight)
-        for average, value in zip(ema_module.buffers(), module.buffers(), strict=True):
-            average.copy_(value)
+        move_average(ema_module, module, self.decay(step))

@@ -7,8 +7,9 @@ of p over t. Any width can be rebuilt from snapshots of two: a linear combinatio
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import torch
 from torch import Tensor, nn
+
+from cascade.diffusion.ema import move_average
 
 Snapshot = tuple[int, float]
 """The optimizer steps made, and the σ_rel of the average."""
@@ -45,20 +46,16 @@ class PowerEMA:
         """Return β of the update after optimizer step `step`, counted from 0."""
         return (1 - 1 / (step + 1)) ** (self.gamma + 1)
 
-    @torch.no_grad()
     def update(self, ema_module: nn.Module, module: nn.Module, step: int) -> None:
         """Move the averaged weights of `ema_module` towards `module`'s, in place; buffers are copied.
 
+        >>> import torch
         >>> average, model = nn.Linear(1, 1), nn.Linear(1, 1)
         >>> PowerEMA(0.1).update(average, model, step=0)
         >>> torch.equal(average.weight, model.weight)
         True
         """
-        weight = 1 - self.decay(step)
-        for average, value in zip(ema_module.parameters(), module.parameters(), strict=True):
-            average.lerp_(value.to(average), weight)
-        for average, value in zip(ema_module.buffers(), module.buffers(), strict=True):
-            average.copy_(value)
+        move_average(ema_module, module, self.decay(step))
 
 
 def reconstruction(snapshots: Sequence[Snapshot], steps: int, sigma_rel: float) -> np.ndarray:
@@ -89,6 +86,7 @@ def _profile_product(t: np.ndarray, gamma: np.ndarray, s: np.ndarray, delta: np.
 def combine(states: Sequence[Mapping[str, Tensor]], weights: Sequence[float]) -> dict[str, Tensor]:
     """Return Σ weight·state in float64, rounded once to float32; what is no float is the last state's.
 
+    >>> import torch
     >>> combine([{"w": torch.tensor([1.0])}, {"w": torch.tensor([3.0])}], [0.5, 0.5])
     {'w': tensor([2.])}
     """

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from cascade.errors import CascadeError
 from cascade.networks.adm_encoder import ADMEncoder, Widths
 from cascade.networks.adm_layers import Norm, Told, Up, step_embedding
+from cascade.networks.embedding import label_row
 from cascade.networks.layers import check_fits, zeroed
 
 
@@ -131,11 +132,8 @@ class ADMUNet(nn.Module):
             return embedding if extra is None else embedding + extra
 
     def _row(self, label: Tensor | None, clock: Tensor) -> Tensor:
-        null = self.num_classes
-        row = torch.full(clock.shape, null, device=clock.device) if label is None else label.remainder(null + 1)
-        if label is not None and bool(((label < -1) | (label > null)).any()):
-            raise CascadeError(f"no class {int(label.max())}; classes are 0 to {null - 1}, and -1 means none")
-        if not self.null_label and bool((row == null).any()):
+        row = label_row(label, clock, self.num_classes)
+        if not self.null_label and bool((row == self.num_classes).any()):
             raise CascadeError(
                 "this network was trained with classes only: name a class, and leave guidance_scale at 1 "
                 "(classifier guidance needs no class 'none')"

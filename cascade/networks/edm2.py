@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from cascade.errors import CascadeError
 from cascade.networks.dropout import Dropout
+from cascade.networks.embedding import label_row
 from cascade.networks.layers import check_fits
 from cascade.networks.magnitude import MPConv, MPFourier, mp_cat, mp_silu, mp_sum, normalize
 
@@ -184,10 +185,7 @@ class EDM2UNet(nn.Module):
         embedding = self.emb_noise(self.emb_fourier(-log_snr / 8).to(self.emb_noise.weight.dtype))
         if self.emb_label is not None:
             rows = self.num_classes + 1
-            row = torch.full(log_snr.shape, -1, device=log_snr.device) if label is None else label
-            if bool(((row < -1) | (row >= rows)).any()):
-                raise CascadeError(f"a class is out of range; classes are 0 to {rows - 2}, and -1 means none")
-            hot = F.one_hot(row % rows, rows).to(embedding.dtype) * math.sqrt(rows)
+            hot = F.one_hot(label_row(label, log_snr, self.num_classes), rows).to(embedding.dtype) * math.sqrt(rows)
             embedding = mp_sum(embedding, self.emb_label(hot), self.label_balance)
         elif label is not None:
             raise CascadeError("this network has no classes (num_classes=0), so label must be None")

@@ -88,12 +88,20 @@ class ConditionEmbedding(nn.Module):
         """The label's part of it, (B, dim), for as many as `log_snr` has. Raises CascadeError without classes."""
         if self.label is None:
             raise CascadeError("this network has no classes (num_classes=0), so label must be None")
-        return self.label(self._row(label, log_snr))
+        return self.label(label_row(label, log_snr, self.num_classes))
 
-    def _row(self, label: Tensor | None, log_snr: Tensor) -> Tensor:
-        if label is None:
-            return torch.full(log_snr.shape, self.num_classes, device=log_snr.device)
-        if bool(((label < -1) | (label > self.num_classes)).any()):
-            wrong = int(label[(label < -1) | (label > self.num_classes)][0])
-            raise CascadeError(f"no class {wrong}; classes are 0 to {self.num_classes - 1}, and -1 means none")
-        return label % (self.num_classes + 1)
+
+def label_row(label: Tensor | None, log_snr: Tensor, num_classes: int) -> Tensor:
+    """The row (B,) of each label in a table of num_classes + 1, whose last is "none": that of −1, num_classes and None.
+
+    Raises CascadeError for a label out of range.
+
+    >>> label_row(torch.tensor([1, -1]), torch.zeros(2), 3)
+    tensor([1, 3])
+    """
+    if label is None:
+        return torch.full(log_snr.shape, num_classes, device=log_snr.device)
+    odd = (label < -1) | (label > num_classes)
+    if bool(odd.any()):
+        raise CascadeError(f"no class {int(label[odd][0])}; classes are 0 to {num_classes - 1}, and -1 means none")
+    return label % (num_classes + 1)

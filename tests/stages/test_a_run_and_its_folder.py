@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
@@ -11,6 +12,7 @@ from PIL import Image
 
 from cascade.errors import CascadeError
 from cascade.lock import beside
+from stages.checkpoint import read_checkpoint
 from stages.run import Outcome, train
 from stages.run_folder import RunFolder
 
@@ -134,3 +136,18 @@ def test_what_cannot_be_read_is_named_whichever_split_it_is_of(tmp_path: Path) -
     named = (outcome.folder / "bad_files.csv").read_text()
     assert [f"{split}/hat/broken.jpg" in named for split in ("train", "val")] == [True, True]
     assert any(line.startswith("2 files could not be used") for line in lines)
+
+
+class Bomb:
+    def __reduce__(self):
+        return Path.touch, (Path("exploded"),)
+
+
+def test_a_checkpoint_that_holds_code_or_was_cut_is_refused_and_executes_nothing(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"state_dict": {}, "bomb": Bomb()}, "code.ckpt")
+    Path("cut.ckpt").write_bytes(Path("code.ckpt").read_bytes()[:-200])
+    for name, line in {"code.ckpt": "is not a checkpoint", "cut.ckpt": "is damaged or no check"}.items():
+        with pytest.raises(CascadeError, match=line):
+            read_checkpoint(Path(name))
+    assert not Path("exploded").exists()

@@ -53,7 +53,7 @@ MUTANTS: list[Mutant] = [
     *mutants("cascade/diffusion/ema.py", "diffusion/test_ema.py",
         ("d = (1 + step)/(warmup + step)", "(1 + step) / (self", "step / (self"),
         ("d ≤ decay", "min(self.max_decay", "max(self.max_decay"),
-        ("weight 1 − d", "weight = 1 - self.decay(step)", "weight = self.decay(step)"),
+        ("weight 1 − d", "weight = 1 - decay", "weight = decay"),
     ),
     *mutants("cascade/diffusion/geometric.py", "diffusion/test_geometric.py",
         ("probability p·multiplier", "self.p * getattr(self, name)).to", "self.p).to"),

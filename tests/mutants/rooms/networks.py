@@ -6,7 +6,7 @@ from mutant import Mutant, mutants
 MUTANTS: list[Mutant] = [
     *mutants("cascade/networks/embedding.py", "networks/test_conditions_reach_the_network.py",
         ("(2/π)·atan e^{−λ/2}", "torch.exp(-0.5 * log_snr)", "torch.exp(-log_snr)"),
-        ("−1 is the null label", "label % (self.num_classes + 1)", "label % self.num_classes"),
+        ("−1 is the null label", "label % (num_classes + 1)", "label % num_classes"),
     ),
     *mutants("cascade/networks/low_res.py", "networks/test_conditions_reach_the_network.py",
         ("gates g₁·x + g₂·↑low", "own * x + low * upsampled", "low * x + own * upsampled"),
