@@ -36,7 +36,8 @@ TABLE: dict[str, dict[str, str]] = {
         "eps_steps": "cascade.diffusion.step_preconditioning:StepEpsPreconditioning",
         "v": "cascade.diffusion.preconditioning:VPreconditioning",
         "x0": "cascade.diffusion.preconditioning:X0Preconditioning",
-        "residual": "cascade.diffusion.preconditioning:ResidualPreconditioning",
+        "residual": "cascade.diffusion.residual_preconditioning:ResidualPreconditioning",
+        "edm_residual": "cascade.diffusion.residual_preconditioning:EDMResidualPreconditioning",
         "edm": "cascade.diffusion.preconditioning:EDMPreconditioning",
     },
     "schedule": {

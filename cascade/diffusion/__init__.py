@@ -25,10 +25,10 @@ from cascade.diffusion.oracle import GaussianDenoiser, MixtureDenoiser
 from cascade.diffusion.preconditioning import (
     EDMPreconditioning,
     EpsPreconditioning,
-    ResidualPreconditioning,
     VPreconditioning,
     X0Preconditioning,
 )
+from cascade.diffusion.residual_preconditioning import EDMResidualPreconditioning, ResidualPreconditioning
 from cascade.diffusion.schedule import (
     CosineSchedule,
     DiscreteBetas,
@@ -63,6 +63,7 @@ __all__ = [
     "DiagonalGaussian",
     "DiscreteBetas",
     "EDMPreconditioning",
+    "EDMResidualPreconditioning",
     "EDMWeighting",
     "ELBOWeighting",
     "Elbo",

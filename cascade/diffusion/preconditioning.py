@@ -9,7 +9,6 @@ Dhariwal 2021, equation 15, "ADM"); `loss=hybrid` trains it.
 import math
 
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
 
 from cascade.diffusion.condition import Condition
 from cascade.diffusion.denoiser import Posterior
@@ -100,33 +99,6 @@ class X0Preconditioning(_Preconditioning):
         return Posterior(output, variance_fraction=fraction)
 
 
-class ResidualPreconditioning(_Preconditioning):
-    """The network predicts what the low-res picture lacks: x̂ = α_a·↑y + F, ↑y the bicubic upsampling of y = low_res.
-
-    x0-prediction for super-resolution stages. α_a·y is the best linear estimate of the low-res picture for data of unit
-    variance, so an untrained stage returns it, upsampled: its colours are right from the first step, and as the network
-    predicts pictures and not noise, what it has not learned yet is blur and not grain (Li & He 2025, "Back to Basics").
-
-    >>> import torch
-    >>> zero = lambda x, log_snr, **condition: torch.zeros_like(x)
-    >>> x_t, level = torch.ones(1, 3, 4, 4), torch.zeros(1)
-    >>> condition = Condition(low_res=torch.full((1, 3, 2, 2), 0.25))
-    >>> ResidualPreconditioning(zero)(x_t, level, condition).mean[0, 0, 0, 0]
-    tensor(0.2500)
-    """
-
-    def forward(self, x_t: Tensor, log_snr: Tensor, condition: Condition) -> Posterior:
-        """Return the posterior of x_t (B, C, H, W) at λ (B,). Raises CascadeError without a low-res picture."""
-        if condition.low_res is None:
-            raise CascadeError("residual preconditioning is for super-resolution stages: it needs low_res")
-        output, fraction = self._output(x_t, log_snr, condition)
-        low_res = condition.low_res.to(output)
-        if condition.aug_log_snr is not None:
-            low_res = alpha_sigma(over(condition.aug_log_snr, low_res))[0] * low_res
-        upsampled = interpolate(low_res, x_t.shape[-2:], mode="bicubic", align_corners=False)
-        return Posterior(upsampled + output, variance_fraction=fraction)
-
-
 class EDMPreconditioning(_Preconditioning):
     """EDM's preconditioning (Karras et al. 2022, eq. 7 and table 1) in the variance-preserving currency.
 
@@ -151,10 +123,13 @@ class EDMPreconditioning(_Preconditioning):
 
     def forward(self, x_t: Tensor, log_snr: Tensor, condition: Condition) -> Posterior:
         """Return the posterior of x_t (B, C, H, W) at λ (B,)."""
-        level = over(log_snr, x_t)
+        return self._scaled(x_t, over(log_snr, x_t), self.sigma_data**2, condition)
+
+    def _scaled(self, x_t: Tensor, level: Tensor, variance: Tensor | float, condition: Condition) -> Posterior:
+        """The posterior for data of that variance σ_d²; `level` and it are broadcast over x_t."""
         alpha, sigma = alpha_sigma(level)
-        square = (-level).sigmoid() + level.sigmoid() * self.sigma_data**2
+        square = (-level).sigmoid() + level.sigmoid() * variance
         norm = square.sqrt()
-        output, fraction = self._output((x_t / norm).to(x_t.dtype), log_snr, condition)
-        mean = alpha * self.sigma_data**2 / square * x_t + sigma * self.sigma_data / norm * output
+        output, fraction = self._output((x_t / norm).to(x_t.dtype), level.flatten(), condition)
+        mean = alpha * variance / square * x_t + sigma * variance**0.5 / norm * output
         return Posterior(mean, variance_fraction=fraction)

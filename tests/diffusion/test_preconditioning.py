@@ -10,6 +10,7 @@ from torch.testing import assert_close
 from cascade.diffusion import (
     Condition,
     EDMPreconditioning,
+    EDMResidualPreconditioning,
     EpsPreconditioning,
     ResidualPreconditioning,
     VPreconditioning,
@@ -160,27 +161,10 @@ def test_impossible_numbers_are_refused():
         EDMPreconditioning(nn.Identity(), sigma_data=0)
 
 
-@pytest.mark.parametrize("level", [-20.0, 0.0, 20.0])
-@pytest.mark.parametrize("aug_level", [0.0, 3.0, math.inf])
-def test_residual_is_x0_around_the_upsampled_low_res(level, aug_level, normal):
-    """x̂ = α_a·↑y + F: with F the rest of x the mean is x, and with F = 0 the best linear estimate, upsampled."""
-    x, low_res = normal(2, 3, 8, 8), normal(2, 3, 4, 4, name="low")
-    condition = Condition(low_res=low_res, aug_log_snr=per_image(aug_level, 2))
-    alpha_a = math.sqrt(1 / (1 + math.exp(-aug_level)))
-    up = torch.nn.functional.interpolate(low_res, scale_factor=2, mode="bicubic")
-    log_snr = per_image(level, 2)
-    exact = ResidualPreconditioning(Network(lambda x_t, _: x - alpha_a * up))
-    assert_close(exact(normal(2, 3, 8, 8, name="x_t"), log_snr, condition).mean, x)
-    untrained = ResidualPreconditioning(Network(lambda x_t, _: torch.zeros_like(x_t)))
-    assert_close(untrained(x, log_snr, condition).mean, alpha_a * up)
-    with pytest.raises(CascadeError, match="needs low_res"):
-        untrained(x, log_snr, NOTHING)
-
-
-@pytest.mark.parametrize("kind", [*KINDS, "residual"])
+@pytest.mark.parametrize("kind", [*KINDS, "residual", "edm_residual"])
 def test_a_learned_variance_is_the_second_half_of_the_channels(kind, normal):
     """The mean is what it is without it, and f = (v + 1)/2."""
-    condition = Condition(low_res=normal(2, 3, 2, 2, name="low")) if kind == "residual" else NOTHING
+    condition = Condition(low_res=normal(2, 3, 2, 2, name="low")) if "residual" in kind else NOTHING
     make = {
         "eps": EpsPreconditioning,
         "v": VPreconditioning,
@@ -188,6 +172,7 @@ def test_a_learned_variance_is_the_second_half_of_the_channels(kind, normal):
         "edm": EDMPreconditioning,
         "edm at 1.7": lambda network, **more: EDMPreconditioning(network, 1.7, **more),
         "residual": ResidualPreconditioning,
+        "edm_residual": EDMResidualPreconditioning,
     }[kind]
     x_t, log_snr, v = normal(2, 3, 4, 4), per_image(0.7, 2), normal(2, 3, 4, 4, name="v")
     plain = make(Network(lambda x, log_snr: torch.tanh(x)))(x_t, log_snr, condition)
