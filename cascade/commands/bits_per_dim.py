@@ -1,7 +1,11 @@
-"""`metrics=[bits_per_dim]` of `cascade evaluate`: what real pictures cost under each stage of a cascade."""
+"""`metrics=[bits_per_dim,log_likelihood]` of `cascade evaluate`: what real pictures cost under each stage of a cascade.
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+The first is bounded by an ELBO (`bound=`), the second read from the probability flow; the rest is one and the same.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 from cascade.commands.per_stage import read_per_stage
@@ -17,14 +21,14 @@ if TYPE_CHECKING:
     from cascade.stage_sampler import StageSampler
 
 
-def check_bits_per_dim(plain: Mapping[str, Any]) -> None:
+def check_bits_per_dim(plain: Mapping[str, Any], metric: str) -> None:
     """Everything that can be said of the command line itself, before torch is imported."""
     from cascade.data.source import check_source
 
     if plain["cascade"] is None:
-        raise CascadeError("bits_per_dim judges a cascade: give cascade=FOLDER, not images=FOLDER")
-    if plain["bits_per_dim"]["num_images"] < 1:
-        raise CascadeError(f"bits_per_dim.num_images={plain['bits_per_dim']['num_images']} must be at least 1")
+        raise CascadeError(f"{metric} judges a cascade: give cascade=FOLDER, not images=FOLDER")
+    if plain[metric]["num_images"] < 1:
+        raise CascadeError(f"{metric}.num_images={plain[metric]['num_images']} must be at least 1")
     check_source(plain["data"])
 
 
@@ -33,20 +37,21 @@ class BitsPerDim:
     """Stages and pictures that fit, opened and not yet computed with; `chosen` are places in the data."""
 
     plain: Mapping[str, Any]
+    metric: str
     bound: "Bound"
+    record: Mapping[str, Any]
     plan: "Sequence[StageSampler]"
     dataset: "PictureDataset"
     chosen: Sequence[int]
 
     @classmethod
-    def open(cls, plain: Mapping[str, Any], bars: "Bars") -> "BitsPerDim":
+    def open(cls, plain: Mapping[str, Any], metric: str, bars: "Bars") -> "BitsPerDim":
         """Load the cascade, open the data, and check that they know the same classes."""
         from cascade.data.source import open_dataset
-        from cascade.registry import build
         from cascade.rng import permutation
 
-        asked = plain["bits_per_dim"]
-        bound = build("bound", plain["bound"])
+        asked = plain[metric]
+        bound, record = JUDGES[metric](plain)
         plan = _plan(plain, bound)
         source = {key: value for key, value in plain["data"].items() if key != "split"}
         looked = lambda done, total: bars.at("looking through the data", done, total)  # noqa: E731
@@ -56,31 +61,30 @@ class BitsPerDim:
             raise CascadeError(f"the data hold no picture in the split {asked['split']}")
         for sampler in plan:
             _labels(dataset, sampler)
-        return cls(plain, bound, plan, dataset, sorted(order[: asked["num_images"]]))
+        return cls(plain, metric, bound, record, plan, dataset, sorted(order[: asked["num_images"]]))
 
     def measure(self, bars: "Bars") -> "tuple[list[Figure], dict[str, Any]]":
         """Return the figures of each stage and of all, and what the report says of how they came about."""
         from cascade.evaluation.bits_per_dim import bits_figures
-        from cascade.registry import complete
 
         count, found = len(self.chosen), {}
         for stage, sampler in enumerate(self.plan):
-            work = f"bits/dim of {sampler.name}"
+            work = f"{self.metric} of {sampler.name}"
             bars.at(work, 0, count, "pictures")
             done = lambda judged, work=work: bars.at(work, judged, count, "pictures")  # noqa: E731
             terms = _judged(sampler).nats(self.bound, self._examples(stage), self.plain["seed"], done)
             found[sampler.name] = terms, sampler.stage.config.resolution
         notes = self._notes()
         record = {
-            "bound": complete("bound", self.plain["bound"]),
-            "data": {**self.plain["data"], "split": self.plain["bits_per_dim"]["split"]},
+            "bound": self.record,
+            "data": {**self.plain["data"], "split": self.plain[self.metric]["split"]},
             "side": self.plan[-1].stage.config.resolution,
             "fingerprint": self.dataset.fingerprint,
             "pictures": list(self.chosen),
             "stages": [{**sampler.record(), "log_snrs": _plain(sampler.log_snrs.tolist())} for sampler in self.plan],
             "notes": notes,
         }
-        return bits_figures(found, notes), record
+        return bits_figures(found, notes, self.bound.kind), record
 
     def _examples(self, stage: int) -> "Iterator[Example]":
         """The pictures of a stage and of the one before, shrunk from size to size: each is the same for both."""
@@ -111,6 +115,26 @@ class BitsPerDim:
         return {**notes, "all stages": f"≥ −ln P(x {before} px), that of all sizes together; {self.bound.text}"}
 
 
+def _elbo(plain: Mapping[str, Any]) -> "tuple[Bound, dict[str, Any]]":
+    from cascade.registry import build, complete
+
+    return build("bound", plain["bound"]), complete("bound", plain["bound"])
+
+
+def _flow(plain: Mapping[str, Any]) -> "tuple[Bound, dict[str, Any]]":
+    from cascade.evaluation.flow_likelihood import FlowLikelihood
+
+    flow = FlowLikelihood(**{key: plain["log_likelihood"][key] for key in signature(FlowLikelihood).parameters})
+    return flow, asdict(flow)
+
+
+JUDGES: "Mapping[str, Callable[[Mapping[str, Any]], tuple[Bound, dict[str, Any]]]]" = {
+    "bits_per_dim": _elbo,
+    "log_likelihood": _flow,
+}
+"""Each metric that judges real pictures → what judges them, and its record; the metric has keys of its name."""
+
+
 def _plan(plain: Mapping[str, Any], bound: "Bound") -> "list[StageSampler]":
     """The stages with their grids and augmentation levels, bare: no guidance and no thresholding has a likelihood."""
     from cascade.artifact import load_chain
@@ -120,8 +144,8 @@ def _plan(plain: Mapping[str, Any], bound: "Bound") -> "list[StageSampler]":
     names = [config.name for config in configs[chosen_stages(configs, plain["stages"], None)]]
     given = read_per_stage(plain["per_stage"], [config.name for config in configs])
     bare: dict[str, Any] = {"guidance": "none", "threshold": "none", "guidance_scale": None, "truncated": False}
-    if bound.steps is not None:
-        bare["steps"] = bound.steps
+    if bound.grid_steps is not None:
+        bare["steps"] = bound.grid_steps
     settings = {name: replace(given.get(name, StageSettings()), **bare) for name in names}
     pipeline = CascadePipeline.load(plain["cascade"], plain["device"], plain["precision"], names)
     return pipeline.plan(stages=plain["stages"], settings=settings)

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from cascade import __version__
 from cascade.artifact import load_chain
+from cascade.commands.bits_per_dim import JUDGES, BitsPerDim, check_bits_per_dim
 from cascade.commands.evaluated_sides import LEAST, Pictures, check_cascade, open_sides
 from cascade.commands.per_stage import stage_keys
 from cascade.errors import CascadeError, suggest
@@ -97,21 +98,24 @@ def _distances(plain: Mapping[str, Any], out: Path | None, bars: Bars) -> Callab
     return measure
 
 
-def _bits_per_dim(plain: Mapping[str, Any], out: Path | None, bars: Bars) -> Callable[[], Measured]:  # noqa: ARG001
-    """Open the cascade and real pictures, and return what judges these."""
-    from cascade.commands.bits_per_dim import BitsPerDim
-    from cascade.commands.figure_table import named
+def _judging(metric: str) -> Callable[[Mapping[str, Any], Path | None, Bars], Callable[[], Measured]]:
+    """What opens the cascade and real pictures, and returns what judges these."""
 
-    opened = BitsPerDim.open(plain, bars)
+    def judge(plain: Mapping[str, Any], out: Path | None, bars: Bars) -> Callable[[], Measured]:  # noqa: ARG001
+        from cascade.commands.figure_table import named
 
-    def measure() -> Measured:
-        figures, record = opened.measure(bars)
-        return Measured(figures, {"bits_per_dim": record}, f"{plain['cascade']} on {named(record)}")
+        opened = BitsPerDim.open(plain, metric, bars)
 
-    return measure
+        def measure() -> Measured:
+            figures, record = opened.measure(bars)
+            return Measured(figures, {metric: record}, f"{plain['cascade']} on {named(record)}")
+
+        return measure
+
+    return judge
 
 
-METRICS = {"distances": _distances, "bits_per_dim": _bits_per_dim}
+METRICS = {"distances": _distances, **{metric: _judging(metric) for metric in JUDGES}}
 
 
 def _check(plain: Mapping[str, Any]) -> None:
@@ -123,10 +127,9 @@ def _check(plain: Mapping[str, Any]) -> None:
             raise CascadeError(f"unknown metric '{metric}'; {suggest(str(metric), METRICS)}")
     if not plain["metrics"]:
         raise CascadeError(f"metrics is empty: give one or more of {', '.join(METRICS)}")
-    if "bits_per_dim" in plain["metrics"]:
-        from cascade.commands.bits_per_dim import check_bits_per_dim
-
-        check_bits_per_dim(plain)
+    for metric in JUDGES:
+        if metric in plain["metrics"]:
+            check_bits_per_dim(plain, metric)
     for key, least in (("num_images", LEAST), ("first_seed", 0), ("neighbours", 1), ("batch", 1)):
         if plain[key] < least:
             raise CascadeError(f"{key}={plain[key]} must be at least {least}")

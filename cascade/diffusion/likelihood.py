@@ -23,7 +23,7 @@ def log_likelihood(
     condition: Condition,
     probes: int | None = None,
     *,
-    seeds: Sequence[int] | None = None,
+    seeds: Sequence[rng.Name] | None = None,
     log_snr_min: float = -20.0,
     log_snr_max: float = 20.0,
     steps: int = 128,
@@ -42,7 +42,8 @@ def log_likelihood(
     ∇·f is the exact trace with `probes` None, by D = C·H·W backward passes for each of the 6·steps slopes. Else it
     is the mean of vᵀ(∂f/∂x)v over so many Rademacher vectors v (Hutchinson), fixed along the path: unbiased for the
     same path, exact where the Jacobian is diagonal. Those of image i are a pure function of `seeds[i]`, the image's
-    shape and `probes`; without seeds all images have those of seed 0. An image's answer does not depend on its batch.
+    shape and `probes`; without seeds the seed is its place i in the batch. No two images share their vectors unless
+    their seeds are the same; with seeds an image's answer does not depend on its batch.
 
     Song et al. 2021 (score SDE), section 4.3 and equation 39; Grathwohl et al. 2019 (FFJORD). Raises CascadeError
     unless λ_min < λ_max are finite, probes and steps at least 1, and there are as many seeds as images.
@@ -52,12 +53,46 @@ def log_likelihood(
     >>> log_likelihood(oracle, torch.zeros(1, 2), Condition())  # −ln 2π
     tensor([-1.8379])
     """
+    return sum(
+        log_likelihood_terms(
+            denoiser,
+            x,
+            condition,
+            probes,
+            seeds=seeds,
+            log_snr_min=log_snr_min,
+            log_snr_max=log_snr_max,
+            steps=steps,
+        )
+    ).to(working_dtype(x))
+
+
+def log_likelihood_terms(
+    denoiser: Denoiser,
+    x: Tensor,
+    condition: Condition,
+    probes: int | None,
+    *,
+    seeds: Sequence[rng.Name] | None,
+    log_snr_min: float,
+    log_snr_max: float,
+    steps: int,
+) -> tuple[Tensor, Tensor]:
+    """Return the two terms of `log_likelihood`, (B,) float64: ln N(x_{λmin}; α x̂, σ² I) and −∫ ∇·f dλ.
+
+    >>> from cascade.diffusion.oracle import GaussianDenoiser
+    >>> point = GaussianDenoiser(torch.zeros(2), torch.zeros(2, 2))
+    >>> level = {"log_snr_min": -20.0, "log_snr_max": 0.0}
+    >>> terms = log_likelihood_terms(point, torch.zeros(1, 2), Condition(), None, seeds=None, steps=8, **level)
+    >>> [round(term.item(), 3) for term in terms]  # −ln 2π, and ln 2: each number shrinks from σ = 1 to √½
+    [-1.838, 0.693]
+    """
     _check(len(x), probes, seeds, log_snr_min=log_snr_min, log_snr_max=log_snr_max, steps=steps)
     # What is made in inference mode takes no part in autograd, so x is cloned outside of it.
     with torch.inference_mode(False), torch.no_grad():
         x = x.detach().clone()
         dtype = working_dtype(x)
-        vectors = None if probes is None else _rademacher(x, probes, [0] * len(x) if seeds is None else seeds)
+        vectors = None if probes is None else _rademacher(x, probes, range(len(x)) if seeds is None else seeds)
 
         def slope(state: Tensor, log_snr: float) -> Tensor:
             point = state[:, :-1].reshape(x.shape).to(dtype)
@@ -70,7 +105,7 @@ def log_likelihood(
             state = runge_kutta_step(slope, state, start, end, _ORDER)
         start_point = state[:, :-1].reshape(x.shape).to(dtype)
         # The integral runs downwards in λ, so its sign is that of the formula's −∫.
-        return (_log_prior(denoiser, start_point, log_snr_min, condition) + state[:, -1]).to(dtype)
+        return _log_prior(denoiser, start_point, log_snr_min, condition), state[:, -1]
 
 
 def _rate_and_divergence(
@@ -92,7 +127,7 @@ def _rate_and_divergence(
     return rate.detach(), divergence
 
 
-def _rademacher(x: Tensor, probes: int, seeds: Sequence[int]) -> Tensor:
+def _rademacher(x: Tensor, probes: int, seeds: Sequence[rng.Name]) -> Tensor:
     """Signs ±1 (B, probes, D), in x's working dtype: those of an image by its seed alone."""
     size = x[0].numel()
     uniform = torch.stack([rng.uniform("likelihood", seed, shape=(probes, size)) for seed in seeds])
@@ -110,7 +145,7 @@ def _log_prior(denoiser: Denoiser, x: Tensor, log_snr: float, condition: Conditi
 def _check(
     count: int,
     probes: int | None,
-    seeds: Sequence[int] | None,
+    seeds: Sequence[rng.Name] | None,
     *,
     log_snr_min: float,
     log_snr_max: float,

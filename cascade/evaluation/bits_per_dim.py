@@ -31,7 +31,6 @@ from cascade.diffusion import (
     continuous_elbo,
     discrete_elbo,
 )
-from cascade.diffusion.elbo import ElboDraws
 from cascade.diffusion.reverse import Variance, check_variance
 from cascade.errors import CascadeError
 from cascade.evaluation.figures import Figure
@@ -40,10 +39,15 @@ PARTS = ("prior", "diffusion", "decoder")
 
 
 class Bound(Protocol):
-    """An ELBO of pictures x (B, 3, R, R); `log_snrs` is the grid on which their stage is sampled."""
+    """What pictures x (B, 3, R, R) cost in nats; `log_snrs` is the grid on which their stage is sampled."""
 
-    steps: int | None
-    """The steps that the grid is to have; None: its own."""
+    kind: str
+    """How the figure is named."""
+
+    @property
+    def grid_steps(self) -> int | None:
+        """The steps that the grid is to have; None: its own."""
+        ...
 
     @property
     def text(self) -> str:
@@ -51,7 +55,7 @@ class Bound(Protocol):
         ...
 
     def __call__(
-        self, denoiser: Denoiser, x: Tensor, log_snrs: Tensor, condition: Condition, draws: ElboDraws
+        self, denoiser: Denoiser, x: Tensor, log_snrs: Tensor, condition: Condition, draws: "PictureDraws"
     ) -> Elbo: ...
 
 
@@ -66,6 +70,7 @@ class DiscreteBound:
 
     steps: int | None = None
     variance: Variance = "small"
+    kind = "bound"
 
     def __post_init__(self) -> None:
         check_variance(self.variance)
@@ -73,11 +78,18 @@ class DiscreteBound:
             raise CascadeError(f"bound.steps={self.steps} must be at least 1")
 
     @property
+    def grid_steps(self) -> int | None:
+        """The steps that the grid is to have; None: its own."""
+        return self.steps
+
+    @property
     def text(self) -> str:
         """What it is, in words."""
         return f"{'its own' if self.steps is None else self.steps} steps, variance {self.variance}"
 
-    def __call__(self, denoiser: Denoiser, x: Tensor, log_snrs: Tensor, condition: Condition, draws: ElboDraws) -> Elbo:
+    def __call__(
+        self, denoiser: Denoiser, x: Tensor, log_snrs: Tensor, condition: Condition, draws: "PictureDraws"
+    ) -> Elbo:
         """Return the terms of each picture."""
         return discrete_elbo(denoiser, x, log_snrs, condition, draws, variance=self.variance)
 
@@ -95,7 +107,8 @@ class ContinuousBound:
     points: int = 32
     log_snr_min: float | None = None
     log_snr_max: float | None = None
-    steps = None
+    grid_steps = None
+    kind = "bound"
 
     def __post_init__(self) -> None:
         if self.points < 1:
@@ -106,15 +119,28 @@ class ContinuousBound:
         """What it is, in words."""
         return f"continuous time, {self.points} levels"
 
-    def __call__(self, denoiser: Denoiser, x: Tensor, log_snrs: Tensor, condition: Condition, draws: ElboDraws) -> Elbo:
+    def __call__(
+        self, denoiser: Denoiser, x: Tensor, log_snrs: Tensor, condition: Condition, draws: "PictureDraws"
+    ) -> Elbo:
         """Return the terms of each picture."""
-        finite = log_snrs[log_snrs.isfinite()]
-        low = float(finite[0]) if self.log_snr_min is None else self.log_snr_min
-        high = float(finite[-1]) if self.log_snr_max is None else self.log_snr_max
-        if not low < high:
-            raise CascadeError(f"the bound runs from a log-SNR to a larger one, not from {low:g} to {high:g}")
-        noise = ScheduleNoise(LinearLogSNRSchedule(low, high))
+        noise = ScheduleNoise(LinearLogSNRSchedule(*ends(log_snrs, self.log_snr_min, self.log_snr_max)))
         return continuous_elbo(denoiser, x, noise, condition, draws, points=self.points)
+
+
+def ends(log_snrs: Tensor, log_snr_min: float | None, log_snr_max: float | None) -> tuple[float, float]:
+    """Return the levels that are given, where they are None the first and the last finite level of the grid.
+
+    Raises CascadeError unless they are in order.
+
+    >>> ends(torch.tensor([-9.0, 0.0, 11.0, math.inf]), None, 5.0)
+    (-9.0, 5.0)
+    """
+    finite = log_snrs[log_snrs.isfinite()]
+    low = float(finite[0]) if log_snr_min is None else log_snr_min
+    high = float(finite[-1]) if log_snr_max is None else log_snr_max
+    if not low < high:
+        raise CascadeError(f"the bound runs from a log-SNR to a larger one, not from {low:g} to {high:g}")
+    return low, high
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,16 +237,25 @@ class PictureDraws:
         """Standard normal (B, *shape), for the smaller pictures; on the CPU."""
         return self._stacked(rng.randn, "augmentation", 0, shape).cpu()
 
+    def dequantisation(self) -> Tensor:
+        """Uniform on [0, 1), (B, *shape): where in its bin a number of 8 bits lies."""
+        return self._stacked(rng.uniform, "dequantisation", 0, self.shape)
+
+    def probe_seeds(self) -> list[str]:
+        """A name for each picture's probes of a trace."""
+        return [f"bits_per_dim/{self.seed}/{self.stage}/{picture}" for picture in self.pictures]
+
     def _stacked(self, draw: Callable[..., Tensor], purpose: str, term: int, shape: Sequence[int]) -> Tensor:
         names = [("bits_per_dim", self.seed, self.stage, picture, purpose, term) for picture in self.pictures]
         return torch.stack([draw(*name, shape=tuple(shape)) for name in names]).to(self.device)
 
 
-def bits_figures(stages: Mapping[str, tuple[Elbo, int]], notes: Mapping[str, str]) -> list[Figure]:
+def bits_figures(stages: Mapping[str, tuple[Elbo, int]], notes: Mapping[str, str], kind: str = "bound") -> list[Figure]:
     """Return for each stage, and for all together, bits per dimension and nats with their standard errors.
 
     `stages` are name → (terms of the same N pictures, side of the stage's pictures) in order; `notes` name → what is
     bounded, in words. The sum counts the numbers of the largest picture. The error is that of the mean over pictures.
+    `kind` stands behind each name.
 
     >>> terms = Elbo(torch.zeros(2), torch.tensor([1.0, 3.0]), torch.zeros(2))
     >>> [(figure.name, round(figure.value, 4)) for figure in bits_figures({"base": (terms, 1)}, {"base": ""})]
@@ -231,10 +266,10 @@ def bits_figures(stages: Mapping[str, tuple[Elbo, int]], notes: Mapping[str, str
         largest = rows[-1][2]
         parts = (sum(getattr(terms, part) for terms, _ in stages.values()) for part in PARTS)
         rows.append(("all stages", Elbo(*parts), largest, notes["all stages"]))
-    return [figure for name, terms, side, note in rows for figure in _pair(name, terms, side, note)]
+    return [figure for name, terms, side, note in rows for figure in _pair(name, kind, terms, side, note)]
 
 
-def _pair(name: str, terms: Elbo, side: int, note: str) -> list[Figure]:
+def _pair(name: str, kind: str, terms: Elbo, side: int, note: str) -> list[Figure]:
     nats = terms.total
     error = nats.std().item() / math.sqrt(len(nats)) if len(nats) > 1 else None
     figures = []
@@ -242,7 +277,7 @@ def _pair(name: str, terms: Elbo, side: int, note: str) -> list[Figure]:
         parts = {part: getattr(terms, part).mean().item() * scale for part in PARTS}
         figures.append(
             Figure(
-                f"{unit} {name} (bound)",
+                f"{unit} {name} ({kind})",
                 nats.mean().item() * scale,
                 num_images=len(nats),
                 resize=note,

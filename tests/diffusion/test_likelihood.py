@@ -162,10 +162,20 @@ def test_an_image_has_the_same_likelihood_alone_and_among_others(mixture, probes
         condition = Condition(label=labels[index])
         return log_likelihood(mixture, x[index], condition, probes, steps=4, **given)
 
-    for seeds in (None, [5, 6, 7, 8]):
+    for seeds in (None,) if probes is None else ([5, 6, 7, 8],):
         whole = run([0, 1, 2, 3], seeds)
         assert_close(run([2], seeds), whole[2:3], rtol=1e-12, atol=1e-12)
         assert_close(run([3, 1], seeds), whole[[3, 1]], rtol=1e-12, atol=1e-12)
+
+
+def test_no_two_images_share_their_probes_unless_their_seeds_are_the_same():
+    """Without seeds the seed is the place in the batch: one point sixteen times gives both of its two values."""
+    covariance = torch.tensor([[0.5, 0.2], [0.2, 0.4]], dtype=F64)
+    oracle, x = GaussianDenoiser(torch.zeros(2, dtype=F64), covariance), torch.ones(16, 2, dtype=F64)
+    without = log_likelihood(oracle, x, NOTHING, 1, steps=4)
+    assert_close(log_likelihood(oracle, x, NOTHING, 1, seeds=range(16), steps=4), without)
+    assert 3 <= int((without > without.mean()).sum()) <= 13
+    assert log_likelihood(oracle, x, NOTHING, 1, seeds=["same"] * 16, steps=4).std() < 1e-9
 
 
 @pytest.mark.parametrize("mode", [torch.enable_grad, torch.inference_mode])

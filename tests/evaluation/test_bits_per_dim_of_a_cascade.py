@@ -285,9 +285,38 @@ def test_more_steps_and_another_bound(cascade, tmp_path):
     assert said["bits_per_dim"]["bound"] == {"name": "discrete", "steps": 4, "variance": "small"}
 
 
+def test_log_likelihood_has_the_same_rows_pictures_and_conditions(cascade, tmp_path, capsys):
+    """Both metrics at once; the flow's figure of a base is the same in whatever batch, and another seed's is not."""
+    words = ["log_likelihood.steps=4", "log_likelihood.num_images=2", "bound.points=1"]
+    both = ["metrics=[bits_per_dim,log_likelihood]", f"out={tmp_path / 'both'}"]
+    assert evaluate(cascade, *words, *both) == 0
+    printed = capsys.readouterr().out
+    assert "−ln P(x 16 px | x 8 px), augmented at log-SNR 2; probability flow, 4 steps, 1 probe" in printed
+    found, report = read(tmp_path / "both")
+    rows = [f"{name} ({kind})" for kind in ("bound", "flow") for name in ("base", "sr16", "sr32", "all stages")]
+    assert set(found) == {f"{unit} {row}" for unit in ("bits/dim", "nats") for row in rows}
+    for unit in ("bits/dim", "nats"):
+        assert found[f"{unit} base (flow)"]["num_images"] == 2
+    parts = [found[f"nats {name} (flow)"]["value"] for name in ("base", "sr16", "sr32")]
+    assert found["nats all stages (flow)"]["value"] == pytest.approx(sum(parts))
+    assert report["log_likelihood"]["pictures"] == report["bits_per_dim"]["pictures"]
+    assert report["log_likelihood"]["bound"]["probes"] == 1
+    values = []
+    for name, more in [("three", []), ("one", ["base.network_batch=1"]), ("other", ["seed=1"])]:
+        alone = ["metrics=[log_likelihood]", "stages=1", *more, f"out={tmp_path / name}"]
+        assert evaluate(cascade, *words, *alone) == 0
+        values.append(read(tmp_path / name)[0]["nats base (flow)"]["value"])
+    assert values[1] == pytest.approx(values[0], rel=1e-5)
+    assert values[2] != pytest.approx(values[0], rel=1e-4)
+
+
 @pytest.mark.parametrize(
     ("words", "line"),
     [
+        (["metrics=[log_likelihood]", "log_likelihood.probes=0"], "log_likelihood.probes=0 must be at least 1"),
+        (["metrics=[log_likelihood]", "log_likelihood.num_images=0"], "log_likelihood.num_images=0 must be"),
+        (["metrics=[log_likelihood]", "log_likelihood.log_snr_min=11", "stages=1"], "from 11 to 10"),
+        (["metrics=[log_likelihood]", "log_likelihood.steps=2", "stages=1"], "log_likelihood.steps=2: give at least 4"),
         (["metrics=[bits_per_dims]"], "unknown metric 'bits_per_dims'; did you mean 'bits_per_dim'"),
         (["metrics=[]"], "metrics is empty"),
         (["bits_per_dim.num_images=0"], "num_images=0 must be at least 1"),
