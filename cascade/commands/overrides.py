@@ -59,6 +59,9 @@ KINDS = {
     "guidance_scale": Kind("float", nullable=True),
     "guidance.weak": Kind("text"),
     "guidance.guided.weak": Kind("text"),
+    "guidance.classifier": Kind("text"),
+    "guidance.guided.classifier": Kind("text"),
+    "sampler.classifier": Kind("text"),
     "threads": Kind("int", nullable=True),
     "workers": Kind("int", nullable=True),
     "resolution": Kind("int"),
@@ -70,6 +73,7 @@ KINDS = {
     "stage.crop": Kind("int", nullable=True),
     "stage.aug_log_snr": Kind("float", nullable=True),
     "trainer.max_minutes": Kind("float", nullable=True),
+    "sampler.step_size": Kind("float", nullable=True),
     "noise.probabilities": Kind("list", nullable=True, items="float"),
 }
 _SWEEPS = ("choice(", "range(", "glob(", "shuffle(", "sort(")

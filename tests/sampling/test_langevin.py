@@ -1,16 +1,20 @@
 """Langevin dynamics beyond Gaussians: levels, names of draws, what it reduces to, the density it leaves alone."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from cascade.diffusion import Condition, Posterior
 from cascade.diffusion.oracle import GaussianDenoiser, MixtureDenoiser
 from cascade.errors import CascadeError
+from cascade.registry import build
 from cascade.rng import randn
 from cascade.sampling import AnnealedLangevin, karras, langevin_chain
+from cascade.sampling.certificate import output_moments
 from cascade.sampling.transition import Level
 
 F64 = torch.float64
@@ -102,6 +106,37 @@ def density():
         return x, mass / mass.sum()
 
     return points
+
+
+GRIDS = sorted((Path(__file__).resolve().parents[2] / "conf" / "grid").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", GRIDS, ids=lambda path: path.stem)
+def test_the_default_chain_follows_every_grid_of_conf(path):
+    """K·ρ ≥ ln(σ_{i−1}/σ_i) at each change, and at the last level the exact variance of any data is near its own."""
+    config = yaml.safe_load(path.read_text(encoding="utf-8").replace("${stage.resolution}", "64"))
+    config.update({"respacing": "50"} if "respacing" in config else {})
+    grid = build("grid", config)[:-1]
+    sampler = AnnealedLangevin()
+    rate = sampler.rate([Level(log_snr) for log_snr in grid.tolist()])
+    assert sampler.steps * rate >= float(grid.diff().max()) / 2
+    assert 0.1 <= rate <= 1
+    variance = torch.tensor([1e-8, 1e-4, 0.05, 0.3, 2.0], dtype=F64)
+    made = output_moments(sampler, variance, grid, max_work=1e9)
+    alpha, sigma = Level(grid[-1].item()).alpha, Level(grid[-1].item()).sigma
+    ratio = made.variance / (alpha**2 * variance + sigma**2)
+    assert bool(((ratio > 0.95) & (ratio < 2.1)).all()), ratio
+    assert bool(((made.gain / alpha - 1).abs() < 0.01).all())
+
+
+def test_the_rate_is_a_tenth_or_twice_what_the_longest_change_asks_for():
+    levels = [Level(log_snr) for log_snr in (-3.0, -2.9, 0.1, 0.2)]
+    assert AnnealedLangevin(10).rate(levels) == pytest.approx(2 * 1.5 / 10)
+    assert AnnealedLangevin(2).rate(levels) == 1
+    assert AnnealedLangevin(100).rate(levels) == AnnealedLangevin(10).rate(levels[:2]) == 0.1
+    assert AnnealedLangevin(1, step_size=0.3).rate(levels) == pytest.approx(0.3 * math.exp(0.2))
+    with pytest.raises(CascadeError, match=r"1 Langevin steps .* changes by e\^1\.5; say steps=2"):
+        AnnealedLangevin(1)(MIXTURE, noise(-1), torch.tensor([-3.0, -2.9, 0.1], dtype=F64), Condition(), noise)
 
 
 def test_a_chain_that_diverges_says_so():
