@@ -15,8 +15,7 @@ from lightning.pytorch import LightningModule, Trainer
 from cascade.errors import CascadeError
 from cascade.files import write_whole_with
 from stages.after_step import AfterStep
-
-LAST = "last.ckpt"
+from stages.run_folder import LAST
 
 
 class WholeCheckpointIO(TorchCheckpointIO):

@@ -5,8 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from cascade.errors import CascadeError, suggest
+from cascade.lock import beside
 from cascade.requests import check_logger, check_precision, check_seed
 from cascade.trained_levels import refuse_untrained
+from stages.processes import Processes
+from stages.run_folder import SCRATCH, RunFolder
 
 ACCELERATORS = ("auto", "cpu", "gpu", "mps")
 
@@ -23,7 +26,7 @@ def check_settings(config: Mapping[str, Any], processes: int) -> None:
     for key, name in (("name", config["name"]), ("stage.name", config["stage"]["name"])):
         if not name or Path(name).name != name or name.startswith("."):
             raise CascadeError(f"{key}='{name}' must be a plain folder name")
-    folder = Path(config["runs"]).expanduser() / config["name"] / config["stage"]["name"]
+    folder = RunFolder.of(config).path
     for path in (folder, *folder.parents):
         if path.exists() and not path.is_dir():
             raise CascadeError(f"the run would be in {folder}, but {path} is a file")
@@ -32,6 +35,18 @@ def check_settings(config: Mapping[str, Any], processes: int) -> None:
         raise CascadeError(f"ema.decay={decay} must be at least 0 and below 1")
     check_logger(config["logger"])
     _check_batch(config["trainer"], processes)
+
+
+def check_run(config: Mapping[str, Any], processes: Processes) -> None:
+    """Refuse a run of other settings, as far as both are written out, and a folder that another process holds."""
+    run = RunFolder.of(config)
+    if not config["fresh"] and config["name"] != SCRATCH:
+        difference = run.difference(config, as_written=True)
+        if difference is not None:
+            raise CascadeError(difference)
+    if processes.is_first:
+        with beside(run.path):  # it is held for good when the run begins
+            pass
 
 
 def _check_trainer(settings: Mapping[str, Any]) -> None:

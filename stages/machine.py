@@ -29,13 +29,11 @@ def check_machine(settings: Mapping[str, Any], processes: Processes) -> None:
         )
 
 
-def with_precision(config: Mapping[str, Any], stored: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return `config` with "auto" decided: once, so a run that goes on elsewhere keeps its arithmetic."""
-    settings = dict(config["trainer"])
-    if settings["precision"] == "auto" and stored is not None:
-        settings["precision"] = stored["trainer"]["precision"]
-    settings["precision"] = choose_precision(settings["precision"], device_type(settings))
-    return {**config, "trainer": settings}
+def with_precision(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `config` with a precision of "auto" decided for this machine."""
+    settings = config["trainer"]
+    precision = choose_precision(settings["precision"], device_type(settings))
+    return {**config, "trainer": {**settings, "precision": precision}}
 
 
 def device_type(settings: Mapping[str, Any]) -> str:

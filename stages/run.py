@@ -39,11 +39,8 @@ from stages.precision import PRECISIONS
 from stages.processes import Processes
 from stages.progress import TrainingProgress
 from stages.rehearsal import rehearse
-from stages.run_folder import RunFolder
+from stages.run_folder import SCRATCH, RunFolder, as_decided
 from stages.validation import Validation
-
-SCRATCH = "debug"
-"""The name that debug=fast gives its runs: one of other settings begins again instead of being refused."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,32 +57,38 @@ class Outcome:
     stopped_by: int | None = None
 
 
-def train(config: Mapping[str, Any], tell: Callable[[str], None]) -> Outcome:
+def train(config: Mapping[str, Any], tell: Callable[[str], None], defaults: Mapping[str, Any] | None = None) -> Outcome:
     """Train the stage that `config` describes; nothing is left written unless all checks are passed.
 
-    `tell` receives lines for a person. Raises CascadeError for whatever is wrong with the configuration, the data or
-    the folder that the run would continue, and where another call of `train` is writing to that folder.
+    `tell` receives lines for a person. `defaults` is what a configuration says where nobody overrides it, and so what
+    stands for the keys that an older run's lacks. Raises CascadeError for whatever is wrong with the configuration, the
+    data or the folder that the run would continue, and where another call of `train` is writing to that folder.
     """
     processes = Processes.here()
     check_settings(config, processes.count)
     check_machine(config["trainer"], processes)
-    run = RunFolder(Path(config["runs"]).expanduser() / config["name"] / config["stage"]["name"])
+    run = RunFolder.of(config)
     # Beside the folder: a fresh run moves the old folder away. The processes of a run write through the first one.
     with beside(run.path) if processes.is_first else nullcontext(), progress_bars(quiet=not processes.is_first) as bars:
-        return _train(config, run, processes, bars, tell)
+        return _train(_settled(config, run, defaults), run, processes, bars, tell)
+
+
+def _settled(config: Mapping[str, Any], run: RunFolder, defaults: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The configuration with all that it leaves open decided, and whether the run begins anew."""
+    if config["fresh"]:
+        return with_precision(config)
+    difference = run.difference(config, defaults)
+    if difference is None:
+        return with_precision(as_decided(config, run.stored()))
+    if config["name"] != SCRATCH:
+        raise CascadeError(difference)
+    return {**with_precision(config), "fresh": True}
 
 
 def _train(
     config: Mapping[str, Any], run: RunFolder, processes: Processes, bars: Bars, tell: Callable[[str], None]
 ) -> Outcome:
-    first, fresh = processes.is_first, config["fresh"]
-    config = with_precision(config, None if fresh else run.stored())
-    settings = config["trainer"]
-    difference = None if fresh else run.difference(config)
-    if difference is not None:
-        if config["name"] != SCRATCH:
-            raise CascadeError(difference)
-        fresh = True
+    first, fresh, settings = processes.is_first, config["fresh"], config["trainer"]
     dataset, validation = _open_data(config, bars)
     described = stage_config(config, dataset)
     stage = build_stage(config, described)

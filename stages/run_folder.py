@@ -2,21 +2,25 @@
 
 import os
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 import yaml
-from torch import nn
 
 from cascade.artifact import check_weights
 from cascade.errors import CascadeError
 from cascade.files import write_whole
+from cascade.flat import flat
 from cascade.registry import TABLE, complete
-from stages.checkpoint import LAST, read_checkpoint
 
-RUN_CONFIG = "run.yaml"
+if TYPE_CHECKING:
+    from torch import nn
+
+LAST, RUN_CONFIG = "last.ckpt", "run.yaml"
+SCRATCH = "debug"
+"""The name that debug=fast gives its runs: one of other settings begins again instead of being refused."""
 FINGERPRINT, ENDED, RUN_ID = "data_fingerprint", "ended_by_time", "run_id"
 
 # What may differ when a run is continued: where it runs, how long, what is shown of it, and how it will be sampled.
@@ -47,6 +51,8 @@ FREE = (
     "stage.aug_log_snr",
     "stage.network_batch",
 )
+UNDECIDED = {"trainer": {"precision": "auto"}}
+"""Group → key → the value that leaves it to the machine or to other keys."""
 
 
 class RunFolder:
@@ -57,12 +63,17 @@ class RunFolder:
         self.run_id = uuid.uuid4().hex[:12]
         """The name of this run among all, whatever their folders are called; kept as long as it is continued."""
 
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> Self:
+        """The folder of the run that a configuration names."""
+        return cls(Path(config["runs"]).expanduser() / config["name"] / config["stage"]["name"])
+
     @property
     def checkpoint(self) -> Path | None:
         """The checkpoint to resume from, if there is one."""
         return self.path / LAST if (self.path / LAST).exists() else None
 
-    def resumed_step(self, module: nn.Module, fingerprint: str) -> int:
+    def resumed_step(self, module: "nn.Module", fingerprint: str) -> int:
         """The optimizer step that the next one to be made has, 0 in a new run.
 
         Raises CascadeError for a checkpoint that does not hold the weights of `module`, and for other pictures than
@@ -70,6 +81,8 @@ class RunFolder:
         """
         if self.checkpoint is None:
             return 0
+        from stages.checkpoint import read_checkpoint  # with torch, which what is said of a folder can do without
+
         checkpoint = read_checkpoint(self.checkpoint)
         step, state = checkpoint.get("global_step"), checkpoint.get("state_dict")
         if not isinstance(step, int) or not isinstance(state, dict):
@@ -82,8 +95,10 @@ class RunFolder:
         self.run_id = str((self.stored() or {}).get(RUN_ID, self.run_id))
         return step
 
-    def load_weights(self, module: nn.Module) -> None:
+    def load_weights(self, module: "nn.Module") -> None:
         """Load the checkpoint's weights into `module`."""
+        from stages.checkpoint import read_checkpoint
+
         module.load_state_dict(read_checkpoint(self.path / LAST)["state_dict"])
 
     def stored(self) -> dict[str, Any] | None:
@@ -99,19 +114,31 @@ class RunFolder:
             raise CascadeError(f"{file} is not a run's configuration; use fresh=true")
         return config
 
-    def difference(self, config: Mapping[str, Any]) -> str | None:
+    def difference(
+        self, config: Mapping[str, Any], defaults: Mapping[str, Any] | None = None, *, as_written: bool = False
+    ) -> str | None:
         """Why the run cannot be continued under `config`, naming the first key that differs; None if it can.
 
-        A group or a parameter that the stored configuration does not know came with a later version, and its default
-        does what was done before.
+        A key that the stored configuration lacks came with a later version, whose default does what was done before:
+        that of the parameter itself, or what `defaults` says, a configuration in which nobody has overridden anything.
+        A group that it lacks and `defaults` does not know keeps nobody from going on.
+        `as_written`: compare only what both write out, which needs no torch.
         """
         stored = self.stored()
         if stored is None or self.checkpoint is None:  # a start that failed before its first checkpoint binds nobody
             return None
-        old, new = (dict(_flat(_completed(settings))) for settings in (stored, config))
-        for key in [*new, *old]:
+        config = as_decided(config, stored)
+        if as_written:
+            old, new = dict(flat(stored)), dict(flat(config))
+            keys = [key for key in new if key in old]
+        else:
+            defaults = defaults or {}
+            old, new = (dict(flat(_completed(settings))) for settings in ({**defaults, **stored}, config))
+            old = {**dict(flat(defaults)), **old}
+            keys = [key for key in [*new, *old] if key.split(".")[0] in {*stored, *defaults}]
+        for key in keys:
             free = any(key == name or key.startswith(name + ".") for name in FREE)
-            if not free and key.split(".")[0] in stored and old.get(key) != new.get(key):
+            if not free and old.get(key) != new.get(key):
                 return (
                     f"the run in '{self.path}' was made with {key}={_show(old.get(key))}, not {_show(new.get(key))}; "
                     "continue it with that, or use another name, or fresh=true to start again"
@@ -140,18 +167,21 @@ class RunFolder:
         return target
 
 
+def as_decided(config: Mapping[str, Any], stored: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return `config` with what it leaves open as the run has it: that is decided once, when the run begins."""
+    decided = {group: dict(config[group]) for group in UNDECIDED if group in config}
+    for group, settings in decided.items():
+        for key, undecided in UNDECIDED[group].items():
+            before = (stored or {}).get(group, {}).get(key, undecided)
+            if key in settings and settings[key] == undecided:
+                settings[key] = before
+    return {**config, **decided}
+
+
 def _completed(config: Mapping[str, Any]) -> dict[str, Any]:
     """The same with the parameters that the groups leave to their defaults."""
     named = {key: value for key, value in config.items() if key in TABLE and value and value.get("name") in TABLE[key]}
     return {**config, **{group: complete(group, value) for group, value in named.items()}}
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _show(value: Any) -> str:

@@ -1,7 +1,7 @@
 """What `conf/` holds: groups, choices, defaults lists, and the composed configuration of a command."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -9,11 +9,13 @@ from typing import Any
 
 import yaml
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cascade.errors import CascadeError
+from cascade.flat import flat
 
 # Beside the library, in a checkout as in site-packages; a user's own folder or package `conf` is never looked at.
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -28,8 +30,19 @@ def composed(command: str, overrides: Sequence[str]) -> DictConfig:
 def _composed(command: str, overrides: tuple[str, ...]) -> DictConfig:
     if not (CONF / f"{command}.yaml").is_file():
         raise CascadeError(f"the configuration of '{command}' is missing from this installation ({CONF})")
-    with hydra_errors(), initialize_config_dir(str(CONF), version_base="1.3"):
+    with hydra_errors(), _aside(), initialize_config_dir(str(CONF), version_base="1.3"):
         return compose(command, overrides=list(overrides), return_hydra_config=True)
+
+
+@contextmanager
+def _aside() -> Iterator[None]:
+    """Inside of a job Hydra is in use already, and composes nothing for anybody else."""
+    own = GlobalHydra.instance().hydra
+    GlobalHydra.instance().hydra = None
+    try:
+        yield
+    finally:
+        GlobalHydra.instance().hydra = own
 
 
 @contextmanager
@@ -89,12 +102,25 @@ def flattened(config: DictConfig) -> dict[str, Any]:
     {'a.b': '${c}', 'c': '???'}
     """
     plain = OmegaConf.to_container(config, resolve=False)
-    return dict(_flat({key: value for key, value in plain.items() if key != "hydra"}))
+    return dict(flat({key: value for key, value in plain.items() if key != "hydra"}))
 
 
-def _flat(mapping: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in mapping.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+def plain_config(config: DictConfig, *, throw_on_missing: bool = True) -> dict[str, Any]:
+    """A composed config as plain values, resolved; Hydra's own node is left out."""
+    own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    plain = OmegaConf.to_container(own, resolve=True, throw_on_missing=throw_on_missing)
+    return {str(key): value for key, value in plain.items()}
+
+
+def defaults_of(command: str, choices: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
+    """What a command's config says under these choices of the groups that are `known`, where nobody overrides a key.
+
+    `stage` counts as known, for it chooses the others' defaults; what changes many groups at once (experiment, debug)
+    does not.
+
+    >>> defaults_of("train", {"stage": "sr256", "ema": "power", "debug": "fast"}, known=["ema"])["trainer"]["max_steps"]
+    100000
+    """
+    groups = default_groups(command)
+    picks = [f"{g}={c}" for g, c in choices.items() if c and groups.get(g) and (g in known or g == "stage")]
+    return plain_config(composed(command, picks), throw_on_missing=False)

@@ -1,28 +1,38 @@
 """`cascade train`: train a stage, or continue its run."""
 
 import signal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
-def run(config: "DictConfig") -> None:
-    """Train the stage of `config`; a run that was stopped by a signal exits with 128 + its number."""
-    from omegaconf import OmegaConf
-
+def check(plain: dict[str, Any]) -> None:
+    """What can be said of a job before torch and Lightning are imported; a sweep asks it of all before the first."""
     from cascade.data.source import check_source
-    from stages.checks import check_settings
+    from stages.checks import check_run, check_settings
     from stages.processes import Processes
 
-    plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     processes = Processes.here()
-    # Before torch and Lightning are imported, which takes longer than anybody wants to wait for a line.
     check_settings(plain, processes.count)
     check_source(plain["data"], plain["stage"]["resolution"])
+    check_run(plain, processes)
+
+
+def run(config: "DictConfig") -> None:
+    """Train the stage of `config`; a run that was stopped by a signal exits with 128 + its number."""
+    from cascade.commands.configuration import defaults_of, plain_config
+
+    plain = plain_config(config)
+    check(plain)
+    from hydra.core.hydra_config import HydraConfig
+
     from stages.machine import check_machine
     from stages.parts import check_parts
+    from stages.processes import Processes
+    from stages.run_folder import RunFolder
 
+    processes = Processes.here()
     check_machine(plain["trainer"], processes)
     check_parts(plain)
     from stages.run import train
@@ -31,7 +41,8 @@ def run(config: "DictConfig") -> None:
         if processes.is_first:
             print(line, flush=True)
 
-    outcome = train(plain, tell)
+    defaults = defaults_of("train", HydraConfig.get().runtime.choices, RunFolder.of(plain).stored() or {})
+    outcome = train(plain, tell, defaults)
     if outcome.stopped_by is not None:
         tell(f"stopped at step {outcome.step} by {signal.Signals(outcome.stopped_by).name}; the same command continues")
         raise SystemExit(128 + outcome.stopped_by)

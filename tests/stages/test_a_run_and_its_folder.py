@@ -10,6 +10,7 @@ from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 from PIL import Image
 
+from cascade.commands.command_line import main
 from cascade.errors import CascadeError
 from cascade.lock import beside
 from stages.checkpoint import read_checkpoint
@@ -151,3 +152,29 @@ def test_a_checkpoint_that_holds_code_or_was_cut_is_refused_and_executes_nothing
         with pytest.raises(CascadeError, match=line):
             read_checkpoint(Path(name))
     assert not Path("exploded").exists()
+
+
+def command(*words: str) -> int:
+    """`cascade train` for one step, with `words` in the place of the words for the same keys."""
+    settings = dict(word.split("=", 1) for word in [*TINY, "name=mine", *words])
+    return main(["train", *(f"{key}={value}" for key, value in settings.items())])
+
+
+def test_keys_of_a_later_version_keep_nobody_from_going_on_unless_they_are_used(tmp_path, monkeypatch, capsys) -> None:
+    """The stored configuration is one of before `trainer.gradient_clip`, `stage.flip` and the whole group `loss`."""
+    monkeypatch.chdir(tmp_path)
+    assert command() == 0
+    file = tmp_path / "runs" / "mine" / "base64" / "run.yaml"
+    stored = yaml.safe_load(file.read_text())
+    del stored["trainer"]["gradient_clip"], stored["stage"]["flip"], stored["loss"]
+    file.write_text(yaml.safe_dump(stored))
+    capsys.readouterr()
+    for words, line in {
+        ("trainer.gradient_clip=2",): "was made with trainer.gradient_clip=1.0, not 2.0",
+        ("stage.flip=false",): "was made with stage.flip=True, not False",
+        ("loss=uncertainty",): "was made with loss.name=plain, not uncertainty",
+    }.items():
+        assert command(*words) == 2
+        assert line in capsys.readouterr().err
+    assert command("trainer.max_steps=2") == 0
+    assert "resuming at step 1" in capsys.readouterr().out
