@@ -21,6 +21,7 @@ from cascade.sampling.predictor_corrector import PredictorCorrector
 from cascade.sampling.probability_flow import ProbabilityFlow
 from cascade.sampling.sde_dpm_solver_pp import SDEDPMSolverPP
 from cascade.sampling.thresholding import DynamicThreshold, NoThreshold, StaticThreshold
+from cascade.sampling.tiling import Tiled
 from cascade.sampling.transition import Noise, Sampler
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "SDEDPMSolverPP",
     "Sampler",
     "StaticThreshold",
+    "Tiled",
     "Unconditional",
     "Unguided",
     "adm_respaced",
