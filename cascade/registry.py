@@ -128,7 +128,13 @@ TABLE: dict[str, dict[str, str]] = {
 }
 
 # A parameter whose value is itself a {name: ...} mapping is built from the group of its own name, but for these.
-_GROUP_OF_PARAMETER = {"base": "schedule", "betas": "schedule", "reference": "noise", "guided": "guidance"}
+_GROUP_OF_PARAMETER = {
+    "base": "schedule",
+    "betas": "schedule",
+    "reference": "noise",
+    "guided": "guidance",
+    "predictor": "sampler",
+}
 
 
 def resolve(group: str, name: str) -> Any:

@@ -2,21 +2,15 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from cascade.diffusion import Condition, Denoiser
-from cascade.errors import CascadeError, suggest
+from cascade.errors import CascadeError
 from cascade.sampling.ancestral import Ancestral
-from cascade.sampling.euler_maruyama import EulerMaruyama
 from cascade.sampling.langevin import langevin_step
 from cascade.sampling.transition import Noise, Sampler, transitions
-
-Predictor = Literal["ancestral", "euler_maruyama"]
-
-_PREDICTORS: dict[str, Sampler] = {"ancestral": Ancestral("small"), "euler_maruyama": EulerMaruyama()}
 
 
 @dataclass(frozen=True)
@@ -31,29 +25,29 @@ class PredictorCorrector:
     The paper's factor α_i = 1 − β_i (algorithm 5) tends to 1 on fine grids and is left out, as in algorithm 4.
     The corrector leaves the marginal at its level alone but for a bias that falls as r⁴, and as r²/D in D dimensions.
 
-    Predictors: "ancestral" (Ancestral with the small variance, the paper's ancestral sampling) and "euler_maruyama". A
-    step into λ = +inf returns x̂ and is not corrected. Step i draws randn(i) and corrector k of it randn(i, draw=k),
-    k ≥ 1. With no corrector steps, or r = 0, it reduces to its predictor.
+    The predictor is any sampler that draws at most once in a step; it is asked for one step at a time, so what it
+    remembers of earlier ones is lost. The paper's are Ancestral("small"), the default, and EulerMaruyama(). A step into
+    λ = +inf returns x̂ and is not corrected. Step i draws randn(i) and corrector k of it randn(i, draw=k), k ≥ 1. With
+    no corrector steps, or r = 0, it reduces to its predictor.
 
-    Song et al. 2021 (score SDE), algorithms 1, 3 and 4. Raises CascadeError for another predictor and negative numbers.
+    Song et al. 2021 (score SDE), algorithms 1, 3 and 4. Raises CascadeError for what is no such predictor and for
+    negative numbers.
 
     >>> from cascade.diffusion.oracle import GaussianDenoiser
     >>> oracle = GaussianDenoiser(torch.ones(2), torch.zeros(2, 2))
     >>> grid = torch.tensor([-9.0, 0.0, torch.inf], dtype=torch.float64)
-    >>> sampler = PredictorCorrector("ancestral", corrector_steps=2)
+    >>> sampler = PredictorCorrector(Ancestral("large"), corrector_steps=2)
     >>> sampler(oracle, torch.randn(1, 2), grid, Condition(), lambda step, draw=0: torch.randn(1, 2))
     tensor([[1., 1.]])
     """
 
-    predictor: Predictor = "ancestral"
+    predictor: Sampler = Ancestral("small")  # noqa: RUF009  (frozen)
     corrector_steps: int = 1
     snr: float = 0.16
 
     def __post_init__(self) -> None:
-        if self.predictor not in get_args(Predictor):
-            raise CascadeError(
-                f"unknown predictor '{self.predictor}'; {suggest(str(self.predictor), get_args(Predictor))}"
-            )
+        if not callable(self.predictor):
+            raise CascadeError(f"a predictor is a sampler, in a config {{name: ancestral}}, not {self.predictor!r}")
         steps = self.corrector_steps
         if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
             raise CascadeError(f"corrector_steps={steps} must be a whole number, at least 0")
@@ -62,10 +56,9 @@ class PredictorCorrector:
 
     def __call__(self, denoiser: Denoiser, x: Tensor, log_snrs: Tensor, condition: Condition, randn: Noise) -> Tensor:
         """Sample; 1 + `corrector_steps` network calls and draws of noise for each step but one into λ = +inf."""
-        predict = _PREDICTORS[self.predictor]
         for step in transitions(log_snrs):
             pair = log_snrs[step.index : step.index + 2]
-            x = predict(denoiser, x, pair, condition, lambda _, draw=0, index=step.index: randn(index, draw))
+            x = self.predictor(denoiser, x, pair, condition, _Once(step.index, randn))
             corrections = 0 if step.ends_clean else self.corrector_steps
             for draw in range(1, 1 + corrections):
                 mean, noise = step.s.denoise(denoiser, x, condition).mean, randn(step.index, draw)
@@ -80,3 +73,16 @@ class PredictorCorrector:
         # Without noise left ‖ε̂‖ = 0: the least positive number keeps 0/0 from becoming NaN.
         ratio = self.snr * signal / gradient.clamp_min(torch.finfo(eps.dtype).tiny)
         return (2 * ratio.square()).clamp_max(1)
+
+
+@dataclass(frozen=True)
+class _Once:
+    """The noise of a predictor whose only step is step `index`; the other draws are the corrector's."""
+
+    index: int
+    randn: Noise
+
+    def __call__(self, step: int, draw: int = 0) -> Tensor:  # noqa: ARG002
+        if draw:
+            raise CascadeError("a predictor draws at most once in a step: take ancestral, euler_maruyama, ddim, ...")
+        return self.randn(self.index)

@@ -9,12 +9,13 @@ from scipy.special import roots_genlaguerre
 from cascade.diffusion import Condition, Posterior
 from cascade.diffusion.oracle import GaussianDenoiser, MixtureDenoiser
 from cascade.errors import CascadeError
+from cascade.registry import build, complete
 from cascade.rng import randn
-from cascade.sampling import Ancestral, EulerMaruyama, PredictorCorrector, karras
+from cascade.sampling import DDIM, Ancestral, AnnealedLangevin, EulerMaruyama, Heun, PredictorCorrector, karras
 from cascade.sampling.transition import Level, transitions
 
 F64 = torch.float64
-PREDICTORS = {"ancestral": Ancestral("small"), "euler_maruyama": EulerMaruyama()}
+PREDICTORS = [Ancestral("small"), Ancestral("large"), EulerMaruyama(), DDIM(eta=0.5), Heun()]
 MIXTURE = MixtureDenoiser(
     torch.tensor([0.3, 0.7], dtype=F64),
     torch.tensor([[-1.0, 0.4, 0.0, 0.2], [0.8, 0.1, -0.3, 0.5]], dtype=F64),
@@ -22,7 +23,7 @@ MIXTURE = MixtureDenoiser(
 )
 GRID = torch.tensor([-3.0, -2.0, -0.5, 1.5, math.inf], dtype=F64)
 
-each_predictor = pytest.mark.parametrize("predictor", PREDICTORS)
+each_predictor = pytest.mark.parametrize("predictor", PREDICTORS, ids=str)
 
 
 def noise(step, draw=0):
@@ -34,7 +35,7 @@ def noise(step, draw=0):
 @pytest.mark.parametrize("without", [{"corrector_steps": 0}, {"corrector_steps": 2, "snr": 0.0}], ids=str)
 def test_without_corrections_it_reduces_to_its_predictor(predictor, grid, without):
     got = PredictorCorrector(predictor, **without)(MIXTURE, noise(-1), grid, Condition(), noise)
-    assert torch.equal(got, PREDICTORS[predictor](MIXTURE, noise(-1), grid, Condition(), noise))
+    assert torch.equal(got, predictor(MIXTURE, noise(-1), grid, Condition(), noise))
 
 
 @each_predictor
@@ -42,7 +43,7 @@ def test_the_corrector_is_algorithm_4_on_x_over_alpha(predictor):
     """Written for a variance-exploding process, one image at a time: ε = 2(r‖z‖/‖s̄‖)², x̄ + εs̄ + √(2ε)z."""
     r, grid = 0.2, torch.tensor([-1.0, 0.7], dtype=F64)
     got = PredictorCorrector(predictor, 2, r)(MIXTURE, noise(-1), grid, Condition(), noise)
-    x = PREDICTORS[predictor](MIXTURE, noise(-1), grid, Condition(), noise)
+    x = predictor(MIXTURE, noise(-1), grid, Condition(), noise)
     alpha, deviation = 1 / math.sqrt(1 + math.exp(-0.7)), math.exp(-0.35)
     for i in range(3):
         bar = x[i] / alpha
@@ -85,11 +86,30 @@ def test_the_corrector_leaves_the_marginal_alone_up_to_its_known_bias(dim, r, lo
         torch.testing.assert_close(x_t, x)
         return data(x_t, level, condition)
 
-    sampler = PredictorCorrector("ancestral", 1, r)
+    sampler = PredictorCorrector(Ancestral("small"), 1, r)
     out = sampler(denoiser, 0 * x, grid, Condition(), lambda step, draw=0: z if draw else 0 * z)
     got = (weight * out.square().sum(1)).sum() / (weight * x.square().sum(1)).sum()
     want = 1 + 16 * r**2 / (dim - 2) + 4 * r**4 * (dim + 2) / (dim - 2)
     assert got.item() == pytest.approx(want, rel=1e-10)
+
+
+def test_a_config_names_the_predictor_as_it_names_any_sampler():
+    """Nested, with its own parameters, and without a word about which samplers there are."""
+    config = {"name": "predictor_corrector", "predictor": {"name": "ddim", "eta": 1.0}, "corrector_steps": 0}
+    assert build("sampler", config) == PredictorCorrector(DDIM(eta=1.0), 0)
+    assert complete("sampler", {"name": "predictor_corrector", "predictor": {"name": "ancestral"}})["predictor"] == {
+        "name": "ancestral",
+        "variance": "small",
+    }
+    assert build("sampler", {"name": "predictor_corrector"}).predictor == Ancestral("small")
+    with pytest.raises(CascadeError, match="unknown sampler 'ancestor'; did you mean 'ancestral'"):
+        build("sampler", {**config, "predictor": {"name": "ancestor"}})
+
+
+def test_a_predictor_that_draws_more_than_once_in_a_step_is_refused():
+    """Its second draw would be the corrector's."""
+    with pytest.raises(CascadeError, match="draws at most once in a step"):
+        PredictorCorrector(AnnealedLangevin(10))(MIXTURE, noise(-1), GRID, Condition(), noise)
 
 
 def test_calls_and_draws():
@@ -103,7 +123,7 @@ def test_calls_and_draws():
         levels.append(log_snr[0].item())
         return MIXTURE(x_t, log_snr, condition)
 
-    PredictorCorrector("ancestral", 2)(seen, noise(-1), GRID, Condition(), named)
+    PredictorCorrector(Ancestral("small"), 2)(seen, noise(-1), GRID, Condition(), named)
     assert drawn == [(i, draw) for i in range(3) for draw in range(3)]
     assert levels == [-3.0, *[-2.0] * 3, *[-0.5] * 3, *[1.5] * 3]
 
@@ -112,7 +132,7 @@ def test_an_image_without_noise_is_not_thrown_away():
     """ε̂ = 0 asks for an infinite step: ρ is held at 1. Without z there is no step at all."""
     point = lambda x_t, log_snr, condition: Posterior(x_t / log_snr.sigmoid().sqrt()[:, None])  # noqa: E731
     z = torch.tensor([[1.0, -2.0], [0.0, 0.0]], dtype=F64)
-    out = PredictorCorrector("euler_maruyama", 1)(
+    out = PredictorCorrector(EulerMaruyama(), 1)(
         point,
         torch.zeros(2, 2, dtype=F64),
         torch.tensor([-1.0, 0.5], dtype=F64),
@@ -131,7 +151,10 @@ def test_the_norms_are_those_of_an_image():
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda: PredictorCorrector("ancestor"), "did you mean 'ancestral'"),
+        (
+            lambda: PredictorCorrector("ancestral"),
+            "a predictor is a sampler, in a config {name: ancestral}, not 'ancestral'",
+        ),
         (lambda: PredictorCorrector(corrector_steps=-1), "corrector_steps=-1"),
         (lambda: PredictorCorrector(corrector_steps=1.5), "whole number"),
         (lambda: PredictorCorrector(snr=-0.1), "snr=-0.1"),

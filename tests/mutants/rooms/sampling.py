@@ -146,8 +146,8 @@ MUTANTS: list[Mutant] = [
         ("corrected with the new level's σ", "langevin_step(x, mean, step.s,", "langevin_step(x, mean, step.t,"),
         ("the new level's ε̂", "step.s.eps(x, mean), noise)", "step.t.eps(x, mean), noise)"),
         ("the clean picture is not corrected", "0 if step.ends_clean else", "0 if step.index == 0 else"),
-        ("the predictor's draws are its step's", "randn(index, draw))", "randn(0, draw))"),
+        ("the predictor's draws are its step's", "return self.randn(self.index)", "return self.randn(0)"),
         ("the corrector's own draws", "randn(step.index, draw)", "randn(step.index, 0)"),
-        ("the predictor that is asked for", "_PREDICTORS[self.predictor]", '_PREDICTORS["ancestral"]'),
+        ("the predictor that is asked for", "x = self.predictor(denoiser", "x = Ancestral('small')(denoiser"),
     ),
 ]
