@@ -40,7 +40,7 @@ from stages.processes import Processes
 from stages.progress import TrainingProgress
 from stages.rehearsal import rehearse
 from stages.run_folder import SCRATCH, RunFolder, as_decided
-from stages.validation import Validation
+from stages.validation import ExportBest, Validation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +108,7 @@ def _train(
     # With fresh=true no process looks at what the first one is moving aside.
     start = 0 if fresh else run.resumed_step(stage, dataset.fingerprint)
     if start >= settings["max_steps"] or (not fresh and run.ended_by_time(settings)):
-        if not (run.path / "stage").exists():  # killed between the last checkpoint and the export
+        if run.lacks_export(images=seen + start * settings["batch"]):
             run.load_weights(stage)
             export(start)
         return Outcome(run.path, start, resumed_from=start)
@@ -124,9 +124,10 @@ def _train(
     clock = StopAfter(math.inf if settings["max_minutes"] is None else settings["max_minutes"])
     checkpoint = ResumeCheckpoint(run.path, settings["checkpoint_every"], settings["checkpoint_minutes"])
     size = _per_process(settings, processes)
-    watching = _watching(config, described, validation, folder=run.path, batch=size, bars=bars, export=export)
-    # The checkpoint comes last, so that it stores what the others have done at this step.
-    trainer = _trainer(config, run.path, processes, [progress, clock, *watching, checkpoint], loggers)
+    watching = _watching(config, described, validation, folder=run.path, batch=size, bars=bars)
+    exporting = [ExportBest(callback, export) for callback in watching if isinstance(callback, Validation)]
+    # The checkpoint stores what those before it have done at this step, and is there before the stage is replaced.
+    trainer = _trainer(config, run.path, processes, [progress, clock, *watching, checkpoint, *exporting], loggers)
     try:
         _fit(trainer, stage, _loader(config, dataset, processes, start), run.checkpoint if start else None)
     finally:
@@ -271,7 +272,6 @@ def _watching(
     folder: Path,
     batch: int,
     bars: Bars,
-    export: Callable[[int], None],
 ) -> list[Callback]:
     """The callbacks that measure and show the run on validation pictures."""
     settings = config["trainer"]
@@ -284,7 +284,6 @@ def _watching(
                 count=settings["validation_images"],
                 batch=batch,
                 every_steps=settings["validate_every"],
-                on_best=export,
                 bars=bars,
             )
         )

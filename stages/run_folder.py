@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import yaml
 
-from cascade.artifact import check_weights
+from cascade.artifact import CONFIG, check_weights, find_stage
 from cascade.errors import CascadeError
 from cascade.files import write_whole
 from cascade.flat import flat
@@ -100,6 +100,21 @@ class RunFolder:
         from stages.checkpoint import read_checkpoint
 
         module.load_state_dict(read_checkpoint(self.path / LAST)["state_dict"])
+
+    def lacks_export(self, images: int) -> bool:
+        """Whether a finished run ended between its last checkpoint, of a model that has seen `images`, and the export.
+
+        That is so where there is no stage, or an older one though the last weights were the best, or none were chosen.
+        """
+        if not (self.path / "stage").exists():
+            return True
+        from stages.checkpoint import read_checkpoint
+
+        checkpoint = read_checkpoint(self.path / LAST)
+        last = checkpoint["global_step"]
+        chosen = checkpoint.get("callbacks", {}).get("Validation", {"best_step": last})
+        exported = yaml.safe_load((find_stage(self.path) / CONFIG).read_text(encoding="utf-8"))
+        return chosen.get("best_step") == last and exported.get("images_seen") != images
 
     def stored(self) -> dict[str, Any] | None:
         """The configuration the run was started with, None in a new run."""

@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
@@ -22,7 +22,7 @@ BANDS = (-math.inf, -6.0, -2.0, 2.0, 6.0, math.inf)
 class Validation(AfterStep):
     """Every `every_steps` steps: the loss on up to `count` pictures, at levels that stratify p(λ), noise fixed.
 
-    `on_best(step)` is called where the loss is the lowest so far; `best` is kept in checkpoints.
+    `best` is the lowest so far and `best_step` the step it was found at; both are kept in checkpoints.
     """
 
     def __init__(
@@ -32,19 +32,18 @@ class Validation(AfterStep):
         count: int,
         batch: int,
         every_steps: int,
-        on_best: Callable[[int], None],
         bars: Bars,
     ) -> None:
         self.view = view
         self.count = min(count, len(view))  # type: ignore[arg-type]  # torch's Dataset declares no length
         self.batch = batch
         self.every_steps = every_steps
-        self.on_best = on_best
         self.bars = bars
         self.best = math.inf
+        self.best_step = 0
 
     def after_step(self, trainer: Trainer, stage: DiffusionStage, step: int) -> None:
-        """When it is time: measure, log, and hand the weights on if they are the best so far."""
+        """When it is time: measure and log."""
         if step % self.every_steps and step != trainer.max_steps and not trainer.should_stop:
             return
         metrics = self._measure(trainer, stage)
@@ -53,7 +52,7 @@ class Validation(AfterStep):
         loss = metrics.get("val/loss", math.nan)
         if loss < self.best or not math.isfinite(self.best):
             self.best = loss if math.isfinite(loss) else math.inf
-            self.on_best(step)
+            self.best_step = step
 
     def _measure(self, trainer: Trainer, stage: DiffusionStage) -> dict[str, float]:
         """Every process takes its share of the pictures."""
@@ -86,8 +85,32 @@ class Validation(AfterStep):
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run must know."""
-        return {"best": self.best}
+        return {"best": self.best, "best_step": self.best_step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take it back."""
         self.best = float(state_dict["best"])
+        self.best_step = int(state_dict.get("best_step", 0))  # checkpoints of before this was kept
+
+
+class ExportBest(AfterStep):
+    """Calls `export(step)` after the steps with the lowest validation loss so far.
+
+    It comes after the checkpoint of the same step: what is exported is never ahead of what a run goes on from. Where a
+    run ended in between, the one that goes on from that checkpoint begins with the export.
+    """
+
+    def __init__(self, validation: Validation, export: Callable[[int], None]) -> None:
+        self.validation = validation
+        self.export = export
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Make up for what the last process did not come to do."""
+        super().on_train_start(trainer, pl_module)
+        if trainer.global_step > 0:
+            self.after_step(trainer, pl_module, trainer.global_step)
+
+    def after_step(self, trainer: Trainer, stage: Any, step: int) -> None:  # noqa: ARG002
+        """Export the weights of the best step."""
+        if step == self.validation.best_step:
+            self.export(step)

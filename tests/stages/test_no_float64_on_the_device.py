@@ -116,7 +116,7 @@ def test_a_step_validation_and_sampling_hold_no_float64(overrides: tuple[str, ..
     assert stage.take_metrics()["train/loss"] > 0
 
     bars = SimpleNamespace(at=lambda *told: None, end=lambda name: None)
-    validation = Validation(shown, count=4, batch=2, every_steps=1, on_best=lambda step: None, bars=bars)
+    validation = Validation(shown, count=4, batch=2, every_steps=1, bars=bars)
     assert validation._levels(stage).dtype == torch.float32
     assert validation._measure(trainer, stage)["val/loss"] > 0
 
