@@ -13,6 +13,7 @@ from cascade.data.degradation import from_uint8, to_uint8
 from cascade.diffusion import NULL_LABEL, Condition, Denoiser, Posterior, alpha_sigma
 from cascade.errors import CascadeError
 from cascade.guidance_settings import weak_stages, with_weak
+from cascade.plain_json import without_infinity
 from cascade.registry import build, complete
 from cascade.rng import ImageNoise
 from cascade.sampling import Sampler, Unconditional
@@ -100,7 +101,7 @@ class StageSampler:
         guidance = with_weak(complete("guidance", self.sampling.guidance), lambda folder: self.weak[folder].sha256)
         truncation = {"truncated": True} if self.sampling.truncated else {}
         stop = {"until": self.until} if math.isfinite(self.until) else {}
-        return _plain(
+        return without_infinity(
             {
                 "stage": self.name,
                 **stop,
@@ -222,12 +223,3 @@ class _Watched:
         level = log_snr[0].cpu().double() + 1e-4
         self.on_step(max(0, int((self.log_snrs <= level).sum()) - 1))
         return self.denoiser(x_t, log_snr, condition)
-
-
-def _plain(value: Any) -> Any:
-    """JSON has no infinity: "inf" and "-inf" stand for it."""
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return str(value) if isinstance(value, float) and math.isinf(value) else value

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from cascade.commands.per_stage import read_per_stage
 from cascade.errors import CascadeError
+from cascade.plain_json import without_infinity
 from cascade.requests import chosen_stages
 from cascade.stage_settings import StageSettings
 
@@ -81,7 +82,9 @@ class BitsPerDim:
             "side": self.plan[-1].stage.config.resolution,
             "fingerprint": self.dataset.fingerprint,
             "pictures": list(self.chosen),
-            "stages": [{**sampler.record(), "log_snrs": _plain(sampler.log_snrs.tolist())} for sampler in self.plan],
+            "stages": [
+                {**sampler.record(), "log_snrs": without_infinity(sampler.log_snrs.tolist())} for sampler in self.plan
+            ],
             "notes": notes,
         }
         return bits_figures(found, notes, self.bound.kind), record
@@ -179,8 +182,3 @@ def _labels(dataset: "PictureDataset", sampler: "StageSampler") -> dict[int, int
             "judge it on the data that it was trained on"
         )
     return {number: table.index(name) for number, name in enumerate(names)}
-
-
-def _plain(levels: Sequence[float]) -> list[float | str]:
-    """JSON has no infinity."""
-    return [level if abs(level) < float("inf") else str(level) for level in levels]

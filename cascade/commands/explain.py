@@ -1,7 +1,6 @@
 """`cascade explain`: what a config trains and how its sampler does, as figures and numbers, without training."""
 
 import json
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +26,7 @@ def run(config: "DictConfig") -> None:
     from cascade.commands.explain_levels_figure import draw_levels
     from cascade.files import write_whole
     from cascade.lock import exclusive
+    from cascade.plain_json import without_infinity
 
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)
     with exclusive(out):
@@ -34,21 +34,12 @@ def run(config: "DictConfig") -> None:
         certified = certificates(plain, levels.bands, levels.data)
         report = {"made_by": _MADE_BY, "config": levels.config, **levels.report(), "certificate": certified.report()}
         figures = {LEVELS: draw_levels(levels), CERTIFICATE: draw_certificates(certified)}
-        text = json.dumps(_without_infinity(report), indent=1, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(without_infinity(report), indent=1, ensure_ascii=False, allow_nan=False)
         write_whole(out / REPORT, text + "\n")
         for name, png in figures.items():
             write_whole(out / name, png)
     for line in [*levels.summary(), *certified.summary(), *(str(out / name) for name in (*figures, REPORT))]:
         print(line)
-
-
-def _without_infinity(value: Any) -> Any:
-    """JSON has no infinity: "inf" and "-inf" stand for it."""
-    if isinstance(value, dict):
-        return {key: _without_infinity(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_infinity(item) for item in value]
-    return str(value) if value in (math.inf, -math.inf) else value
 
 
 def _refuse_foreign(out: Path) -> None:

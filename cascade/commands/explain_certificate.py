@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from omegaconf import OmegaConf
-from torch import Tensor
 
 from cascade.commands.configuration import CONF, groups_on_disk
+from cascade.commands.explain_style import rounded
 from cascade.errors import CascadeError
 from cascade.registry import build, complete
 from cascade.sampling.certificate import Bands, Certificate, NotAffineError, certify
@@ -52,7 +52,7 @@ class Certificates:
             "unit": "nats, KL(output || data) of one colour",
             "outside": _OUTSIDE,
             "config_steps": self.steps,
-            "bands": {key: _rounded(column) for key, column in numbers.items()},
+            "bands": {key: rounded(column) for key, column in numbers.items()},
             "samplers": [self._curve("sampler", curve) for curve in self.samplers],
             "grids": [self._curve("grid", curve) for curve in self.grids],
         }
@@ -66,7 +66,7 @@ class Certificates:
                 {"steps": p.steps, "calls": p.calls, "nats": p.nats, "nats_per_dimension": p.per_dimension}
                 for p in curve.points
             ],
-            "variance_ratio": None if here is None else _rounded(here.ratio),
+            "variance_ratio": None if here is None else rounded(here.ratio),
             "left_out": curve.left_out,
         }
 
@@ -135,7 +135,3 @@ def _choices(group: str, config: Mapping[str, Any]) -> Iterator[tuple[str, dict[
     for choice, other in others.items():
         if {**other, "n": 0} != {**own, "n": 0}:
             yield choice, other
-
-
-def _rounded(numbers: Tensor) -> list[float]:
-    return [float(f"{number:.6g}") for number in numbers.tolist()]

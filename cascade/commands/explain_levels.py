@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cascade.commands.explain_style import short
+from cascade.commands.explain_style import rounded, short
 from cascade.data.degradation import from_uint8
 from cascade.data.procedural import ProceduralDataset
 from cascade.diffusion import diffuse
@@ -48,15 +48,15 @@ class NoiseLevels:
 
     def report(self) -> dict[str, Any]:
         """The numbers behind the figure, as plain JSON values."""
-        curves = {key: _rounded(getattr(self.profile, key)) for key in ("log_snr", "p", "w", "w_on_x")}
+        curves = {key: rounded(getattr(self.profile, key)) for key in ("log_snr", "p", "w", "w_on_x")}
         return {
             "training": {
                 "measure": "probability" if self.profile.ladder else "density",
                 **curves,
-                "exact_loss": _rounded(self.loss),
+                "exact_loss": rounded(self.loss),
             },
             "pictures": {"log_snr": self.shown},
-            "sampling": {"log_snr": _rounded(self.grid)},
+            "sampling": {"log_snr": rounded(self.grid)},
             "augmentation": self.augmentation,
         }
 
@@ -156,7 +156,3 @@ def _quantiles(profile: TrainingProfile, shares: list[float]) -> list[float]:
     mass = p.cumsum(0) if profile.ladder else torch.cumulative_trapezoid(p, log_snr)
     place = torch.searchsorted(mass / mass[-1], torch.tensor(shares, dtype=mass.dtype))
     return log_snr[place.clamp(max=len(log_snr) - 1)].tolist()
-
-
-def _rounded(numbers: Tensor) -> list[float]:
-    return [float(f"{number:.8g}") for number in numbers.tolist()]

@@ -10,6 +10,7 @@ from cascade.commands.png import MARK
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from torch import Tensor
 
 # Okabe & Ito, "Color universal design" (2008); the purple is Paul Tol's, which is easier to read as text.
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#AA4499", "#56B4E9"
@@ -60,6 +61,16 @@ def as_png(figure: "Figure") -> bytes:
     raw = io.BytesIO()
     figure.savefig(raw, format="png", metadata={MARK[0]: MARK[1]})
     return raw.getvalue()
+
+
+def rounded(numbers: "Tensor") -> list[float]:
+    """The numbers of a tensor (N,) to 8 digits, for a report.
+
+    >>> import torch
+    >>> rounded(torch.tensor([1 / 3], dtype=torch.float64))
+    [0.33333333]
+    """
+    return [float(f"{number:.8g}") for number in numbers.tolist()]
 
 
 def short(number: float) -> str:

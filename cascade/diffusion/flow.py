@@ -1,16 +1,12 @@
 """The probability-flow ODE in the λ clock, and Runge-Kutta steps along it: for sampling and for likelihoods."""
 
 from collections.abc import Callable, Sequence
-from typing import Literal, get_args
 
 from torch import Tensor
 
 from cascade.diffusion.condition import Condition
 from cascade.diffusion.denoiser import Denoiser
 from cascade.diffusion.log_snr import alpha_sigma, per_image
-from cascade.errors import CascadeError
-
-Order = Literal[1, 2, 4, 5]
 
 # Butcher's tableaux: for each stage the factors of the slopes before it, whose sum is its node; the step's weights.
 _STAGES: dict[int, tuple[tuple[float, ...], ...]] = {
@@ -33,6 +29,9 @@ _WEIGHTS: dict[int, tuple[float, ...]] = {
     5: (35 / 384, 0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84),
 }
 
+ORDERS = tuple(_STAGES)
+"""The orders for which there is a Runge-Kutta method here."""
+
 
 def flow_slope(denoiser: Denoiser, x_t: Tensor, log_snr: float, condition: Condition) -> Tensor:
     """Return dx/dλ = (α/2)(x̂ − αx) at x_t (B, ...), the flow whose marginals at every λ are the diffusion's own.
@@ -48,17 +47,6 @@ def flow_slope(denoiser: Denoiser, x_t: Tensor, log_snr: float, condition: Condi
     alpha = alpha_sigma(log_snr)[0].item()
     mean = denoiser(x_t, per_image(log_snr, x_t), condition).mean
     return alpha / 2 * (mean - alpha * x_t)
-
-
-def check_order(order: int) -> int:
-    """Return the order if there is a Runge-Kutta method of it here; raises CascadeError otherwise.
-
-    >>> check_order(4)
-    4
-    """
-    if isinstance(order, bool) or order not in get_args(Order):
-        raise CascadeError(f"order={order} of the probability flow must be 1, 2, 4 or 5")
-    return order
 
 
 def runge_kutta_step(

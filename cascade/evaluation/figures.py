@@ -1,6 +1,5 @@
 """Figures that can be repeated: a number together with its features, its pictures and its resize rule."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -14,6 +13,7 @@ from cascade.evaluation.frechet import frechet_parts
 from cascade.evaluation.kernel import kernel_distance
 from cascade.evaluation.precision_recall import precision_recall
 from cascade.evaluation.statistics import statistics_of
+from cascade.plain_json import without_infinity
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,7 @@ class Figure:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values; infinities, which JSON does not know, become "inf" and "-inf"."""
-        plain = asdict(self)
-        return {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in plain.items()}
+        return without_infinity(asdict(self))
 
 
 def names_of(features: Features) -> tuple[str, str]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from cascade.diffusion import Condition, Denoiser, Posterior
-from cascade.diffusion.reverse import ReverseStep, Variance, check_variance
+from cascade.diffusion.reverse import Variance, check_variance
 from cascade.sampling.transition import Noise, Transition, transitions
 
 
@@ -43,8 +43,8 @@ class Ancestral:
 
     def mean(self, x: Tensor, step: Transition, posterior: Posterior) -> Tensor:
         """The mean of x_s, (αs/αt) r x_t + αs(1−r) x̂."""
-        return ReverseStep(step.t.log_snr, step.s.log_snr).mean(x, posterior.mean)
+        return step.reverse.mean(x, posterior.mean)
 
     def scaled(self, noise: Tensor, step: Transition, posterior: Posterior) -> Tensor:
         """√Σ · noise, √Σ the symmetric root."""
-        return ReverseStep(step.t.log_snr, step.s.log_snr).spread(self.variance, posterior).root(noise)
+        return step.reverse.spread(self.variance, posterior).root(noise)

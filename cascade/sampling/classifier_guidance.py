@@ -5,7 +5,6 @@ sampling, so it is a sampler. Both ask `log_prob(x_t, log_snr, condition) -> (B,
 label in nats, for its gradient; `LabelLogProb` makes one of a classifier's logits.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -15,8 +14,8 @@ from torch import Tensor
 
 from cascade.diffusion import Condition, Denoiser, Posterior
 from cascade.diffusion.log_snr import over
-from cascade.errors import CascadeError
 from cascade.sampling.ancestral import Ancestral, Variance
+from cascade.sampling.guidance import check_scale
 from cascade.sampling.transition import Noise, transitions
 
 
@@ -78,7 +77,7 @@ class ClassifierGuidance:
     scale: float
 
     def __post_init__(self) -> None:
-        _check_scale(self.scale)
+        check_scale(self.scale)
 
     def __call__(self, x_t: Tensor, log_snr: Tensor, condition: Condition) -> Posterior:
         """The guided posterior."""
@@ -119,7 +118,7 @@ class ClassifierAncestral:
     variance: Variance = "small"
 
     def __post_init__(self) -> None:
-        _check_scale(self.scale)
+        check_scale(self.scale)
         Ancestral(self.variance)
 
     def __call__(self, denoiser: Denoiser, x: Tensor, log_snrs: Tensor, condition: Condition, randn: Noise) -> Tensor:
@@ -147,8 +146,3 @@ def class_gradient(log_prob: LogProb, x_t: Tensor, log_snr: Tensor, condition: C
     with torch.enable_grad():
         x = x_t.detach().requires_grad_()
         return torch.autograd.grad(log_prob(x, log_snr, condition).sum(), x)[0]
-
-
-def _check_scale(scale: float) -> None:
-    if not math.isfinite(scale):
-        raise CascadeError(f"a guidance scale must be finite, not {scale}")

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from cascade.diffusion import Condition, Denoiser
-from cascade.errors import CascadeError
-from cascade.sampling.transition import Noise, Transition, transitions
+from cascade.sampling.transition import Noise, Transition, check_order, transitions
 
 _Past = list[tuple[float, Tensor]]
 """(h, x̂) of the steps before, the latest last."""
@@ -41,8 +40,7 @@ class DPMSolverPP:
     published: bool = False
 
     def __post_init__(self) -> None:
-        if self.order not in (1, 2, 3):
-            raise CascadeError(f"order={self.order} of DPM-Solver++ must be 1, 2 or 3")
+        check_order(self.order, (1, 2, 3), "DPM-Solver++")
 
     def __call__(self, denoiser: Denoiser, x: Tensor, log_snrs: Tensor, condition: Condition, randn: Noise) -> Tensor:  # noqa: ARG002
         """Sample; `randn` is not drawn from."""

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from cascade.diffusion import Condition, Denoiser
-from cascade.errors import CascadeError
-from cascade.sampling.transition import Noise, transitions
+from cascade.sampling.transition import Noise, check_order, transitions
 
 
 @dataclass(frozen=True)
@@ -34,8 +33,7 @@ class DPMSolverPPSingle:
     order: int = 2
 
     def __post_init__(self) -> None:
-        if self.order not in (1, 2, 3):
-            raise CascadeError(f"order={self.order} of DPM-Solver++ must be 1, 2 or 3")
+        check_order(self.order, (1, 2, 3), "DPM-Solver++")
 
     def __call__(self, denoiser: Denoiser, x: Tensor, log_snrs: Tensor, condition: Condition, randn: Noise) -> Tensor:  # noqa: ARG002
         """Sample; `randn` is not drawn from."""

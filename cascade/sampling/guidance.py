@@ -48,7 +48,7 @@ class ClassifierFree:
     scale: float
 
     def __post_init__(self) -> None:
-        _check_scale(self.scale)
+        check_scale(self.scale)
 
     def __call__(self, x_t: Tensor, log_snr: Tensor, condition: Condition) -> Posterior:
         """The guided posterior."""
@@ -100,7 +100,7 @@ class AutoGuidance:
     scale: float
 
     def __post_init__(self) -> None:
-        _check_scale(self.scale)
+        check_scale(self.scale)
 
     def __call__(self, x_t: Tensor, log_snr: Tensor, condition: Condition) -> Posterior:
         """The guided posterior."""
@@ -175,7 +175,8 @@ def interval(denoiser: Denoiser, guided: Denoiser, lo: float = -2.13, hi: float 
     return Interval(guided, denoiser, lo, hi)
 
 
-def _check_scale(scale: float) -> None:
+def check_scale(scale: float) -> None:
+    """Raise CascadeError unless the scale is finite."""
     if not math.isfinite(scale):
         raise CascadeError(f"a guidance scale must be finite, not {scale}")
 

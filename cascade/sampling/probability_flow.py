@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from cascade.diffusion import Condition, Denoiser
-from cascade.diffusion.flow import check_order, flow_slope, runge_kutta_step
-from cascade.sampling.transition import Noise, transitions
+from cascade.diffusion.flow import ORDERS, flow_slope, runge_kutta_step
+from cascade.sampling.transition import Noise, check_order, transitions
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class ProbabilityFlow:
     order: int = 4
 
     def __post_init__(self) -> None:
-        check_order(self.order)
+        check_order(self.order, ORDERS, "the probability flow")
 
     def __call__(self, denoiser: Denoiser, x: Tensor, log_snrs: Tensor, condition: Condition, randn: Noise) -> Tensor:  # noqa: ARG002
         """Sample; `randn` is not drawn from."""

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from cascade.diffusion import Condition, Denoiser
 from cascade.errors import CascadeError
-from cascade.sampling.transition import Noise, transitions
+from cascade.sampling.transition import Noise, check_order, transitions
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,7 @@ class SDEDPMSolverPP:
     eta: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.order not in (1, 2):
-            raise CascadeError(f"order={self.order} of SDE-DPM-Solver++ must be 1 or 2")
+        check_order(self.order, (1, 2), "SDE-DPM-Solver++")
         if not 0 <= self.eta < math.inf:
             raise CascadeError(f"eta={self.eta} must be at least 0 and finite")
 

@@ -5,7 +5,7 @@ s = grid[i+1]; its scalars are Python floats computed in float64, so a float32 p
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Protocol
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from cascade.diffusion import Condition, Denoiser, Posterior, alpha_sigma
 from cascade.diffusion.log_snr import working_dtype
+from cascade.diffusion.reverse import ReverseStep
 from cascade.errors import CascadeError
 
 
@@ -87,14 +88,19 @@ class Transition:
         return self.s.log_snr == math.inf
 
     @property
+    def reverse(self) -> ReverseStep:
+        """q(x_s | x_t, x) of this step."""
+        return ReverseStep(self.t.log_snr, self.s.log_snr)
+
+    @property
     def r(self) -> float:
         """r = e^{λt−λs}, in [0, 1)."""
-        return math.exp(self.t.log_snr - self.s.log_snr)
+        return self.reverse.r.item()
 
     @property
     def one_minus_r(self) -> float:
         """1 − r, without cancellation on a short step."""
-        return -math.expm1(self.t.log_snr - self.s.log_snr)
+        return self.reverse.one_minus_r.item()
 
     @property
     def half_step(self) -> float:
@@ -127,6 +133,18 @@ class Transition:
         """
         inner = self.t.log_snr + fraction * (self.s.log_snr - self.t.log_snr)
         return Transition(self.index, self.t, Level(inner))
+
+
+def check_order(order: int, orders: Sequence[int], of: str) -> None:
+    """Raise CascadeError unless the order is one of `orders`; `of` is what has them.
+
+    >>> check_order(4, (1, 2, 3), "DPM-Solver")
+    Traceback (most recent call last):
+    cascade.errors.CascadeError: order=4 of DPM-Solver must be 1, 2 or 3
+    """
+    if isinstance(order, bool) or order not in orders:
+        *others, last = map(str, orders)
+        raise CascadeError(f"order={order} of {of} must be {', '.join(others)} or {last}")
 
 
 def check_grid(log_snrs: Tensor) -> Tensor:

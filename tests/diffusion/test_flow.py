@@ -8,8 +8,7 @@ import torch
 from torch.testing import assert_close
 
 from cascade.diffusion import Condition, GaussianDenoiser, MixtureDenoiser, alpha_sigma
-from cascade.diffusion.flow import _STAGES, _WEIGHTS, check_order, flow_slope, runge_kutta_step
-from cascade.errors import CascadeError
+from cascade.diffusion.flow import _STAGES, _WEIGHTS, flow_slope, runge_kutta_step
 
 F64 = torch.float64
 ORDERS = [1, 2, 4, 5]
@@ -115,9 +114,3 @@ def test_a_step_of_order_p_is_exact_for_the_power_p_of_time_and_the_series_of_th
     growth = runge_kutta_step(lambda x, level: x, x, start, end, order).item()
     series = sum((end - start) ** n / math.factorial(n) for n in range(order + 1))
     assert growth - series == pytest.approx((end - start) ** 6 / 600 if order == 5 else 0, abs=1e-13)
-
-
-def test_the_order_is_checked():
-    assert [check_order(order) for order in ORDERS] == ORDERS
-    with pytest.raises(CascadeError, match="order=3"):
-        check_order(3)

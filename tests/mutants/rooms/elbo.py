@@ -40,6 +40,8 @@ MUTANTS: list[Mutant] = [
     *mutants("cascade/diffusion/reverse.py",
         "sampling/test_reductions.py sampling/test_exact_moments.py"
         " sampling/test_moments_of_the_data.py diffusion/test_reverse_step_is_bayes.py",
+        ("r = e^{λt−λs}", "as_tensor(self.log_snr_s)).exp()", "as_tensor(self.log_snr_s)).exp().sqrt()"),
+        ("1 − r", "as_tensor(self.log_snr_s)).expm1()", "as_tensor(self.log_snr_s)).div(2).expm1()"),
         ("mean, (αs/αt)r", "alpha_s / alpha_t * self.r * x_t", "alpha_s / alpha_t * x_t"),
         ("mean, αs(1 − r)", "+ alpha_s * self.one_minus_r * x", "+ alpha_t * self.one_minus_r * x"),
         ("small, σs²", "(-as_tensor(self.log_snr_s)).sigmoid()", "(-as_tensor(self.log_snr_t)).sigmoid().square()"),
