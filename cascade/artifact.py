@@ -2,10 +2,10 @@
 
 A stage is a folder of three files: `config.yaml` (registry names and numbers), `weights.safetensors` (EMA weights) and
 `manifest.json` (the SHA-256 of both). A cascade is a folder of stage folders with a `cascade.yaml` that says in which
-order they run and how each is sampled.
+order they run and how each is sampled. What guides stages, a classifier, is a stage folder of another kind:
+`cascade.classifier`.
 """
 
-import json
 import math
 import shutil
 from collections.abc import Mapping
@@ -16,18 +16,31 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from cascade.errors import CascadeError, suggest
-from cascade.files import replace_folder, sha256_of, write_whole, write_whole_with
+from cascade.files import replace_folder, write_whole
 from cascade.registry import build
+from cascade.stage_files import (
+    CONFIG,
+    DIFFUSION,
+    MANIFEST,
+    WEIGHTS,
+    checked_sha256,
+    read_weights,
+    read_yaml,
+    without_kind,
+    write_stage,
+)
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from cascade.classifier import ClassifierConfig
+
 SCHEMA = 1
 NETWORK_CONTEXT = ("in_channels", "out_channels", "num_classes", "augment_dim")
 """Parameters of a network that follow from the rest of its stage, and are therefore not stored."""
 
-CONFIG, WEIGHTS, MANIFEST, CASCADE = "config.yaml", "weights.safetensors", "manifest.json", "cascade.yaml"
+CASCADE = "cascade.yaml"
 PRETRAINED = Path(__file__).parent / "pretrained"
 """The cascades that are installed with the package, a folder each, which go by its name."""
 
@@ -78,8 +91,7 @@ class StageConfig:
     low_res: dict[str, Any] = field(default_factory=lambda: {"name": "augmented"})
 
     def __post_init__(self) -> None:
-        if not self.name or Path(self.name).name != self.name or self.name.startswith("."):
-            raise CascadeError(f"a stage's name is the name of a folder too, which '{self.name}' cannot be")
+        check_name(self.name)
         for key in ("resolution", "low_resolution"):
             value = getattr(self, key)
             if value is not None and value < 1:
@@ -99,8 +111,8 @@ class StageConfig:
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any], where: str) -> "StageConfig":
         """Read a mapping of `to_mapping`; `where` names the file in errors."""
-        values = _checked(cls, mapping, where, schema=True)
-        values["sampling"] = StageSampling(**_checked(StageSampling, values["sampling"], f"{where}: sampling"))
+        values = checked(cls, without_kind(mapping, DIFFUSION, where), where, schema=True)
+        values["sampling"] = StageSampling(**checked(StageSampling, values["sampling"], f"{where}: sampling"))
         values["class_names"] = tuple(values.get("class_names", ()))
         return cls(**values)
 
@@ -138,12 +150,14 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "aug_log_snr": (int, float, type(None)),
     "network_batch": (int,),
     "truncated": (bool,),
+    "betas": (dict, type(None)),
+    "rescale": (bool,),
 }
 _NAMED = ("network", "preconditioning", "augmentation", "low_res", "sampler", "grid", "guidance", "threshold")
 """Keys whose value is a mapping that the registry reads, so one with a `name`."""
 
 
-def _checked(cls: type, mapping: Any, where: str, *, schema: bool = False) -> dict[str, Any]:
+def checked(cls: type, mapping: Any, where: str, *, schema: bool = False) -> dict[str, Any]:
     """Return `mapping` as keyword arguments of the dataclass `cls`: no unknown key, none missing, types right."""
     if not isinstance(mapping, Mapping):
         raise CascadeError(f"{where}: expected a mapping, found {type(mapping).__name__}")
@@ -170,6 +184,12 @@ def _checked(cls: type, mapping: Any, where: str, *, schema: bool = False) -> di
     return values
 
 
+def check_name(name: str) -> None:
+    """Refuse a name that cannot be a folder's."""
+    if not name or Path(name).name != name or name.startswith("."):
+        raise CascadeError(f"a stage's name is the name of a folder too, which '{name}' cannot be")
+
+
 def build_denoiser(config: StageConfig) -> "nn.Module":
     """Build the denoiser a config describes, with fresh weights: preconditioning over network.
 
@@ -190,22 +210,11 @@ def build_denoiser(config: StageConfig) -> "nn.Module":
     return build("preconditioning", config.preconditioning, network=wrapped)
 
 
-def save_stage(folder: str | Path, config: StageConfig, state: Mapping[str, "torch.Tensor"]) -> None:
-    """Write a stage folder whole: into a new folder beside the target, then renamed over it."""
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
-    def fill(new: Path) -> None:
-        tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
-        try:
-            write_whole_with(new / WEIGHTS, lambda path: save_file(tensors, path))
-        except SafetensorError as error:
-            raise CascadeError(f"the weights in {folder} could not be written: {error}") from error
-        write_whole(new / CONFIG, yaml.safe_dump(config.to_mapping(), sort_keys=False, allow_unicode=True))
-        hashes = {name: sha256_of(new / name) for name in (CONFIG, WEIGHTS)}
-        write_whole(new / MANIFEST, json.dumps(hashes, indent=2) + "\n")
-
-    replace_folder(folder, fill)
+def save_stage(
+    folder: str | Path, config: "StageConfig | ClassifierConfig", state: Mapping[str, "torch.Tensor"]
+) -> None:
+    """Write a stage's folder, or a classifier's, whole: into a new folder beside the target, then renamed over it."""
+    write_stage(folder, config.to_mapping(), state)
 
 
 def find_stage(path: str | Path) -> Path:
@@ -227,7 +236,12 @@ def find_stage(path: str | Path) -> Path:
 def load_stage_config(path: str | Path) -> StageConfig:
     """Read the config of a stage (or run) folder; needs no torch."""
     file = find_stage(path) / CONFIG
-    return StageConfig.from_mapping(_read_yaml(file), str(file))
+    return StageConfig.from_mapping(read_yaml(file), str(file))
+
+
+def images_seen(path: str | Path) -> int:
+    """How many images the stage (or run) at `path`, of whatever kind, was trained on."""
+    return int((read_yaml(find_stage(path) / CONFIG) or {}).get("images_seen", 0))
 
 
 def load_stage(path: str | Path, device: "torch.device | str" = "cpu") -> Stage:
@@ -236,26 +250,15 @@ def load_stage(path: str | Path, device: "torch.device | str" = "cpu") -> Stage:
     Raises CascadeError for a missing, damaged or foreign folder, naming the first thing that is wrong.
     """
     import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
 
     folder = find_stage(path)
     config = load_stage_config(folder)
-    hashes = _read_manifest(folder)
-    for name in (CONFIG, WEIGHTS):
-        if not (folder / name).is_file():
-            raise CascadeError(f"stage '{folder}' is damaged: {name} is missing")
-        if sha256_of(folder / name) != hashes.get(name):
-            raise CascadeError(f"stage '{folder}' is damaged: {name} does not match the hash in {MANIFEST}")
-    denoiser = build_denoiser(config)
-    try:
-        state = load_file(folder / WEIGHTS)
-    except SafetensorError as error:
-        raise CascadeError(f"stage '{folder}' is damaged: {WEIGHTS} cannot be read ({error})") from error
+    sha256 = checked_sha256(folder)
+    denoiser, state = build_denoiser(config), read_weights(folder)
     check_weights(denoiser, state, f"stage '{folder}'")
     denoiser.load_state_dict(state)  # copies into float32, whatever is stored
     denoiser.to(torch.device(device)).eval().requires_grad_(False)
-    return Stage(config, denoiser, folder, hashes[WEIGHTS])
+    return Stage(config, denoiser, folder, sha256)
 
 
 def check_weights(module: "nn.Module", state: Mapping[str, "torch.Tensor"], where: str) -> None:
@@ -288,7 +291,7 @@ def load_cascade_config(folder: str | Path) -> CascadeConfig:
         shipped = sorted(path.parent.name for path in PRETRAINED.glob(f"*/{CASCADE}"))
         hint = f"; installed with the package: {', '.join(shipped)}" if shipped and not file.parent.exists() else ""
         raise CascadeError(f"there is no cascade at '{folder}': {why}{hint}")
-    mapping = _read_yaml(file)
+    mapping = read_yaml(file)
     if not isinstance(mapping, Mapping) or mapping.get("schema") != SCHEMA:
         raise CascadeError(f"{file}: this version reads schema {SCHEMA}")
     rows = mapping.get("stages")
@@ -301,7 +304,7 @@ def load_cascade_config(folder: str | Path) -> CascadeConfig:
             raise CascadeError(f"{where}: expected a mapping with 'folder'")
         if Path(row["folder"]).name != row["folder"] or row["folder"] in ("", ".."):  # Path(".").name is ""
             raise CascadeError(f"{where}: '{row['folder']}' is not the name of a folder in the cascade")
-        sampling = _checked(StageSampling, {k: v for k, v in row.items() if k != "folder"}, where)
+        sampling = checked(StageSampling, {k: v for k, v in row.items() if k != "folder"}, where)
         stages.append((row["folder"], StageSampling(**sampling)))
     return CascadeConfig(tuple(stages))
 
@@ -368,23 +371,3 @@ def check_aug_level(config: StageConfig, aug_log_snr: float | None) -> None:
         build("augmentation", config.augmentation).check(aug_log_snr)
     except CascadeError as error:
         raise CascadeError(f"stage '{config.name}': {error}") from error
-
-
-def _read_yaml(file: Path) -> Any:
-    try:
-        return yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise CascadeError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from error
-
-
-def _read_manifest(folder: Path) -> dict[str, str]:
-    file = folder / MANIFEST
-    try:
-        hashes = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CascadeError(f"stage '{folder}' is damaged: {MANIFEST} is missing") from None
-    except ValueError as error:
-        raise CascadeError(f"stage '{folder}' is damaged: {MANIFEST} is not JSON") from error
-    if not isinstance(hashes, dict):
-        raise CascadeError(f"stage '{folder}' is damaged: {MANIFEST} is not a mapping")
-    return hashes

@@ -1,13 +1,22 @@
-"""What a guidance config says, whatever it nests: its scale, whether it needs labels, and the stages it asks.
+"""What a guidance config says, whatever it nests: its scale, whether it needs labels, and the guides it asks.
 
 A config is a mapping of the registry: {name: interval, lo: -2, hi: 3, guided: {name: classifier_free, scale: 2}}. One
-that is guided by another stage names its folder, `weak`; in a `cascade.yaml` that folder lies beside the stages.
+that asks another model names its folder: `weak`, a weaker stage, or `classifier`, which a sampler may ask too. In a
+`cascade.yaml` that folder lies beside the stages.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cascade.artifact import StageSampling
 
 Guidance = Mapping[str, Any]
+Guide = tuple[str, str]
+"""What a guide is, "weak" or "classifier", and its folder."""
+
+GUIDES = ("weak", "classifier")
 
 NO_GUIDANCE: dict[str, Any] = {"name": "none"}
 
@@ -49,26 +58,34 @@ def classifier_free_scale(guidance: Guidance) -> float:
     return float(guidance["scale"]) if guidance["name"] == "classifier_free" else 1.0
 
 
-def weak_stages(guidance: Guidance) -> list[str]:
-    """Return the folders of the stages that it asks.
+def guides_of(sampling: "StageSampling") -> list[Guide]:
+    """Return the guides that a stage's guidance and sampler ask, each once.
 
-    >>> weak_stages({"name": "autoguidance", "scale": 2.0, "weak": "runs/small/base64"})
-    ['runs/small/base64']
+    >>> from cascade.artifact import StageSampling
+    >>> asks = {"name": "classifier_ancestral", "classifier": "runs/mine/classifier64"}
+    >>> guides_of(StageSampling(sampler=asks, grid={"name": "karras"}))
+    [('classifier', 'runs/mine/classifier64')]
     """
-    found: list[str] = []
-    with_weak(guidance, found.append)
-    return found
+    found: list[Guide] = []
+    with_guides(sampling, lambda kind, folder: found.append((kind, folder)))
+    return list(dict.fromkeys(found))
 
 
-def with_weak(guidance: Guidance, change: Callable[[str], Any]) -> dict[str, Any]:
-    """Return the guidance with `change(folder)` in the place of each folder of a stage that it asks.
+def with_guides(sampling: "StageSampling", change: Callable[[str, str], Any]) -> "StageSampling":
+    """Return the sampling with `change(kind, folder)` in the place of the folder of each guide that it asks."""
+    changed = {key: _with_guides(getattr(sampling, key), change) for key in ("guidance", "sampler")}
+    return replace(sampling, **changed)
 
-    >>> with_weak({"name": "autoguidance", "scale": 2.0, "weak": "base64_weak"}, lambda folder: f"cascade/{folder}")
-    {'name': 'autoguidance', 'scale': 2.0, 'weak': 'cascade/base64_weak'}
+
+def asks_guides(config: Guidance) -> bool:
+    """Whether a guidance or a sampler asks another model.
+
+    >>> asks_guides({"name": "autoguidance", "scale": 2.0, "weak": "runs/small/base64"})
+    True
     """
-    result = dict(guidance)
-    if "guided" in guidance:
-        result["guided"] = with_weak(guidance["guided"], change)
-    if "weak" in guidance:
-        result["weak"] = change(guidance["weak"])
-    return result
+    return any(key in config for key in GUIDES) or ("guided" in config and asks_guides(config["guided"]))
+
+
+def _with_guides(config: Guidance, change: Callable[[str, str], Any]) -> dict[str, Any]:
+    inner = {"guided": _with_guides(config["guided"], change)} if "guided" in config else {}
+    return {**config, **inner, **{key: change(key, config[key]) for key in GUIDES if key in config}}

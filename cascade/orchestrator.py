@@ -9,7 +9,7 @@ picture is the same bits alone, among 3 and among 64, at the same chunk size, pr
 import math
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -27,10 +27,10 @@ from cascade.artifact import (
     load_stage_config,
 )
 from cascade.errors import CascadeError, suggest
-from cascade.guidance_settings import with_weak
+from cascade.guides import load_guide
 from cascade.requests import as_list, check_precision, check_seed, chosen_stages, class_label, class_table
 from cascade.stage_sampler import Request, StageSampler
-from cascade.stage_settings import StageSettings, planned, stops
+from cascade.stage_settings import StageSettings, planned, stops, stored_samplings
 
 Classes = str | int | Sequence[str | int | None] | None
 Seeds = int | Sequence[int]
@@ -73,7 +73,7 @@ class CascadePipeline:
         self.configs, self.samplings, self.stages = tuple(configs), tuple(samplings), dict(stages)
         self.device, self.precision = torch.device(device), "fp32" if precision == "auto" else precision
         self.threads = torch.get_num_threads()
-        self._weak = cache(load_stage)  # a plan is made more than once
+        self._guide = cache(load_guide)  # a plan is made more than once
 
     @classmethod
     def load(
@@ -105,16 +105,12 @@ class CascadePipeline:
             for config, (name, _) in zip(configs, cascade.stages, strict=True)
             if config.name in wanted
         }
-        samplings = [
-            replace(sampling, guidance=with_weak(sampling.guidance, lambda name: str(folder / name)))
-            for _, sampling in cascade.stages
-        ]
-        return cls(configs, samplings, stages, target, precision)
+        return cls(configs, stored_samplings(folder), stages, target, precision)
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The class table of the labelled stages; empty if there is none."""
-        return class_table(self.configs)
+        """The class table of the labelled stages, or of the classifiers that guide them; empty if there is none."""
+        return class_table(self.configs, self.samplings)
 
     def plan(
         self,
@@ -133,8 +129,9 @@ class CascadePipeline:
                 raise CascadeError(f"the weights of stage '{config.name}' were not loaded")
             stage = self.stages[config.name]
             prepared.append(
-                StageSampler.prepare(stage, sampling, self.device, self.precision, until=level, load=self._weak)
+                StageSampler.prepare(stage, sampling, self.device, self.precision, until=level, load=self._guide)
             )
+        _check_classes([(config.name, config.class_names) for config in self.configs], prepared)
         return prepared
 
     def sample(
@@ -186,26 +183,16 @@ class CascadePipeline:
         augmentation levels and pictures that fit no stage.
         """
         pictures = None if low_res is None else _count(low_res)
-        requests = self._requests(classes, seeds, pictures)
+        asked = _paired(classes, seeds, pictures)
         low_resolution = None if low_res is None else _side(low_res[0])
         if settings is not None and not isinstance(settings, Mapping):
             raise CascadeError(f"settings are a mapping of stage names to StageSettings, not {settings!r}")
         if on_progress is not None and not callable(on_progress):
             raise CascadeError(f"on_progress is called as (stage, step, total), which {on_progress!r} cannot be")
         plan = self.plan(guidance_scale, stages=stages, settings=settings, low_resolution=low_resolution)
-        return self._iterate(plan, requests, low_res, stage_images, on_progress)
-
-    def _requests(self, classes: Classes, seeds: Seeds, pictures: int | None) -> list[Request]:
-        labels = [None if name is None else class_label(name, self.class_names) for name in as_list(classes)]
-        checked = [check_seed(seed) for seed in as_list(seeds)]
-        lengths = {len(labels), len(checked), *([] if pictures is None else [pictures])}
-        length = max(lengths) if 0 not in lengths else 0
-        if lengths - {1, length} or not length or (pictures is not None and pictures != length):
-            given = f"{len(labels)} classes and {len(checked)} seeds" + (
-                f" for {pictures} pictures" if pictures else ""
-            )
-            raise CascadeError(f"{given} do not go together: give equally many, or one for all")
-        return [(labels[i % len(labels)], checked[i % len(checked)]) for i in range(length)]
+        table = self.class_names or next((stage.class_names for stage in plan if stage.class_names), ())
+        requests = [(None if name is None else class_label(name, table), seed) for name, seed in asked]
+        return self._iterate(plan, requests, low_res, stage_images, on_progress, table=table)
 
     def _iterate(
         self,
@@ -214,6 +201,8 @@ class CascadePipeline:
         low_res: LowRes | None,
         stage_images: bool,
         on_progress: OnProgress | None,
+        *,
+        table: Sequence[str],
     ) -> Iterator[SampledImage]:
         # A group is one chunk of the stage with the largest chunks; the last stage hands over its chunks one by one.
         size = max(stage.chunk for stage in plan)
@@ -234,7 +223,7 @@ class CascadePipeline:
                 for image in made:
                     label, seed = asked[done]
                     by_stage = {name: pictures[done] for name, pictures in kept.items()} | {plan[-1].name: image}
-                    class_name = None if label is None else self.class_names[label]
+                    class_name = None if label is None else table[label]
                     yield SampledImage(image, seed, label, class_name, by_stage if stage_images else {})
                     done += 1
 
@@ -247,6 +236,27 @@ class CascadePipeline:
                 torch.set_num_threads(self.threads)
             yield stage.run(requests[part], None if images is None else images[part], progress.at)
             progress.end_chunk()
+
+
+def _paired(classes: Classes, seeds: Seeds, pictures: int | None) -> list[tuple[str | int | None, int]]:
+    """A class and a seed for each picture."""
+    names, checked = as_list(classes), [check_seed(seed) for seed in as_list(seeds)]
+    lengths = {len(names), len(checked), *([] if pictures is None else [pictures])}
+    length = max(lengths) if 0 not in lengths else 0
+    if lengths - {1, length} or not length or (pictures is not None and pictures != length):
+        given = f"{len(names)} classes and {len(checked)} seeds" + (f" for {pictures} pictures" if pictures else "")
+        raise CascadeError(f"{given} do not go together: give equally many, or one for all")
+    return [(names[i % len(names)], checked[i % len(checked)]) for i in range(length)]
+
+
+def _check_classes(tables: Sequence[tuple[str, tuple[str, ...]]], plan: Sequence[StageSampler]) -> None:
+    """Refuse classifiers that count the classes otherwise than the labelled stages, or than each other."""
+    labelled = [(name, table) for name, table in tables if table]
+    guided = [(stage.name, stage.class_names) for stage in plan if stage.class_names]
+    for name, table in guided:
+        first, own = (labelled + guided)[0]
+        if table != own:
+            raise CascadeError(f"stage '{name}': its classifier has another class table than stage '{first}'")
 
 
 def _pictures(

@@ -27,6 +27,9 @@ TABLE: dict[str, dict[str, str]] = {
         "dit": "cascade.networks.dit:DiT",
         "jit": "cascade.networks.jit:JiT",
     },
+    "classifier": {
+        "adm": "cascade.networks.adm_classifier:ADMClassifier",
+    },
     "low_res_input": {
         "augmented": "cascade.networks.low_res:LowResConditioned",
         "concatenated": "cascade.networks.low_res:LowResConcatenated",
@@ -97,6 +100,7 @@ TABLE: dict[str, dict[str, str]] = {
     },
     "sampler": {
         "ancestral": "cascade.sampling.ancestral:Ancestral",
+        "classifier_ancestral": "cascade.sampling.classifier_guidance:classifier_ancestral",
         "ddim": "cascade.sampling.ddim:DDIM",
         "dpm_solver": "cascade.sampling.dpm_solver:DPMSolver",
         "dpm_solver_pp": "cascade.sampling.dpm_solver_pp:DPMSolverPP",
@@ -119,6 +123,7 @@ TABLE: dict[str, dict[str, str]] = {
         "classifier_free": "cascade.sampling.guidance:ClassifierFree",
         "interval": "cascade.sampling.guidance:interval",
         "autoguidance": "cascade.sampling.guidance:autoguidance",
+        "classifier": "cascade.sampling.classifier_guidance:classifier_guidance",
     },
     "threshold": {
         "none": "cascade.sampling.thresholding:NoThreshold",

@@ -5,8 +5,10 @@ from collections.abc import Mapping, Sequence
 from operator import index
 from typing import Any
 
-from cascade.artifact import StageConfig
+from cascade.artifact import StageConfig, StageSampling
+from cascade.classifier import load_classifier_config
 from cascade.errors import CascadeError, suggest
+from cascade.guidance_settings import guides_of
 
 PRECISIONS = ("auto", "fp32", "bf16")
 LOGGER_MODES = ("offline", "online")
@@ -30,9 +32,12 @@ def as_list(value: Any) -> list[Any]:
         return [value]
 
 
-def class_table(configs: Sequence[StageConfig]) -> tuple[str, ...]:
-    """The class names of the labelled stages, which agree; empty if no stage is labelled."""
-    return next((config.class_names for config in configs if config.class_names), ())
+def class_table(configs: Sequence[StageConfig], samplings: Sequence[StageSampling] = ()) -> tuple[str, ...]:
+    """The class names of the labelled stages, which agree; or else those of the classifiers that guide stages."""
+    if labelled := next((config.class_names for config in configs if config.class_names), ()):
+        return labelled
+    classifiers = [folder for sampling in samplings for kind, folder in guides_of(sampling) if kind == "classifier"]
+    return load_classifier_config(classifiers[0]).class_names if classifiers else ()
 
 
 def class_label(name: str | int, table: Sequence[str]) -> int:

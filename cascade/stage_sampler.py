@@ -8,15 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cascade.artifact import Stage, StageConfig, StageSampling, check_aug_level, load_stage
+from cascade.artifact import Stage, StageSampling, check_aug_level
+from cascade.classifier import Classifier
 from cascade.data.degradation import from_uint8, to_uint8
 from cascade.diffusion import NULL_LABEL, Condition, Denoiser, Posterior, alpha_sigma
 from cascade.errors import CascadeError
-from cascade.guidance_settings import weak_stages, with_weak
+from cascade.guidance_settings import Guide, guides_of, with_guides
+from cascade.guides import as_function, check_guide, denoiser_of, load_guide
 from cascade.plain_json import without_infinity
 from cascade.registry import build, complete
 from cascade.rng import ImageNoise
-from cascade.sampling import Sampler, Unconditional
+from cascade.sampling import Sampler
 from cascade.sampling.grid import cut
 
 START_STEP = -1
@@ -35,8 +37,8 @@ Request = tuple[int | None, int]
 class StageSampler:
     """A stage and what it is sampled with, and the objects built from that. Made by `prepare`, before any compute.
 
-    `until` is the level where it stops, for a stage behind it that is truncated (+inf: at the picture), `weak` the
-    stages that guide it, by the folder that its guidance names.
+    `until` is the level where it stops, for a stage behind it that is truncated (+inf: at the picture), `guides` what
+    its guidance and its sampler ask, by kind and folder.
     """
 
     stage: Stage
@@ -46,7 +48,7 @@ class StageSampler:
     log_snrs: Tensor
     device: torch.device
     until: float = math.inf
-    weak: Mapping[str, Stage] = field(default_factory=dict)
+    guides: Mapping[Guide, Stage | Classifier] = field(default_factory=dict)
 
     @classmethod
     def prepare(
@@ -57,30 +59,36 @@ class StageSampler:
         precision: str,
         *,
         until: float = math.inf,
-        load: Callable[[str, torch.device], Stage] = load_stage,
+        load: Callable[[str, str, torch.device], Stage | Classifier] = load_guide,
     ) -> "StageSampler":
         """Build everything; raise CascadeError for an untrained augmentation level or a setting that does not exist.
 
-        `load` reads a stage that guides this one from the folder that its guidance names.
+        `load(kind, folder, device)` reads a guide.
         """
         check_aug_level(stage.config, sampling.aug_log_snr)
         dtype = PRECISIONS[precision]
         try:
-            weak = {folder: load(folder, device) for folder in weak_stages(sampling.guidance)}
-            for guide in weak.values():
-                _check_guide(guide.config, stage.config, sampling.aug_log_snr)
-            asked = with_weak(sampling.guidance, lambda folder: _guide(weak[folder], device, dtype))
-            guided = build("guidance", asked, denoiser=_network(stage, device, dtype))
+            guides = {guide: load(*guide, device) for guide in guides_of(sampling)}
+            for guide in guides.values():
+                check_guide(guide, stage.config, sampling)
+            asked = with_guides(sampling, lambda *guide: as_function(guides[guide], device, dtype))
+            guided = build("guidance", asked.guidance, denoiser=denoiser_of(stage, device, dtype))
             denoiser = build("threshold", sampling.threshold, denoiser=guided)
-            sampler, log_snrs = build("sampler", sampling.sampler), cut(build("grid", sampling.grid), until)
+            sampler, log_snrs = build("sampler", asked.sampler), cut(build("grid", sampling.grid), until)
         except CascadeError as error:
             raise CascadeError(f"stage '{stage.config.name}': {error}") from error
-        return cls(stage, sampling, denoiser, sampler, log_snrs, device, until, weak)
+        return cls(stage, sampling, denoiser, sampler, log_snrs, device, until, guides)
 
     @property
     def name(self) -> str:
         """The name of the stage."""
         return self.stage.config.name
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes that the stage, or else the classifier that guides it, knows; empty if none does."""
+        tables = [guide.config.class_names for guide in self.guides.values() if isinstance(guide, Classifier)]
+        return next((table for table in (self.stage.config.class_names, *tables) if table), ())
 
     @property
     def steps(self) -> int:
@@ -95,20 +103,20 @@ class StageSampler:
     def record(self) -> dict[str, Any]:
         """What the pixels depend on in this stage, as plain JSON values ("inf" for +inf).
 
-        A stage that guides is named by the SHA-256 of its weights. `truncated` and `until` are there where they matter,
+        A guide is named by the SHA-256 of its weights. `truncated` and `until` are there where they matter,
         so that what was sampled before they existed is still the same.
         """
-        guidance = with_weak(complete("guidance", self.sampling.guidance), lambda folder: self.weak[folder].sha256)
+        guided = with_guides(self.sampling, lambda *guide: self.guides[guide].sha256)
         truncation = {"truncated": True} if self.sampling.truncated else {}
         stop = {"until": self.until} if math.isfinite(self.until) else {}
         return without_infinity(
             {
                 "stage": self.name,
                 **stop,
-                "sampler": complete("sampler", self.sampling.sampler),
+                "sampler": complete("sampler", guided.sampler),
                 "steps": self.steps,
                 "grid": complete("grid", self.sampling.grid),
-                "guidance": guidance,
+                "guidance": complete("guidance", guided.guidance),
                 "threshold": complete("threshold", self.sampling.threshold),
                 "aug_log_snr": self.sampling.aug_log_snr,
                 "network_batch": self.chunk,
@@ -153,7 +161,7 @@ class StageSampler:
 
     def _condition(self, requests: Sequence[Request], low_res: Tensor | None) -> Condition:
         config, label = self.stage.config, None
-        if config.class_names:
+        if self.class_names:
             label = torch.tensor([NULL_LABEL if label is None else label for label, _ in requests])
         if low_res is None or self.sampling.aug_log_snr is None:
             return Condition(label).to(self.device)
@@ -168,46 +176,6 @@ class StageSampler:
 
 def _padded_like(pictures: Tensor, requests: Sequence[Request]) -> Tensor:
     return torch.cat([pictures, pictures[-1:].expand(len(requests) - len(pictures), -1, -1, -1)])
-
-
-def _network(stage: Stage, device: torch.device, dtype: torch.dtype | None) -> Denoiser:
-    if dtype is None:
-        return stage.denoiser
-    # Convolutions in bf16 are fastest in this layout.
-    return Autocast(stage.denoiser.to(memory_format=torch.channels_last), device.type, dtype)
-
-
-def _guide(stage: Stage, device: torch.device, dtype: torch.dtype | None) -> Denoiser:
-    network = _network(stage, device, dtype)
-    return network if stage.config.class_names else Unconditional(network)
-
-
-def _check_guide(guide: StageConfig, config: StageConfig, aug_log_snr: float | None) -> None:
-    """Refuse a stage that cannot answer what `config`'s is asked."""
-    if (guide.resolution, guide.low_resolution) != (config.resolution, config.low_resolution):
-        raise CascadeError(f"the weak stage '{guide.name}' is {_sizes(guide)}, not {_sizes(config)}")
-    if guide.class_names and config.class_names and guide.class_names != config.class_names:
-        raise CascadeError(f"the weak stage '{guide.name}' has another class table")
-    check_aug_level(guide, aug_log_snr)
-
-
-def _sizes(config: StageConfig) -> str:
-    before = "" if config.low_resolution is None else f"{config.low_resolution} -> "
-    return f"{before}{config.resolution} px"
-
-
-@dataclass(frozen=True)
-class Autocast:
-    """A denoiser whose network runs in `dtype` where torch's autocast says so; its posterior is float32 as ever."""
-
-    denoiser: Denoiser
-    device_type: str
-    dtype: torch.dtype
-
-    def __call__(self, x_t: Tensor, log_snr: Tensor, condition: Condition) -> Posterior:
-        """The posterior of the denoiser itself."""
-        with torch.autocast(self.device_type, self.dtype):
-            return self.denoiser(x_t, log_snr, condition)
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from numbers import Real
+from pathlib import Path
 from typing import Any
 
-from cascade.artifact import StageConfig, StageSampling
+from cascade.artifact import StageConfig, StageSampling, find_cascade, load_cascade_config
 from cascade.errors import CascadeError, suggest
-from cascade.guidance_settings import rescaled, without_labels
+from cascade.guidance_settings import rescaled, with_guides, without_labels
 from cascade.registry import TABLE
 from cascade.trained_levels import refuse_untrained
 
@@ -90,6 +91,13 @@ def settings_of(per_stage: Mapping[str, Mapping[str, Any]], names: Sequence[str]
         except CascadeError as error:
             raise CascadeError(f"stage '{name}': {error}") from error
     return found
+
+
+def stored_samplings(folder: str | Path) -> list[StageSampling]:
+    """How the stages of the cascade at `folder` are sampled, with the places of their guides there."""
+    path = find_cascade(folder)
+    samplings = [sampling for _, sampling in load_cascade_config(path).stages]
+    return [with_guides(sampling, lambda _, name: str(path / name)) for sampling in samplings]
 
 
 def planned(

@@ -8,26 +8,37 @@ from typing import Any
 import torch
 
 from cascade.errors import CascadeError, suggest
-from cascade.guidance_settings import weak_stages
+from cascade.guidance_settings import asks_guides
 from cascade.registry import build
 
 
 def check_parts(config: Mapping[str, Any]) -> None:
     """Build every part that needs no data, and raise CascadeError for the first that cannot be built."""
-    stage = config["stage"]
     noise = build("noise", config["noise"])
+    for group in ("ema", "geometric"):
+        build(group, config[group])
+    if "classifier" in config:
+        side = config["stage"]["resolution"]
+        _check_network("classifier", config["classifier"], in_channels=3, num_classes=2, size=side)
+    else:
+        _check_denoiser(config, noise)
+    optimizer_factory(config["trainer"]["optimizer"])
+
+
+def _check_denoiser(config: Mapping[str, Any], noise: Any) -> None:
+    stage = config["stage"]
     build("weighting", config["weighting"], noise=noise)
-    for group in ("loss", "ema", "geometric", "sampler", "grid"):
+    for group in ("loss", "sampler", "grid"):
         build(group, config[group])
     build("threshold", config["threshold"], denoiser=None)
-    if not weak_stages(config["guidance"]):
+    if not asks_guides(config["guidance"]):
         build("guidance", config["guidance"], denoiser=None)
     if stage["low_resolution"] is not None:
         augmentation = build("augmentation", config["augmentation"])
         if stage["aug_log_snr"] is not None:
             augmentation.check(stage["aug_log_snr"])
-    _check_network(config["network"], base=stage["low_resolution"] is None)
-    optimizer_factory(config["trainer"]["optimizer"])
+    channels = 3 if stage["low_resolution"] is None else 6
+    _check_network("network", config["network"], in_channels=channels, out_channels=3, num_classes=1, augment_dim=0)
 
 
 def optimizer_factory(config: Mapping[str, Any]) -> Callable[[Any], torch.optim.Optimizer]:
@@ -48,11 +59,11 @@ def optimizer_factory(config: Mapping[str, Any]) -> Callable[[Any], torch.optim.
     return factory
 
 
-def _check_network(config: Mapping[str, Any], *, base: bool) -> None:
+def _check_network(group: str, config: Mapping[str, Any], **context: int) -> None:
     try:
         with torch.device("meta"):  # shapes alone, no weights
-            build("network", config, in_channels=3 if base else 6, out_channels=3, num_classes=1, augment_dim=0)
+            build(group, config, **context)
     except (RuntimeError, NotImplementedError) as error:
         # Not every initialiser can do without numbers; a shape that cannot be is told by torch in these words.
         if "size" in str(error) or "dimension" in str(error):
-            raise CascadeError(f"network '{config['name']}': {str(error).splitlines()[0]}") from error
+            raise CascadeError(f"{group} '{config['name']}': {str(error).splitlines()[0]}") from error

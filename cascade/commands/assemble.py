@@ -1,7 +1,6 @@
 """`cascade assemble`: copy trained stages into one folder, a cascade that needs nothing else."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +24,7 @@ from cascade.artifact import (
 from cascade.commands.per_stage import read_per_stage, stage_keys
 from cascade.errors import CascadeError
 from cascade.files import replace_folder
-from cascade.guidance_settings import weak_stages, with_weak
+from cascade.guidance_settings import guides_of, with_guides
 from cascade.lock import beside
 from cascade.stage_settings import StageSettings, changed, stops
 
@@ -65,24 +64,28 @@ def run(config: DictConfig) -> None:
 
 
 def _parts(folders: list[Path], stages: list[StageConfig], samplings: list[StageSampling]) -> dict[str, Path]:
-    """The folders in the cascade → where each is copied from: the stages, and the weak stages that guide them."""
+    """The folders in the cascade → where each is copied from: the stages, and what guides them."""
     parts = dict(zip([stage.name for stage in stages], folders, strict=True))
     for stage, sampling in zip(stages, samplings, strict=True):
-        for weak in weak_stages(sampling.guidance):
-            name = _weak_name(stage.name)
+        own: dict[str, Path] = {}
+        for kind, folder in guides_of(sampling):
+            name, source = _guide_name(stage.name, kind), find_stage(folder)
+            what = f"the {kind}{' stage' if kind == 'weak' else ''} of '{stage.name}'"
             if name in parts:
-                raise CascadeError(f"the weak stage of '{stage.name}' would be copied to '{name}', which is a stage's")
-            parts[name] = find_stage(weak)
+                raise CascadeError(f"{what} would be copied to '{name}', which is a stage's")
+            if own.setdefault(name, source) != source:
+                raise CascadeError(f"{what} is both '{own[name]}' and '{source}'; its guidance and sampler share one")
+        parts |= own
     return parts
 
 
 def _inside(sampling: StageSampling, stage: str) -> StageSampling:
-    """The sampling as `cascade.yaml` says it, with the weak stage's folder in the cascade."""
-    return replace(sampling, guidance=with_weak(sampling.guidance, lambda _: _weak_name(stage)))
+    """The sampling as `cascade.yaml` says it, with the folders of its guides in the cascade."""
+    return with_guides(sampling, lambda kind, _: _guide_name(stage, kind))
 
 
-def _weak_name(stage: str) -> str:
-    return f"{stage}_weak"
+def _guide_name(stage: str, kind: str) -> str:
+    return f"{stage}_{kind}"
 
 
 def _folders(stages: str | list[str]) -> list[Path]:
@@ -108,7 +111,7 @@ def _refuse_occupied(out: Path, cascade: CascadeConfig, parts: dict[str, Path], 
     if CASCADE not in names:
         raise CascadeError(f"out={out} is not empty and holds no cascade; choose another folder")
     old = load_cascade_config(out)
-    kept = {name for name, _ in old.stages} | {weak for _, s in old.stages for weak in weak_stages(s.guidance)}
+    kept = {name for name, _ in old.stages} | {folder for _, s in old.stages for _, folder in guides_of(s)}
     if old == cascade and all(_same(source, out / name) for name, source in parts.items()):
         return True
     if not overwrite:

@@ -38,10 +38,8 @@ class EvaluatedSamples:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The classes that the stages which run know; empty if none does."""
-        from cascade.requests import class_table
-
-        return class_table([sampler.stage.config for sampler in self._plan()])
+        """The classes that the stages which run, or their classifiers, know; empty if none does."""
+        return next((sampler.class_names for sampler in self._plan() if sampler.class_names), ())
 
     @property
     def record(self) -> dict[str, Any]:

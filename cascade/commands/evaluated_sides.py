@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cascade.artifact import load_cascade_config, load_chain
+from cascade.artifact import load_chain
 from cascade.commands.per_stage import read_per_stage
 from cascade.errors import CascadeError
 from cascade.requests import chosen_stages
-from cascade.stage_settings import planned
+from cascade.stage_settings import planned, stored_samplings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,7 +51,7 @@ def check_cascade(plain: Mapping[str, Any]) -> None:
             raise CascadeError(f"{given[0]} is a setting of a cascade, and images={plain['images']} samples none")
         return
     configs = load_chain(plain["cascade"])
-    samplings = [sampling for _, sampling in load_cascade_config(plain["cascade"]).stages]
+    samplings = stored_samplings(plain["cascade"])
     settings = read_per_stage(plain["per_stage"], [config.name for config in configs])
     planned(configs, samplings, chosen_stages(configs, plain["stages"], None), settings, plain["guidance_scale"])
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from cascade.artifact import load_cascade_config, load_chain
+from cascade.artifact import load_chain
 from cascade.commands.low_res_folder import CONTACT_SHEET, LowResImages, list_low_res
 from cascade.commands.per_stage import read_per_stage, stage_keys
 from cascade.commands.png import refuse_foreign, sample_png
@@ -17,7 +17,7 @@ from cascade.files import sha256_of, write_whole
 from cascade.lock import exclusive
 from cascade.progress import progress_bars
 from cascade.requests import check_device_name, check_precision, check_threads, chosen_stages, class_table, parse_seeds
-from cascade.stage_settings import planned
+from cascade.stage_settings import planned, stored_samplings
 
 if TYPE_CHECKING:
     from cascade.commands.values import Kind
@@ -40,16 +40,17 @@ def run(config: DictConfig) -> None:
     names = [stage.name for stage in configs]
     settings = read_per_stage(plain["per_stage"], names)
     seeds = None if plain["seeds"] is None else parse_seeds(plain["seeds"])
-    table, out = class_table(configs), _checked_out(Path(plain["out"]).expanduser())
+    out = _checked_out(Path(plain["out"]).expanduser())
     low_res = None if plain["low_res"] is None else list_low_res(Path(plain["low_res"]).expanduser())
     side = low_res[0].side if low_res else None
     chosen = chosen_stages(configs, plain["stages"], side)
-    samplings = [sampling for _, sampling in load_cascade_config(plain["cascade"]).stages]
-    planned(configs, samplings, chosen, settings, plain["guidance_scale"])
+    stored = stored_samplings(plain["cascade"])
+    samplings = planned(configs, stored, chosen, settings, plain["guidance_scale"])
+    table = class_table(configs, samplings)
     if low_res is None:
         wanted = every_class_with_every_seed(plain["classes"], seeds, table)
     else:
-        labelled = bool(class_table(configs[chosen]))
+        labelled = bool(class_table(configs[chosen], samplings))
         wanted = from_low_res(low_res, plain["classes"], seeds, table, labelled=labelled)
 
     pipeline = _load(plain, names[chosen])

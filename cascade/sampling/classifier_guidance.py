@@ -15,7 +15,7 @@ from torch import Tensor
 from cascade.diffusion import Condition, Denoiser, Posterior
 from cascade.diffusion.log_snr import over
 from cascade.sampling.ancestral import Ancestral, Variance
-from cascade.sampling.guidance import check_scale
+from cascade.sampling.guidance import Unconditional, check_scale
 from cascade.sampling.transition import Noise, transitions
 
 
@@ -135,6 +135,31 @@ class ClassifierAncestral:
                 noise = noise + self.scale * ancestral.scaled(gradient, step, posterior)
             x = ancestral.mean(x, step, posterior) + ancestral.scaled(noise, step, posterior)
         return x
+
+
+def classifier_guidance(
+    denoiser: Denoiser, classifier: LogProb, scale: float = 1.0, conditional: bool = True
+) -> ClassifierGuidance:
+    """ClassifierGuidance of a denoiser, as `guidance=classifier` builds it; in a config `classifier` is a folder.
+
+    `conditional`: the denoiser is told the class too (ADM-G); without, the classifier alone makes the class.
+
+    >>> from cascade.diffusion.oracle import GaussianDenoiser
+    >>> oracle = GaussianDenoiser(torch.zeros(1), torch.eye(1))
+    >>> guided = classifier_guidance(oracle, lambda x, log_snr, condition: x.sum(1), scale=2.0, conditional=False)
+    >>> guided.scale, guided.denoiser == Unconditional(oracle)
+    (2.0, True)
+    """
+    return ClassifierGuidance(denoiser if conditional else Unconditional(denoiser), classifier, scale)
+
+
+def classifier_ancestral(classifier: LogProb, scale: float = 1.0, variance: Variance = "small") -> ClassifierAncestral:
+    """ClassifierAncestral, as `sampler=classifier_ancestral` builds it; in a config `classifier` is a folder.
+
+    >>> classifier_ancestral(lambda x, log_snr, condition: x.sum(1), scale=2.0).variance
+    'small'
+    """
+    return ClassifierAncestral(classifier, scale, variance)
 
 
 def class_gradient(log_prob: LogProb, x_t: Tensor, log_snr: Tensor, condition: Condition) -> Tensor:

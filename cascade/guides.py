@@ -1,0 +1,87 @@
+"""What guides a stage from outside: a weaker stage, or a classifier; read from its folder, checked, made a function."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from cascade.artifact import Stage, StageConfig, StageSampling, check_aug_level, load_stage
+from cascade.classifier import Classifier, ClassifierConfig, load_classifier
+from cascade.diffusion import Denoiser
+from cascade.errors import CascadeError
+from cascade.sampling import LabelLogProb, Unconditional
+
+if TYPE_CHECKING:
+    from cascade.sampling.classifier_guidance import LogProb
+
+
+def load_guide(kind: str, folder: str, device: torch.device | str = "cpu") -> Stage | Classifier:
+    """Read a guide of that kind: a key of a guidance config that names a folder, "weak" or "classifier"."""
+    load: Callable[..., Stage | Classifier] = {"weak": load_stage, "classifier": load_classifier}[kind]
+    return load(folder, device)
+
+
+def check_guide(guide: Stage | Classifier, config: StageConfig, sampling: StageSampling) -> None:
+    """Refuse, by its name, a guide that cannot answer what the stage of `config` is asked."""
+    if isinstance(guide, Classifier):
+        _check_classifier(guide.config, config)
+    else:
+        _check_weak(guide.config, config, sampling.aug_log_snr)
+
+
+def as_function(guide: Stage | Classifier, device: torch.device, dtype: torch.dtype | None) -> "Denoiser | LogProb":
+    """What the guidance calls: a weak stage's denoiser, or ln p(c | x_t) of a classifier."""
+    if isinstance(guide, Classifier):
+        return LabelLogProb(guide.network if dtype is None else Autocast(guide.network, device.type, dtype))
+    return denoiser_of(guide, device, dtype)
+
+
+def denoiser_of(stage: Stage, device: torch.device, dtype: torch.dtype | None) -> Denoiser:
+    """The stage's denoiser in `dtype` (None: as it is); one that knows no classes is told none."""
+    denoiser: Denoiser = stage.denoiser
+    if dtype is not None:
+        # Convolutions in bf16 are fastest in this layout.
+        denoiser = Autocast(stage.denoiser.to(memory_format=torch.channels_last), device.type, dtype)
+    return denoiser if stage.config.class_names else Unconditional(denoiser)
+
+
+def _check_weak(guide: StageConfig, config: StageConfig, aug_log_snr: float | None) -> None:
+    if (guide.resolution, guide.low_resolution) != (config.resolution, config.low_resolution):
+        raise CascadeError(f"the weak stage '{guide.name}' is {_sizes(guide)}, not {_sizes(config)}")
+    if guide.class_names and config.class_names and guide.class_names != config.class_names:
+        raise CascadeError(f"the weak stage '{guide.name}' has another class table")
+    check_aug_level(guide, aug_log_snr)
+
+
+def _check_classifier(guide: ClassifierConfig, config: StageConfig) -> None:
+    if guide.resolution != config.resolution:
+        raise CascadeError(f"the classifier '{guide.name}' is of {guide.resolution} px, not {config.resolution} px")
+    if config.class_names and guide.class_names != config.class_names:
+        raise CascadeError(
+            f"the classifier '{guide.name}' has another class table: {_few(guide.class_names)}, "
+            f"not {_few(config.class_names)}"
+        )
+
+
+def _few(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:3]) + (f", ... ({len(names)})" if len(names) > 3 else "")
+
+
+def _sizes(config: StageConfig) -> str:
+    before = "" if config.low_resolution is None else f"{config.low_resolution} -> "
+    return f"{before}{config.resolution} px"
+
+
+@dataclass(frozen=True)
+class Autocast:
+    """A denoiser or a classifier whose network runs in `dtype` where autocast says so; what it gives stays float32."""
+
+    function: Callable[..., Any]
+    device_type: str
+    dtype: torch.dtype
+
+    def __call__(self, *given: Any) -> Any:
+        """What the function itself gives."""
+        with torch.autocast(self.device_type, self.dtype):
+            return self.function(*given)

@@ -1,0 +1,105 @@
+"""The three files of a stage's folder, whatever kind of stage it is: written whole, read with their hashes checked."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from cascade.errors import CascadeError, suggest
+from cascade.files import replace_folder, sha256_of, write_whole, write_whole_with
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CONFIG, WEIGHTS, MANIFEST = "config.yaml", "weights.safetensors", "manifest.json"
+
+DIFFUSION, CLASSIFIER = "diffusion", "classifier"
+_KINDS = {
+    DIFFUSION: ("the diffusion stage", "a classifier (cascade train stage=classifier64 makes one)"),
+    CLASSIFIER: ("the classifier", "a diffusion stage (a classifier guides one: guidance=classifier)"),
+}
+"""`kind` in a stage's config → what it is called, and what was wanted where it is refused."""
+
+
+def without_kind(mapping: Any, wanted: str, where: str) -> Any:
+    """Return a stage's config without its `kind`; one of another kind than `wanted` is refused by its name.
+
+    A config that does not say its kind is of a diffusion stage. Raises CascadeError.
+
+    >>> without_kind({"kind": "classifier", "name": "classifier64"}, DIFFUSION, "runs/config.yaml")
+    Traceback (most recent call last):
+    cascade.errors.CascadeError: runs/config.yaml is of the classifier 'classifier64', and here belongs a diffusion \
+stage (a classifier guides one: guidance=classifier)
+    """
+    if not isinstance(mapping, Mapping):
+        return mapping
+    kind = mapping.get("kind", DIFFUSION)
+    if kind not in _KINDS:
+        raise CascadeError(f"{where}: unknown kind '{kind}'; {suggest(str(kind), _KINDS)}")
+    if kind != wanted:
+        called, needed = _KINDS[kind]
+        raise CascadeError(f"{where} is of {called} '{mapping.get('name')}', and here belongs {needed}")
+    return {key: value for key, value in mapping.items() if key != "kind"}
+
+
+def write_stage(folder: str | Path, config: Mapping[str, Any], state: "Mapping[str, Tensor]") -> None:
+    """Write a stage folder whole: into a new folder beside the target, then renamed over it."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    def fill(new: Path) -> None:
+        tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
+        try:
+            write_whole_with(new / WEIGHTS, lambda path: save_file(tensors, path))
+        except SafetensorError as error:
+            raise CascadeError(f"the weights in {folder} could not be written: {error}") from error
+        write_whole(new / CONFIG, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
+        hashes = {name: sha256_of(new / name) for name in (CONFIG, WEIGHTS)}
+        write_whole(new / MANIFEST, json.dumps(hashes, indent=2) + "\n")
+
+    replace_folder(folder, fill)
+
+
+def checked_sha256(folder: Path) -> str:
+    """Return the SHA-256 of a stage's weights; raise CascadeError where a file is not the manifest's, or not there."""
+    hashes = _read_manifest(folder)
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            raise CascadeError(f"stage '{folder}' is damaged: {name} is missing")
+        if sha256_of(folder / name) != hashes.get(name):
+            raise CascadeError(f"stage '{folder}' is damaged: {name} does not match the hash in {MANIFEST}")
+    return hashes[WEIGHTS]
+
+
+def read_weights(folder: Path) -> "dict[str, Tensor]":
+    """Read a stage's weights without executing code."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(folder / WEIGHTS)
+    except SafetensorError as error:
+        raise CascadeError(f"stage '{folder}' is damaged: {WEIGHTS} cannot be read ({error})") from error
+
+
+def read_yaml(file: Path) -> Any:
+    """Read plain YAML; raise CascadeError in one line where it is none."""
+    try:
+        return yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise CascadeError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from error
+
+
+def _read_manifest(folder: Path) -> dict[str, str]:
+    file = folder / MANIFEST
+    try:
+        hashes = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CascadeError(f"stage '{folder}' is damaged: {MANIFEST} is missing") from None
+    except ValueError as error:
+        raise CascadeError(f"stage '{folder}' is damaged: {MANIFEST} is not JSON") from error
+    if not isinstance(hashes, dict):
+        raise CascadeError(f"stage '{folder}' is damaged: {MANIFEST} is not a mapping")
+    return hashes
