@@ -1,9 +1,10 @@
 """From a configuration to the objects of a training run: the leaves are built here, no class reads configs."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from cascade.artifact import (
     NETWORK_CONTEXT,
@@ -22,8 +23,18 @@ from cascade.registry import build, complete
 from stages.base_stage import BaseStage
 from stages.diffusion_stage import DiffusionStage, Recipe
 from stages.parts import optimizer_factory
+from stages.rehearsal import rehearse
 from stages.super_resolution_stage import SuperResolutionStage
 
+__all__ = [
+    "begin_with",
+    "build_stage",
+    "kind",
+    "rehearse",
+    "stage_config",
+    "training_view",
+    "validation_view",
+]
 Config = Mapping[str, Any]
 
 GEOMETRIC_SIZES = ("scale_std", "anisotropic_std", "translation_std")
@@ -75,30 +86,42 @@ def stage_config(config: Config, dataset: PictureDataset) -> StageConfig:
 
 def build_stage(config: Config, described: StageConfig) -> DiffusionStage:
     """The Lightning module, with weights that depend on the run's seed alone."""
-    trainer, stage = config["trainer"], config["stage"]
-    # The layers' initialisers know only the global generator: it is forked, seeded and given back.
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config["seed"])
-        denoiser = build_denoiser(described)
+    denoiser = seeded(config["seed"], lambda: build_denoiser(described))
     noise = build("noise", config["noise"])
     recipe = Recipe(
         noise=noise,
         weighting=build("weighting", config["weighting"], noise=noise),
         loss=build("loss", config["loss"]),
         ema=build("ema", config["ema"]),
-        optimizer=optimizer_factory(trainer["optimizer"]),
-        run_seed=config["seed"],
-        global_batch=trainer["batch"],
         num_classes=len(described.class_names),
-        label_dropout=stage["label_dropout"],
-        warmup_steps=trainer["warmup_steps"],
-        total_steps=trainer["max_steps"],
-        cooldown_steps=trainer["cooldown_steps"],
-        gradient_clip=trainer["gradient_clip"],
+        label_dropout=config["stage"]["label_dropout"],
+        **training_numbers(config),
     )
     if described.low_resolution is None:
         return BaseStage(denoiser, recipe, build("geometric", config["geometric"]))
     return SuperResolutionStage(denoiser, recipe, build("augmentation", described.augmentation))
+
+
+def seeded(seed: int, make: Callable[[], nn.Module]) -> nn.Module:
+    """What `make` makes, with weights that depend on the seed alone."""
+    # The layers' initialisers know only the global generator: it is forked, seeded and given back.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return make()
+
+
+def training_numbers(config: Config) -> dict[str, Any]:
+    """What a recipe takes from the run and its trainer, whatever is trained."""
+    trainer = config["trainer"]
+    return {
+        "optimizer": optimizer_factory(trainer["optimizer"]),
+        "run_seed": config["seed"],
+        "global_batch": trainer["batch"],
+        "warmup_steps": trainer["warmup_steps"],
+        "total_steps": trainer["max_steps"],
+        "cooldown_steps": trainer["cooldown_steps"],
+        "gradient_clip": trainer["gradient_clip"],
+    }
 
 
 def begin_with(stage: DiffusionStage, folder: str) -> int:
@@ -107,11 +130,15 @@ def begin_with(stage: DiffusionStage, folder: str) -> int:
     Optimizer and warm-up begin anew. Raises CascadeError where it is no stage of this network.
     """
     other = load_stage(folder)
-    state = other.denoiser.state_dict()
+    take_weights(stage, other.denoiser.state_dict(), folder)
+    return other.config.images_seen
+
+
+def take_weights(stage: DiffusionStage, state: Mapping[str, Tensor], folder: str) -> None:
+    """Load weights into a new stage and its average; refuse those of another network."""
     check_weights(stage.denoiser, state, f"init={folder}")
     for module in (stage.denoiser, stage.average):
         module.load_state_dict(state)
-    return other.config.images_seen
 
 
 def training_view(config: Config, dataset: PictureDataset) -> TrainingView:
@@ -124,6 +151,11 @@ def validation_view(config: Config, dataset: PictureDataset) -> EvaluationView:
     """Centre crops of the training size."""
     stage = config["stage"]
     return EvaluationView(dataset, factor=_factor(stage), crop=stage["crop"])
+
+
+def kind(described: StageConfig) -> str:
+    """What it is in a word."""
+    return "base" if described.low_resolution is None else f"{described.low_resolution}→{described.resolution}"
 
 
 def _factor(stage: Config) -> int | None:

@@ -17,11 +17,7 @@ ACCELERATORS = ("auto", "cpu", "gpu", "mps")
 def check_settings(config: Mapping[str, Any], processes: int) -> None:
     """Refuse numbers out of range and names that are none, each in one line; `processes` train together."""
     _check_trainer(config["trainer"])
-    _check_stage(config["stage"])
-    if config["stage"]["low_resolution"] is None and config["augmentation"]["name"] != "none":
-        raise CascadeError(f"augmentation={config['augmentation']['name']} is of the low-res picture; a base has none")
-    if config["stage"]["aug_log_snr"] is not None:
-        refuse_untrained(config["augmentation"], config["stage"]["aug_log_snr"])
+    (_check_denoiser if "low_resolution" in config["stage"] else _check_classifier)(config)
     check_seed(config["seed"])
     for key, name in (("name", config["name"]), ("stage.name", config["stage"]["name"])):
         if not name or Path(name).name != name or name.startswith("."):
@@ -79,6 +75,33 @@ def _check_optimizer(settings: Mapping[str, Any]) -> None:
     betas = settings.get("betas")
     if betas is not None and not (len(betas) == 2 and all(0 <= beta < 1 for beta in betas)):
         raise CascadeError(f"trainer.optimizer.betas={betas} must be two numbers, at least 0 and below 1")
+
+
+OF_DENOISERS = (
+    "network", "preconditioning", "weighting", "loss", "sampler", "grid", "guidance", "threshold", "augmentation",
+    "low_res_input",
+)  # fmt: skip
+"""The groups of a stage that denoises, which one that trains a classifier does not have."""
+
+
+def _check_classifier(config: Mapping[str, Any]) -> None:
+    stage = config["stage"]
+    for group in OF_DENOISERS:
+        if group in config:
+            raise CascadeError(f"stage '{stage['name']}' trains a classifier, which has no {group}; leave it out")
+    if stage["resolution"] < 1:
+        raise CascadeError(f"stage.resolution must be at least 1, not {stage['resolution']}")
+
+
+def _check_denoiser(config: Mapping[str, Any]) -> None:
+    stage = config["stage"]
+    if "classifier" in config:
+        raise CascadeError(f"stage '{stage['name']}' trains a denoiser, not a classifier; stage=classifier64 does")
+    _check_stage(stage)
+    if stage["low_resolution"] is None and config["augmentation"]["name"] != "none":
+        raise CascadeError(f"augmentation={config['augmentation']['name']} is of the low-res picture; a base has none")
+    if stage["aug_log_snr"] is not None:
+        refuse_untrained(config["augmentation"], stage["aug_log_snr"])
 
 
 def _check_stage(stage: Mapping[str, Any]) -> None:

@@ -5,7 +5,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch import LightningModule
@@ -80,6 +80,11 @@ class DiffusionStage(LightningModule):
     A step whose loss or gradient is not finite leaves the weights alone and is counted in `skipped_steps`.
     """
 
+    WHOLE: ClassVar = ("loss",)
+    """What validation averages over all pictures; the best weights are those of the lowest "loss"."""
+    BY_BAND: ClassVar = ("eps_mse",)
+    """What it averages over the pictures in each band of log-SNR."""
+
     def __init__(self, denoiser: nn.Module, recipe: Recipe) -> None:
         super().__init__()
         self.denoiser = denoiser
@@ -114,15 +119,23 @@ class DiffusionStage(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
         """The mean loss of a micro-batch."""
-        draws = self._draws(int(batch["step"][0]), batch)
+        loss = self.training_loss(batch, self._draws(int(batch["step"][0]), batch))
+        self.step_loss += loss.detach() / self.trainer.accumulate_grad_batches
+        return loss
+
+    def training_loss(self, batch: Batch, draws: Draws) -> Tensor:
+        """The mean of the weighted loss over a micro-batch."""
         x, condition = self.examples(batch, draws)
         condition = condition.drop((draws.uniform("label dropout") < self.recipe.label_dropout).to(x.device))
         log_snr = self.recipe.noise.icdf(draws.stratified("log_snr")).to(x)
         eps = draws.normal("eps", tuple(x.shape[1:])).to(x)
         with seeded_dropout(draws.generators("dropout")):
-            loss = self.loss(self.denoiser, x, log_snr, eps, condition, self.recipe.weighting).mean()
-        self.step_loss += loss.detach() / self.trainer.accumulate_grad_batches
-        return loss
+            return self.loss(self.denoiser, x, log_snr, eps, condition, self.recipe.weighting).mean()
+
+    def validation_terms(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return log_snr (b,) and what is averaged over the pictures: the names of WHOLE and BY_BAND, (b,) each."""
+        log_snr, weighted, plain = self.validation_loss(batch)
+        return log_snr, {"loss": weighted, "eps_mse": plain}
 
     @torch.no_grad()
     def validation_loss(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:

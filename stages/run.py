@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 
 from cascade import rng
 from cascade.artifact import StageConfig, save_stage
+from cascade.classifier import ClassifierConfig
 from cascade.data.dataset import PictureDataset
 from cascade.data.folder import BadFile, write_bad_files
 from cascade.data.order import RunOrder
@@ -27,10 +28,10 @@ from cascade.errors import CascadeError
 from cascade.lock import beside
 from cascade.progress import Bars, progress_bars
 from stages.after_step import AfterStep
-from stages.assembly import begin_with, build_stage, stage_config, training_view, validation_view
 from stages.checkpoint import ResumeCheckpoint, WholeCheckpointIO
 from stages.checks import check_settings
 from stages.diffusion_stage import DiffusionStage
+from stages.kinds import kind_of
 from stages.launched import Launched
 from stages.loggers import build_loggers, close_loggers
 from stages.machine import check_machine, device_type, with_precision
@@ -38,7 +39,6 @@ from stages.pictures import SamplePictures
 from stages.precision import PRECISIONS
 from stages.processes import Processes
 from stages.progress import TrainingProgress
-from stages.rehearsal import rehearse
 from stages.run_folder import SCRATCH, RunFolder, as_decided
 from stages.validation import ExportBest, Validation
 
@@ -90,13 +90,14 @@ def _train(
 ) -> Outcome:
     first, fresh, settings = processes.is_first, config["fresh"], config["trainer"]
     dataset, validation = _open_data(config, bars)
-    described = stage_config(config, dataset)
-    stage = build_stage(config, described)
-    seen = 0 if config["init"] is None else begin_with(stage, config["init"])
+    kind = kind_of(config)
+    described = kind.stage_config(config, dataset)
+    stage = kind.build_stage(config, described)
+    seen = 0 if config["init"] is None else kind.begin_with(stage, config["init"])
     if settings["precision"] == "bf16":
         # The faster layout for bf16 convolutions (about a sixth on a CPU); in fp32 group norm would lose by it.
         stage.to(memory_format=torch.channels_last)
-    rehearse(config, described, stage, training_view(config, dataset))
+    kind.rehearse(config, described, stage, kind.training_view(config, dataset))
 
     def export(step: int) -> None:
         if first:
@@ -173,7 +174,7 @@ def _loader(
     )
     # The loader draws a seed for its workers; it comes from a generator of its own, not from the global one.
     return DataLoader(
-        training_view(config, dataset),
+        kind_of(config).training_view(config, dataset),
         batch_sampler=order,  # type: ignore[arg-type]  # torch wants lists of int; the view takes keys
         num_workers=settings["workers"],
         generator=rng.generator("loader workers", config["seed"]),
@@ -266,7 +267,7 @@ def _open_data(config: Mapping[str, Any], bars: Bars) -> tuple[PictureDataset, P
 
 def _watching(
     config: Mapping[str, Any],
-    described: StageConfig,
+    described: StageConfig | ClassifierConfig,
     validation: PictureDataset | None,
     *,
     folder: Path,
@@ -277,7 +278,7 @@ def _watching(
     settings = config["trainer"]
     callbacks: list[Callback] = []
     if validation is not None and settings["validation_images"] > 0:
-        view = validation_view(config, validation)
+        view = kind_of(config).validation_view(config, validation)
         callbacks.append(
             Validation(
                 view,
@@ -287,7 +288,8 @@ def _watching(
                 bars=bars,
             )
         )
-    if validation is not None and settings["sample_every"] > 0 and settings["sample_images"] > 0:
+    samples = isinstance(described, StageConfig) and settings["sample_every"] > 0 and settings["sample_images"] > 0
+    if validation is not None and samples:
         callbacks.append(
             SamplePictures(
                 described,
@@ -302,9 +304,11 @@ def _watching(
     return callbacks
 
 
-def _opening(config: Mapping[str, Any], described: StageConfig, train: int, validation: PictureDataset | None) -> str:
+def _opening(
+    config: Mapping[str, Any], described: StageConfig | ClassifierConfig, train: int, validation: PictureDataset | None
+) -> str:
     classes = f"{len(described.class_names)} classes" if described.class_names else "unlabelled"
-    kind = "base" if described.low_resolution is None else f"{described.low_resolution}→{described.resolution}"
+    kind = kind_of(config).kind(described)
     return (
         f"{described.name} ({kind}, {described.resolution} px, {classes}): {train} pictures, "
         f"{0 if validation is None else len(validation)} for validation, batch {config['trainer']['batch']}, "

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import yaml
 
-from cascade.artifact import CONFIG, check_weights, find_stage
+from cascade.artifact import check_weights, images_seen
 from cascade.errors import CascadeError
 from cascade.files import write_whole
 from cascade.flat import flat
@@ -113,8 +113,7 @@ class RunFolder:
         checkpoint = read_checkpoint(self.path / LAST)
         last = checkpoint["global_step"]
         chosen = checkpoint.get("callbacks", {}).get("Validation", {"best_step": last})
-        exported = yaml.safe_load((find_stage(self.path) / CONFIG).read_text(encoding="utf-8"))
-        return chosen.get("best_step") == last and exported.get("images_seen") != images
+        return chosen.get("best_step") == last and images_seen(self.path) != images
 
     def stored(self) -> dict[str, Any] | None:
         """The configuration the run was started with, None in a new run."""

@@ -57,23 +57,28 @@ class Validation(AfterStep):
     def _measure(self, trainer: Trainer, stage: DiffusionStage) -> dict[str, float]:
         """Every process takes its share of the pictures."""
         edges = torch.tensor(BANDS)
-        sums = torch.zeros(len(BANDS) + 1, 2, dtype=torch.float64)  # whole, then each band: (sum, count)
+        bands = list(pairwise(BANDS))
+        names = [f"val/{term}" for term in stage.WHOLE]
+        names += [f"val/{term}[{low:g},{high:g}]" for term in stage.BY_BAND for low, high in bands]
+        sums = torch.zeros(len(names), 2, dtype=torch.float64)  # (sum, count)
         for done, indices in enumerate(self._batches(trainer.global_rank, trainer.world_size)):
             self.bars.at("validation", done * self.batch * trainer.world_size, self.count, "pictures")
             batch: Batch = default_collate([self.view[i] for i in indices])
             batch = {key: value.to(stage.device) for key, value in batch.items()}
             batch["log_snr"] = self._levels(stage)[indices].to(stage.device)
             with trainer.precision_plugin.forward_context():
-                log_snr, weighted, plain = (part.cpu().double() for part in stage.validation_loss(batch))
-            band = torch.bucketize(log_snr, edges[1:-1]) + 1
-            sums[0] += torch.tensor([weighted.sum(), len(weighted)])
-            sums[:, 0].index_add_(0, band, plain)
-            sums[:, 1].index_add_(0, band, torch.ones_like(plain))
+                log_snr, terms = stage.validation_terms(batch)
+            values = {name: term.cpu().double() for name, term in terms.items()}
+            band = torch.bucketize(log_snr.cpu().double(), edges[1:-1])
+            rows = [(torch.full_like(band, i), term) for i, term in enumerate(stage.WHOLE)]
+            rows += [(len(rows) + i * len(bands) + band, term) for i, term in enumerate(stage.BY_BAND)]
+            for row, term in rows:
+                sums[:, 0].index_add_(0, row, values[term])
+                sums[:, 1].index_add_(0, row, torch.ones_like(values[term]))
         if trainer.world_size > 1:
             sums = trainer.strategy.reduce(sums.to(stage.device), reduce_op="sum").cpu()
         self.bars.end("validation")
-        means = {f"val/eps_mse[{low:g},{high:g}]": sums[i + 1] for i, (low, high) in enumerate(pairwise(BANDS))}
-        return {name: float(total / n) for name, (total, n) in {"val/loss": sums[0], **means}.items() if n > 0}
+        return {name: float(total / n) for name, (total, n) in zip(names, sums, strict=True) if n > 0}
 
     def _batches(self, rank: int, processes: int) -> list[list[int]]:
         mine = list(range(rank, self.count, processes))

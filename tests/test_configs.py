@@ -11,11 +11,13 @@ from omegaconf import OmegaConf
 
 from cascade import registry, rng
 from cascade.artifact import NETWORK_CONTEXT
+from cascade.classifier import CLASSIFIER_CONTEXT
 from cascade.diffusion import Condition
 from cascade.diffusion.noise import LogNormalNoise
 from cascade.diffusion.oracle import MixtureDenoiser
 from cascade.errors import CascadeError
 from cascade.networks import EfficientUNet
+from cascade.sampling import LabelLogProb
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 CHOICES = sorted(str(p.relative_to(CONF).with_suffix("")) for p in CONF.glob("*/*.yaml"))
@@ -25,6 +27,7 @@ REGISTERED = [c for c in CHOICES if c.split("/")[0] in set(registry.TABLE) - OF_
 # What the caller of a class supplies, and a config therefore does not hold.
 CONTEXT: dict[str, set[str]] = {
     "network": set(NETWORK_CONTEXT),
+    "classifier": set(CLASSIFIER_CONTEXT),
     "low_res_input": {"network"},
     "preconditioning": {"network"},
     "weighting": {"noise"},
@@ -65,6 +68,7 @@ def test_every_choice_builds(choice: str) -> None:
     config = composed(f"{group}={name}")[group]
     context: dict[str, Any] = {
         "network": {"in_channels": 3, "out_channels": 3, "num_classes": 2, "augment_dim": 0},
+        "classifier": {"in_channels": 3, "num_classes": 2, "size": 64},
         "low_res_input": {"network": EfficientUNet(in_channels=6)},
         "preconditioning": {"network": None},
         "weighting": {"noise": LogNormalNoise()},
@@ -87,7 +91,8 @@ def test_every_choice_of_sampling_takes_a_step(choice: str) -> None:
         config["sampler"] = {"name": "ddim"}
     guided = registry.build("guidance", _without_folders(config["guidance"]), denoiser=ORACLE)
     denoiser = registry.build("threshold", config["threshold"], denoiser=guided)
-    sampler, grid = registry.build("sampler", config["sampler"]), registry.build("grid", config["grid"])
+    sampler = registry.build("sampler", _without_folders(config["sampler"]))
+    grid = registry.build("grid", config["grid"])
     noise = rng.ImageNoise([1, 2], "stage", (2,))
     out = sampler(denoiser, noise(-1), grid, Condition(label=torch.tensor([0, 1])), noise)
     assert out.shape == (2, 2)
@@ -95,9 +100,10 @@ def test_every_choice_of_sampling_takes_a_step(choice: str) -> None:
 
 
 def _without_folders(config: dict[str, Any]) -> dict[str, Any]:
-    """A guidance whose weak stage is the oracle, where a user names a folder."""
+    """A guidance or sampler that asks the oracle, where a user names the folder of a weak stage or a classifier."""
     changed = {key: _without_folders(value) if isinstance(value, dict) else value for key, value in config.items()}
-    return {key: ORACLE if value == "???" else value for key, value in changed.items()}
+    asked = {"weak": ORACLE, "classifier": LabelLogProb(ORACLE.log_class)}
+    return {key: asked[key] if value == "???" else value for key, value in changed.items()}
 
 
 def test_every_registered_name_has_a_config() -> None:
