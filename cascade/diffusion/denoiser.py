@@ -16,8 +16,8 @@ class Posterior:
                        thresholding and metrics see.
     covariance         Cov[x | x_t], (B, D, D) with D = C·H·W; exact oracles alone give it. Read by the ancestral
                        sampler ("optimal") and by the ELBO.
-    variance_fraction  ADM's learned f = (v + 1)/2, of x_t's shape, unclamped; it means something only for the pair of
-                       levels of an ancestral step.
+    variance_fraction  ADM's learned f = (v + 1)/2, of x_t's shape, unclamped; it lies between the two variances of an
+                       ancestral step (`ReverseStep.spread`), so it means something only for a pair of levels.
     log_uncertainty    EDM2's u(λ), (B,); read by the loss alone.
 
     >>> import torch

@@ -24,8 +24,9 @@ class HybridLoss:
 
     A variance belongs to a pair of levels (λt, λs), so this is a second term and no w(λ). The pairs are steps of
     `grid`, on which the stage is sampled: λt is the loss's own λ, drawn from the training p(λ), and λs lies one step
-    further along the grid, read linearly between its levels. Levels outside the grid have no term, and neither has the
-    step to the clean picture, which has no variance.
+    further along the grid, read linearly between its levels. Levels outside the grid have no term, and neither has
+    the step to the clean picture, which has no variance. Sampled on a grid with other steps, the fraction that is
+    learned here is applied to those, as in ADM (`ReverseStep.spread`).
 
     The term is N·KL for a grid of N finite levels: where p(λ) is the grid's own density its mean is L_vlb. Elsewhere
     the steps weigh as p(λ) has it, which changes how fast a level learns its variance and not which is its best.

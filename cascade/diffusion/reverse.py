@@ -66,7 +66,9 @@ class ReverseStep:
           - "small":   σs²(1−r), that of q; the exact one for data that are a point;
           - "large":   σt²(1−r); the exact one for data that are white noise;
           - "learned": between them, ln Σ = f·ln σt²(1−r) + (1−f)·ln σs²(1−r), f the posterior's `variance_fraction`
-            (Nichol & Dhariwal 2021, equation 15); it means something only for the pairs of levels it was trained on;
+            (Nichol & Dhariwal 2021, equation 15). f is asked at λt and was trained for a step of its own length; on a
+            step of another it is applied to that step's two bounds, as ADM does when it drops steps of its ladder (its
+            β and β̃ are then the respaced ones): between the bounds as before, and best for the pairs it was trained on;
           - "optimal": σs²(1−r) I + αs²(1−r)²·Cov[x | x_t] (Bao et al. 2022, Analytic-DPM), which needs the posterior's
             `covariance` (B, D, D): exact denoisers give it.
 

@@ -5,9 +5,16 @@ import math
 import pytest
 import torch
 
-from cascade.diffusion import CosineSchedule, DiscreteBetas, LinearBetaSchedule, ShiftedSchedule
+from cascade.diffusion import (
+    Condition,
+    CosineSchedule,
+    DiscreteBetas,
+    LinearBetaSchedule,
+    Posterior,
+    ShiftedSchedule,
+)
 from cascade.errors import CascadeError
-from cascade.sampling import adm_respaced, karras, uniform_log_snr, uniform_t
+from cascade.sampling import Ancestral, adm_respaced, karras, uniform_log_snr, uniform_t
 from cascade.sampling.grid import cut
 from cascade.sampling.transition import check_grid, transitions
 
@@ -113,6 +120,32 @@ def test_adm_respaced_in_sections_from_the_clean_end():
     """Of 37 steps in three sections the first has 13, the others 12."""
     assert kept(LADDERS[2], "3,2,4") == [36, 32, 29, 25, 24, 13, 12, 6, 0]
     assert kept(LADDERS[0], "10,15,20,5")[-10:] == [249, 221, 194, 166, 138, 111, 83, 55, 28, 0]
+
+
+@pytest.mark.parametrize("respacing", ["1000", "ddim25", "10"])
+def test_a_learned_variance_on_a_respaced_grid_lies_between_the_respaced_betas(respacing):
+    """ADM's SpacedDiffusion: β' = 1 − ᾱ_i/ᾱ_{i−1} of the kept steps, and f is the network's at the same level.
+
+    ln Σ = f·ln β' + (1 − f)·ln β̃',  β̃' = β'·(1 − ᾱ_{i−1})/(1 − ᾱ_i)
+    """
+    ladder = DiscreteBetas("linear", 1000)
+    grid = adm_respaced(ladder, respacing)[:-1]
+    kept = ladder.step(grid).round().long()
+    cumulative = (1 - ladder.betas.double()).cumprod(0)[kept]
+    fraction = lambda log_snr: 0.3 + 0.02 * log_snr  # noqa: E731
+    told = lambda x_t, log_snr, condition: Posterior(  # noqa: E731
+        0 * x_t, variance_fraction=fraction(log_snr)[:, None].expand_as(x_t)
+    )
+    x = torch.zeros(1, 1, dtype=torch.float64)
+    one = lambda step, draw=0: torch.ones_like(x)  # noqa: E731
+    for i in (0, 1, len(grid) - 2):
+        noisy, clean = cumulative[i], cumulative[i + 1]
+        beta = 1 - noisy / clean
+        large, small = beta.log(), (beta * (1 - clean) / (1 - noisy)).log()
+        f = fraction(grid[i])
+        want = (f * large + (1 - f) * small).exp()
+        made = Ancestral("learned")(told, x, grid[i : i + 2], Condition(), one)
+        assert made.square().item() == pytest.approx(want.item(), rel=1e-6)
 
 
 def test_adm_respaced_takes_a_number_for_its_text():
