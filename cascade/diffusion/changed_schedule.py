@@ -12,9 +12,12 @@ from cascade.diffusion.schedule import Schedule, as_tensor, check_range
 
 @dataclass(frozen=True)
 class ShiftedSchedule:
-    """A schedule moved in λ: λ(t) = base.log_snr(t) + shift.
+    """A schedule moved in λ: λ(t) = base.log_snr(t) + shift, at every t, the ends too.
 
-    `shifted_to` computes the shift from a resolution.
+    The ends are finite as the base's are, and move with it: cosine on [−20, 20] runs from −22.8 to 17.2 under the shift
+    for 256 px, as in simple diffusion's code. Cut off at −20 it would have a density with a point mass, and stretched
+    to −20 another t for each λ. Where ends matter, cut it: TruncatedSchedule(ShiftedSchedule(base, shift), −20, 17.2)
+    is its noise given that λ ≥ −20. `shifted_to` computes the shift from a resolution.
 
     >>> from cascade.diffusion import CosineSchedule
     >>> ShiftedSchedule(CosineSchedule(), 2 * math.log(64 / 256)).log_snr(torch.tensor(0.5))
@@ -77,7 +80,8 @@ class InterpolatedSchedule:
 
     (Hoogeboom et al. 2023, section 3.1.) Near pure noise, where coarse content is decided, it is the schedule of a
     small picture; near the clean end that of a large one, which leaves the detail less under noise than a single shift
-    does. noisy_at ≤ clean_at, so that λ falls. The inverse is found by bisection and Newton's method.
+    does. noisy_at ≤ clean_at, so that λ falls. The ends move as those of `ShiftedSchedule` do, each by its own shift. The
+    inverse is found by bisection and Newton's method.
 
     >>> from cascade.diffusion import CosineSchedule
     >>> schedule = InterpolatedSchedule(CosineSchedule(), resolution=256)

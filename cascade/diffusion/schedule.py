@@ -2,7 +2,8 @@
 
 A schedule knows `log_snr(t)`, its inverse `t(log_snr)`, its ends `log_snr_min` and `log_snr_max`, and
 `log_slope(log_snr)` = ln |dt/dλ|, from which the training density follows (noise.ScheduleNoise). Tensors keep their
-dtype; Python floats are taken as float64. All are truncated, so that no denoiser is ever called at λ = ±inf.
+dtype; Python floats are taken as float64. All have finite ends, so that no denoiser is ever called at λ = ±inf: by
+default −20 and 20 where these can be chosen, and what `changed_schedule` makes of them by its shifts.
 """
 
 import math

@@ -190,6 +190,22 @@ def test_linear_log_snr_is_linear():
     assert LinearLogSNRSchedule() == LinearLogSNRSchedule(-20.0, 20.0)
 
 
+def test_the_ends_move_with_a_shift_and_a_truncation_brings_them_back():
+    """Additive at the ends too; cut to [−20, 20] it is the same schedule in less time, and the same noise, given λ."""
+    for shift in (2 * math.log(64 / 256), 1.5):
+        moved = ShiftedSchedule(CosineSchedule(), shift)
+        exact(moved.log_snr(torch.tensor([0.0, 1.0], dtype=torch.float64)), [20 + shift, shift - 20])
+        low, high = max(-20.0, moved.log_snr_min), min(20.0, moved.log_snr_max)
+        cut = TruncatedSchedule(moved, low, high)
+        exact(cut.log_snr(torch.tensor([0.0, 1.0], dtype=torch.float64)), [high, low])
+        log_snr = torch.linspace(low + 0.1, high - 0.1, 50, dtype=torch.float64)
+        ratio = cut.log_slope(log_snr) - moved.log_slope(log_snr)
+        exact(ratio, ratio[:1].expand(50), 1e-10)
+        exact(ratio[0].exp() * (moved.t(low) - moved.t(high)), 1.0, 1e-10)
+    ends = InterpolatedSchedule(CosineSchedule(), 1024, noisy_at=32, clean_at=256)
+    exact(ends.log_snr(torch.tensor([0.0, 1.0], dtype=torch.float64)), [20 - 4 * math.log(2), -20 - 10 * math.log(2)])
+
+
 @pytest.mark.parametrize(
     ("resolution", "shift"), [(32, 1.3862943611), (64, 0.0), (256, -2.7725887222), (1024, -5.5451774445)]
 )
