@@ -80,8 +80,8 @@ class InterpolatedSchedule:
 
     (Hoogeboom et al. 2023, section 3.1.) Near pure noise, where coarse content is decided, it is the schedule of a
     small picture; near the clean end that of a large one, which leaves the detail less under noise than a single shift
-    does. noisy_at ≤ clean_at, so that λ falls. The ends move as those of `ShiftedSchedule` do, each by its own shift. The
-    inverse is found by bisection and Newton's method.
+    does. noisy_at ≤ clean_at, so that λ falls. The ends move as those of `ShiftedSchedule` do, each by its own shift.
+    The inverse is found by bisection and Newton's method.
 
     >>> from cascade.diffusion import CosineSchedule
     >>> schedule = InterpolatedSchedule(CosineSchedule(), resolution=256)
