@@ -16,6 +16,7 @@ from cascade.errors import CascadeError
 from cascade.files import write_whole_with
 from stages.after_step import AfterStep
 from stages.run_folder import LAST
+from stages.workers import is_of_killed_worker
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
@@ -26,6 +27,8 @@ class WholeCheckpointIO(TorchCheckpointIO):
         try:
             write_whole_with(path, lambda temporary: torch.save(checkpoint, temporary))
         except RuntimeError as error:  # torch tells of an error in writing as of one of its own
+            if is_of_killed_worker(error):
+                raise
             free = shutil.disk_usage(Path(path).parent).free / 1e6
             raise CascadeError(f"{path} could not be written; is the disk full? ({free:.0f} MB are free)") from error
 
@@ -48,7 +51,8 @@ class ResumeCheckpoint(AfterStep):
     """Saves `last.ckpt` every so many steps or minutes, at the end, and when asked to stop (SIGINT, SIGTERM).
 
     Batches of the run are a pure function of the optimizer step, so the step in the checkpoint is the whole position.
-    A stop ends the run after the current step; `stopped_by` then holds the signal.
+    A signal, `asked`, ends the run after the current step; `stopped_by` is the signal that has. `saved_step` is that of
+    the last checkpoint written here.
     """
 
     def __init__(self, folder: Path, every_steps: int, every_minutes: float) -> None:
@@ -56,7 +60,8 @@ class ResumeCheckpoint(AfterStep):
         self.every_steps = every_steps
         self.every_seconds = every_minutes * 60
         self.stopped_by: int | None = None
-        self._asked: int | None = None
+        self.asked: int | None = None
+        self.saved_step: int | None = None
         self._saved_time = 0.0
         self._handlers: dict[int, Any] = {}
 
@@ -69,14 +74,15 @@ class ResumeCheckpoint(AfterStep):
 
     def after_step(self, trainer: Trainer, stage: LightningModule, step: int) -> None:  # noqa: ARG002
         """Save when it is time."""
-        asked = self._agreed(trainer, self._asked is not None)
+        asked = self._agreed(trainer, self.asked is not None)
         if asked:
-            self.stopped_by = self._asked or signal.SIGTERM
+            self.stopped_by = self.asked or signal.SIGTERM
             trainer.should_stop = True
         late = self._agreed(trainer, time.monotonic() - self._saved_time > self.every_seconds)
         due = step % self.every_steps == 0 or step == trainer.max_steps
         if asked or late or due or trainer.should_stop:
             trainer.save_checkpoint(self.path)
+            self.saved_step = step
             self._saved_time = time.monotonic()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
@@ -89,9 +95,9 @@ class ResumeCheckpoint(AfterStep):
         self.on_train_end(trainer, pl_module)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        if self._asked is not None:  # asked twice: at once, then, and from the last checkpoint on
+        if self.asked is not None:  # asked twice: at once, then, and from the last checkpoint on
             raise KeyboardInterrupt
-        self._asked = number
+        self.asked = number
 
     @staticmethod
     def _agreed(trainer: Trainer, mine: bool) -> bool:

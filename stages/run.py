@@ -3,7 +3,6 @@
 import dataclasses
 import logging
 import math
-import signal
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -41,6 +40,7 @@ from stages.processes import Processes
 from stages.progress import TrainingProgress
 from stages.run_folder import SCRATCH, RunFolder, as_decided
 from stages.validation import ExportBest, Validation
+from stages.workers import heed_the_parent_alone, is_of_killed_worker
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,6 +131,11 @@ def _train(
     trainer = _trainer(config, run.path, processes, [progress, clock, *watching, checkpoint, *exporting], loggers)
     try:
         _fit(trainer, stage, _loader(config, dataset, processes, start), run.checkpoint if start else None)
+    except WorkerKilledError:
+        if checkpoint.asked is None:
+            raise
+        # Whoever stops all processes of a run may kill a worker before the step is over: the last checkpoint stays.
+        return Outcome(run.path, checkpoint.saved_step or start, start, checkpoint.asked)
     finally:
         close_loggers(loggers)
     if checkpoint.stopped_by is None:
@@ -139,6 +144,10 @@ def _train(
         if first and trainer.global_step < settings["max_steps"]:
             run.write_config(config, dataset.fingerprint, ended=settings)
     return Outcome(run.path, trainer.global_step, start, checkpoint.stopped_by)
+
+
+class WorkerKilledError(CascadeError):
+    """A process of the loader was killed, and the run with it."""
 
 
 class StopAfter(AfterStep):
@@ -178,13 +187,8 @@ def _loader(
         batch_sampler=order,  # type: ignore[arg-type]  # torch wants lists of int; the view takes keys
         num_workers=settings["workers"],
         generator=rng.generator("loader workers", config["seed"]),
-        worker_init_fn=_leave_ctrl_c_to_the_parent,
+        worker_init_fn=heed_the_parent_alone,
     )
-
-
-def _leave_ctrl_c_to_the_parent(worker: int) -> None:  # noqa: ARG001
-    # A terminal sends SIGINT to all processes; the parent finishes its step and saves, and needs its workers for that.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _per_process(settings: Mapping[str, Any], processes: Processes) -> int:
@@ -232,10 +236,9 @@ def _fit(trainer: Trainer, stage: DiffusionStage, loader: DataLoader[Any], check
         line = str(error).strip().splitlines()[-1].removeprefix("cascade.errors.CascadeError: ")
         raise CascadeError(line) from error
     except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+        if not is_of_killed_worker(error):
             raise
-        # Whoever stops a process group stops the loader's workers too, and torch reports only that.
-        raise CascadeError("a process that reads pictures was killed; the same command continues the run") from error
+        raise WorkerKilledError("a process that reads pictures was killed; the same command continues") from error
 
 
 def _bad_files(*datasets: PictureDataset | None) -> list[BadFile]:

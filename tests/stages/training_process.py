@@ -1,13 +1,16 @@
 """Run one training in a process of its own, for tests that kill it.
 
-python training_process.py [--kill-at STEP] [--spoil STEP] OVERRIDE...
+python training_process.py [--kill-at STEP] [--spoil STEP] [--stop-at STEP [--signal N] [--kill-workers]] OVERRIDE...
 """
 
 import argparse
 import math
+import multiprocessing
 import os
 import signal
 import warnings
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from hydra import compose, initialize_config_module
@@ -43,17 +46,29 @@ def configuration(overrides: list[str]) -> dict:
     return OmegaConf.to_container(config, resolve=True)
 
 
-def kill_after(killed: int) -> None:
-    """Let the process kill itself after that optimizer step was made, before it is saved."""
+def after_step(chosen: int, act: Callable[[], None]) -> None:
+    """Act after that optimizer step was made, before it is saved."""
     step = DiffusionStage.optimizer_step
 
-    def step_then_die(self: DiffusionStage, *arguments: object) -> None:
+    def step_then_act(self: DiffusionStage, *arguments: object) -> None:
         number = self.global_step
         step(self, *arguments)
-        if number == killed:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if number == chosen:
+            act()
 
-    DiffusionStage.optimizer_step = step_then_die
+    DiffusionStage.optimizer_step = step_then_act
+
+
+def kill() -> None:
+    """Kill this process."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def stop(number: int, kill_workers: bool) -> None:
+    """Send the signal to this process and all its workers, one of which may be killed by it at once."""
+    for worker in multiprocessing.active_children()[: 1 if kill_workers else 0]:
+        os.kill(worker.pid, signal.SIGKILL)
+    os.killpg(0, number)
 
 
 def spoil(spoilt: int) -> None:
@@ -75,12 +90,18 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--kill-at", type=int, default=-1)
     parser.add_argument("--spoil", type=int, default=-1)
+    parser.add_argument("--stop-at", type=int, default=-1)
+    parser.add_argument("--signal", type=int, default=signal.SIGTERM)
+    parser.add_argument("--kill-workers", action="store_true")
     parser.add_argument("overrides", nargs="*")
     asked = parser.parse_args()
-    kill_after(asked.kill_at)
+    after_step(asked.kill_at, kill)
+    after_step(asked.stop_at, partial(stop, asked.signal, asked.kill_workers))
     spoil(asked.spoil)
     outcome = train(configuration(asked.overrides), print)
     print(f"step {outcome.step} resumed from {outcome.resumed_from} in {Path(outcome.folder).name}")
+    if outcome.stopped_by is not None:
+        raise SystemExit(128 + outcome.stopped_by)
 
 
 if __name__ == "__main__":
