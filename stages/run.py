@@ -6,7 +6,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from stages.kinds import kind_of
 from stages.launched import Launched
 from stages.loggers import build_loggers, close_loggers
 from stages.machine import check_machine, device_type, with_precision
+from stages.meeting import Meeting
 from stages.pictures import SamplePictures
 from stages.precision import PRECISIONS
 from stages.processes import Processes
@@ -66,11 +67,15 @@ def train(config: Mapping[str, Any], tell: Callable[[str], None], defaults: Mapp
     """
     processes = Processes.here()
     check_settings(config, processes.count)
-    check_machine(config["trainer"], processes)
     run = RunFolder.of(config)
-    # Beside the folder: a fresh run moves the old folder away. The processes of a run write through the first one.
-    with beside(run.path) if processes.is_first else nullcontext(), progress_bars(quiet=not processes.is_first) as bars:
-        return _train(_settled(config, run, defaults), run, processes, bars, tell)
+    with Meeting(processes, "run") as meeting, ExitStack() as held:
+        check_machine(config["trainer"], processes)
+        if processes.is_first:  # the others write through it
+            held.enter_context(beside(run.path))  # beside the folder, which a fresh run moves away
+        settled = _settled(config, run, defaults)
+        meeting.agree()
+        bars = held.enter_context(progress_bars(quiet=not processes.is_first))
+        return _train(settled, run, meeting, bars, tell)
 
 
 def _settled(config: Mapping[str, Any], run: RunFolder, defaults: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -86,9 +91,10 @@ def _settled(config: Mapping[str, Any], run: RunFolder, defaults: Mapping[str, A
 
 
 def _train(
-    config: Mapping[str, Any], run: RunFolder, processes: Processes, bars: Bars, tell: Callable[[str], None]
+    config: Mapping[str, Any], run: RunFolder, meeting: Meeting, bars: Bars, tell: Callable[[str], None]
 ) -> Outcome:
-    first, fresh, settings = processes.is_first, config["fresh"], config["trainer"]
+    processes, fresh, settings = meeting.processes, config["fresh"], config["trainer"]
+    first = processes.is_first
     dataset, validation = _open_data(config, bars)
     kind = kind_of(config)
     described = kind.stage_config(config, dataset)
@@ -112,13 +118,11 @@ def _train(
         if run.lacks_export(images=seen + start * settings["batch"]):
             run.load_weights(stage)
             export(start)
+        meeting.agree(last=True)
         return Outcome(run.path, start, resumed_from=start)
     if first:
-        if fresh and (moved := run.move_aside()):
-            tell(f"moved the old run to {moved}")
-        run.write_config(config, dataset.fingerprint)
-        lines = [_opening(config, described, len(dataset), validation)]
-        _announce(run, lines + [f"resuming at step {start}"] * (start > 0), _bad_files(dataset, validation), tell)
+        lines = [_opening(config, described, len(dataset), validation), *[f"resuming at step {start}"] * (start > 0)]
+        _begin(config, run, (dataset, validation), lines, tell)
 
     loggers = build_loggers(config, run, start)
     progress = TrainingProgress(described.name, settings["log_every"], bars)
@@ -129,6 +133,7 @@ def _train(
     exporting = [ExportBest(callback, export) for callback in watching if isinstance(callback, Validation)]
     # The checkpoint stores what those before it have done at this step, and is there before the stage is replaced.
     trainer = _trainer(config, run.path, processes, [progress, clock, *watching, checkpoint, *exporting], loggers)
+    meeting.agree(last=True)
     try:
         _fit(trainer, stage, _loader(config, dataset, processes, start), run.checkpoint if start else None)
     except WorkerKilledError:
@@ -246,8 +251,19 @@ def _bad_files(*datasets: PictureDataset | None) -> list[BadFile]:
     return list(dict.fromkeys(bad for dataset in datasets for bad in getattr(dataset, "bad_files", ())))
 
 
-def _announce(run: RunFolder, lines: list[str], bad_files: list[BadFile], tell: Callable[[str], None]) -> None:
-    if bad_files:
+def _begin(
+    config: Mapping[str, Any],
+    run: RunFolder,
+    datasets: tuple[PictureDataset, PictureDataset | None],
+    lines: list[str],
+    tell: Callable[[str], None],
+) -> None:
+    """Say where the run is, before anything else; make way for it there, and write what it is."""
+    tell(f"the run is in {run.path}; Ctrl-C stops it after a step, and the same command continues it")
+    if config["fresh"] and (moved := run.move_aside()):
+        tell(f"moved the old run to {moved}")
+    run.write_config(config, datasets[0].fingerprint)
+    if bad_files := _bad_files(*datasets):
         write_bad_files(run.path / "bad_files.csv", bad_files)
         tell(f"{len(bad_files)} files could not be used; {run.path / 'bad_files.csv'} names them")
     for line in lines:
@@ -314,6 +330,6 @@ def _opening(
     kind = kind_of(config).kind(described)
     return (
         f"{described.name} ({kind}, {described.resolution} px, {classes}): {train} pictures, "
-        f"{0 if validation is None else len(validation)} for validation, batch {config['trainer']['batch']}, "
-        f"{config['trainer']['precision']}"
+        f"{0 if validation is None else len(validation)} for validation, "
+        f"{config['trainer']['max_steps']} steps of {config['trainer']['batch']}, {config['trainer']['precision']}"
     )

@@ -6,15 +6,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-
-def check(plain: dict[str, Any]) -> None:
-    """What can be said of a job before torch and Lightning are imported; a sweep asks it of all before the first."""
-    from cascade.data.source import check_source
-    from stages.checks import check_run, check_settings
     from stages.processes import Processes
 
-    processes = Processes.here()
-    check_settings(plain, processes.count)
+
+def _check_folders(plain: dict[str, Any], processes: "Processes") -> None:
+    """What can be said of the folders without torch and Lightning, whose import takes long."""
+    from cascade.data.source import check_source
+    from stages.checks import check_run
+
     check_source(plain["data"], plain["stage"]["resolution"])
     check_run(plain, processes)
 
@@ -22,20 +21,24 @@ def check(plain: dict[str, Any]) -> None:
 def run(config: "DictConfig") -> None:
     """Train the stage of `config`; a run that was stopped by a signal exits with 128 + its number."""
     from cascade.commands.configuration import defaults_of, plain_config
+    from stages.checks import check_settings
+    from stages.meeting import Meeting
+    from stages.processes import Processes
 
-    plain = plain_config(config)
-    check(plain)
+    plain, processes = plain_config(config), Processes.here()
+    check_settings(plain, processes.count)
+    with Meeting(processes, "command") as meeting:
+        _check_folders(plain, processes)
+        from stages.machine import check_machine
+        from stages.parts import check_parts
+
+        check_machine(plain["trainer"], processes)
+        check_parts(plain)
+        meeting.agree()
     from hydra.core.hydra_config import HydraConfig
 
-    from stages.machine import check_machine
-    from stages.parts import check_parts
-    from stages.processes import Processes
-    from stages.run_folder import RunFolder
-
-    processes = Processes.here()
-    check_machine(plain["trainer"], processes)
-    check_parts(plain)
     from stages.run import train
+    from stages.run_folder import RunFolder
 
     def tell(line: str) -> None:
         if processes.is_first:

@@ -72,8 +72,9 @@ def test_a_run_of_debug_never_stands_in_the_way_of_another(tmp_path: Path) -> No
     assert (again.step, again.resumed_from) == (1, 1)
     other, lines = run(tmp_path, "trainer.optimizer.lr=0.1")
     assert (other.step, other.resumed_from) == (1, 0)
-    assert lines[0].startswith("moved the old run to ")
-    moved = Path(lines[0].removeprefix("moved the old run to "))
+    assert lines[0] == f"the run is in {other.folder}; Ctrl-C stops it after a step, and the same command continues it"
+    assert lines[1].startswith("moved the old run to ")
+    moved = Path(lines[1].removeprefix("moved the old run to "))
     assert yaml.safe_load((moved / "run.yaml").read_text())["trainer"]["optimizer"]["lr"] == 5e-4
 
 

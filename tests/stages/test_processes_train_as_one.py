@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from cascade.errors import CascadeError
+from cascade.lock import beside
 from stages.launched import Launched
 from stages.processes import Processes
 
@@ -21,10 +23,11 @@ SPOILT = 1
 """The step that one picture is spoilt in."""
 
 
-def start(folder: Path, *arguments: str, launcher: tuple[str, ...] = (), **environment: str) -> subprocess.Popen[str]:
+def start(
+    folder: Path, *arguments: str, launcher: tuple[str, ...] = (), environment: dict[str, str] | None = None
+) -> subprocess.Popen[str]:
     command = [sys.executable, *launcher, str(SCRIPT), f"--spoil={SPOILT}", *arguments, f"runs={folder}", *RUN]
-    own = {key: value for key, value in os.environ.items() if not key.startswith("SLURM_")}
-    own |= {"OMP_NUM_THREADS": "1", **environment}
+    own = clean() if environment is None else environment
     return subprocess.Popen(command, text=True, env=own, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
@@ -35,15 +38,25 @@ def end(processes: list[subprocess.Popen[str]], status: int = 0) -> str:
     return "".join(out for out, _ in said)
 
 
-def srun(folder: Path, *arguments: str) -> list[subprocess.Popen[str]]:
-    """Start two tasks with the environment that `srun --ntasks=2` gives them on one node."""
+def tasks() -> list[dict[str, str]]:
+    """The environments that `srun --ntasks=2` gives its tasks on one node."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     shared = {"SLURM_JOB_ID": "4711", "SLURM_STEP_ID": "0", "SLURM_NTASKS": "2", "SLURM_NNODES": "1"}
     shared |= {"SLURM_JOB_NODELIST": "node[07-08]", "SLURM_JOB_NAME": "train", "SLURM_NODEID": "0"}
-    tasks = [{"SLURM_PROCID": str(i), "SLURM_LOCALID": str(i), "SLURM_TASK_PID": str(100 + i)} for i in range(2)]
-    return [start(folder, *arguments, "trainer.devices=2", MASTER_PORT=str(port), **shared, **task) for task in tasks]
+    own = [{"SLURM_PROCID": str(i), "SLURM_LOCALID": str(i), "SLURM_TASK_PID": str(100 + i)} for i in range(2)]
+    return [{**clean(), "MASTER_PORT": str(port), **shared, **task} for task in own]
+
+
+def clean() -> dict[str, str]:
+    """Our environment without what a scheduler has put there."""
+    return {key: value for key, value in os.environ.items() if not key.startswith("SLURM_")} | {"OMP_NUM_THREADS": "1"}
+
+
+def srun(folder: Path, *arguments: str) -> list[subprocess.Popen[str]]:
+    """Start two tasks of srun."""
+    return [start(folder, *arguments, "trainer.devices=2", environment=environment) for environment in tasks()]
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
@@ -80,6 +93,51 @@ def test_two_tasks_of_slurm_that_were_killed_go_on_to_the_losses_of_one(tmp_path
     end(srun(tmp_path, "--kill-at=3"), status=-9)
     assert "resumed from 2 " in end(srun(tmp_path))
     same_curve(alone, tmp_path)
+
+
+MAIN = "import sys; from cascade.commands.command_line import main; sys.exit(main(sys.argv[1:]))"
+
+
+def commands(*arguments: str, of_each: tuple[list[str], list[str]] = ([], [])) -> list[subprocess.Popen[str]]:
+    """Start `cascade train` as two tasks of srun, which say some words alike and some each on their own."""
+    words = ["train", "debug=fast", "trainer.devices=2", "name=r", "trainer.accelerator=cpu", *arguments]
+    return [
+        subprocess.Popen(
+            [sys.executable, "-c", MAIN, *words, *own],
+            text=True,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for own, environment in zip(of_each, tasks(), strict=True)
+    ]
+
+
+def refusals(processes: list[subprocess.Popen[str]]) -> list[str]:
+    said = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [2, 2], said
+    assert [out for out, _ in said] == ["", ""]
+    return [err for _, err in said]
+
+
+def test_where_process_0_is_held_off_by_another_run_all_leave_in_its_words(tmp_path: Path) -> None:
+    folder = tmp_path / "r" / "base64"
+    line = f"process {os.getpid()} is writing to {folder}; wait until it has ended, or choose another"
+    with beside(folder):
+        first, second = refusals(commands(f"runs={tmp_path}"))
+    assert first == f"cascade: {line}\n"
+    assert second == f"cascade: process 0: {line}\n"
+
+
+def test_where_one_process_finds_something_wrong_none_begins(tmp_path: Path) -> None:
+    (tmp_path / "0").mkdir()
+    Image.new("RGB", (64, 64)).save(tmp_path / "0" / "1.png")
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "0" / "2.png")
+    roots = [f"data.root={tmp_path / '0'}"], [f"data.root={tmp_path / '1'}"]
+    first, second = refusals(commands(f"runs={tmp_path / 'runs'}", "data=folder", of_each=roots))
+    assert first == f"cascade: process 1: the folder {tmp_path / '1'} does not exist\n"
+    assert second == f"cascade: the folder {tmp_path / '1'} does not exist\n"
+    assert not (tmp_path / "runs").exists()
 
 
 TASK = {"SLURM_JOB_ID": "12", "SLURM_STEP_ID": "0", "SLURM_NTASKS": "4", "SLURM_NNODES": "2", "SLURM_PROCID": "3"}
