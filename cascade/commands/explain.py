@@ -17,6 +17,8 @@ def run(config: "DictConfig") -> None:
     """Write the report and the two figures into `out`; nothing is written before everything is made."""
     from omegaconf import OmegaConf
 
+    if "classifier" in config:
+        raise CascadeError(f"stage '{config.stage.name}' trains a classifier, and what is explained are denoisers")
     out = Path(config.out).expanduser()
     _refuse_foreign(out)
 

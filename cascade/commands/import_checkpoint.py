@@ -1,4 +1,4 @@
-"""`cascade import`: a published checkpoint and its flags, made into a stage folder."""
+"""`cascade import`: a published checkpoint and its flags, made into a stage folder, a classifier's too."""
 
 import json
 from collections.abc import Mapping
@@ -27,15 +27,16 @@ def run(config: DictConfig) -> None:
     checkpoint, out = (Path(plain[key]).expanduser() for key in ("checkpoint", "out"))
     _check(plain, checkpoint, out)
     model = read_flags(_flags(plain))
-    if model.classifier:
-        raise CascadeError("these flags describe a classifier, and a stage is made of denoisers")
-    from cascade.importers.adm import stage_config, stage_state
+    from cascade.importers import adm
     from cascade.importers.torch_file import read_state
 
     state = read_state(checkpoint)
-    rows = len(state["label_emb.weight"]) if "label_emb.weight" in state else 0
-    described = stage_config(model, plain["name"] or _name(model), state, _class_names(plain["class_names"], rows))
-    weights = stage_state(described, state, f"'{checkpoint}'")
+    rows, name = adm.rows_of(model, state), plain["name"] or _name(model)
+    described_as, state_of = (
+        (adm.classifier_config, adm.classifier_state) if model.classifier else (adm.stage_config, adm.stage_state)
+    )
+    described = described_as(model, name, rows, _class_names(plain["class_names"], rows))
+    weights = state_of(described, state, f"'{checkpoint}'")
     if plain["dtype"] == "bf16":
         weights = {key: value.bfloat16() for key, value in weights.items()}
     save_stage(out, described, weights)
@@ -75,6 +76,8 @@ def _flags(plain: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _name(model: ADMModel) -> str:
+    if model.classifier:
+        return f"classifier{model.resolution}"
     return f"{'base' if model.low_resolution is None else 'sr'}{model.resolution}"
 
 
@@ -93,10 +96,14 @@ def _class_names(file: str | None, rows: int) -> tuple[str, ...]:
 
 
 def _verify(out: Path, model: ADMModel, folder: Path, checkpoint: Path) -> None:
-    from cascade.importers.reference import compare_denoiser, read_reference
+    from cascade.classifier import load_classifier
+    from cascade.importers.reference import compare_classifier, compare_denoiser, read_reference
     from cascade.registry import build
 
     tensors = read_reference(folder, checkpoint)
+    if model.classifier:
+        _tell(compare_classifier(load_classifier(out).network, tensors))
+        return
     _tell(compare_denoiser(load_stage(out).denoiser, build("schedule", model.betas), tensors))
 
 

@@ -1,4 +1,4 @@
-"""A checkpoint of ADM (Dhariwal & Nichol 2021) and its flags, made into a stage."""
+"""A checkpoint of ADM (Dhariwal & Nichol 2021) and its flags, made into a stage or a classifier."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,21 +6,59 @@ from typing import Any
 from torch import Tensor
 
 from cascade.artifact import NETWORK_CONTEXT, StageConfig, StageSampling
+from cascade.classifier import CLASSIFIER_CONTEXT, ClassifierConfig, build_classifier
 from cascade.errors import CascadeError
 from cascade.importers.adm_flags import ADMModel
 from cascade.registry import build, complete
 
-PREFIX = "network.network."
-"""Where the published names stand in a stage: in the network that a wrapper and the preconditioning hold."""
+PREFIX, CLASSIFIER_PREFIX = "network.network.", "network."
+"""Where the published names stand in a stage: in the network that a wrapper and the preconditioning hold; and in a
+classifier, in the network that is told its steps."""
+
+_ROWS = {"attention": "out.2.c_proj.weight", "average": "out.3.weight", "features": "out.2.weight"}
+"""The pooling of a classifier → the tensor that has a row for each class."""
 
 
-def stage_config(model: ADMModel, name: str, state: Mapping[str, Tensor], class_names: tuple[str, ...]) -> StageConfig:
+def rows_of(model: ADMModel, state: Mapping[str, Tensor]) -> int:
+    """How many classes a checkpoint embeds, or tells apart. Raises CascadeError for a classifier of another pooling."""
+    key = _ROWS[model.network["pool"]] if model.classifier else "label_emb.weight"
+    if model.classifier and key not in state:
+        raise CascadeError(f"the checkpoint does not fit its flags: it has no '{key}'; is classifier_pool right?")
+    return len(state[key]) if key in state else 0
+
+
+def classifier_config(model: ADMModel, name: str, rows: int, class_names: tuple[str, ...]) -> ClassifierConfig:
+    """Describe a classifier, whose `rows` classes have these names in order; it shares the ladder of what it guides."""
+    betas = complete("schedule", model.betas)
+    build("schedule", betas)  # says what is wrong with it before anything is written
+    if rows != len(class_names):
+        raise CascadeError(f"the checkpoint tells {rows} classes apart, and {len(class_names)} names are given")
+    return ClassifierConfig(
+        name=name,
+        resolution=model.resolution,
+        network={key: value for key, value in model.network.items() if key not in CLASSIFIER_CONTEXT},
+        class_names=class_names,
+        betas=betas,
+        rescale=model.rescale,
+    )
+
+
+def classifier_state(config: ClassifierConfig, state: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+    """Return the state of the classifier. Raises CascadeError naming the published key that does not fit."""
+    import torch
+
+    with torch.device("meta"):
+        network: Any = build_classifier(config).network
+    check_keys(network.state_dict(), state, where)
+    return {CLASSIFIER_PREFIX + key: value for key, value in state.items()}
+
+
+def stage_config(model: ADMModel, name: str, rows: int, class_names: tuple[str, ...]) -> StageConfig:
     """Describe the stage of a denoiser; sampled as ADM samples: 250 of its steps, x̂ clipped, the learned variance.
 
-    `class_names` names the rows of the class embedding in order. An upsampler's only augmentation level is +inf: it was
-    trained on clean low-res pictures. Raises CascadeError unless there is a name for each row.
+    `class_names` names the `rows` of the class embedding in order. An upsampler's only augmentation level is +inf: it
+    was trained on clean low-res pictures. Raises CascadeError unless there is a name for each row.
     """
-    rows = len(state["label_emb.weight"]) if "label_emb.weight" in state else 0
     if model.classes != bool(rows):
         said, found = ("takes", "has none") if model.classes else ("takes no", f"embeds {rows}")
         raise CascadeError(f"by its flags the network {said} classes, and the checkpoint {found}")

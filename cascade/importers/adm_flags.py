@@ -49,7 +49,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "lsun_cat": _LSUN,
     "lsun_horse": _LSUN,
     "lsun_horse_nodropout": {**_LSUN, "dropout": 0.0},
-    "64x64_classifier": {"image_size": 64, "classifier_depth": 4},
+    "64x64_classifier": {"image_size": 64, "classifier_depth": 4, "noise_schedule": "cosine"},
     "128x128_classifier": {"image_size": 128, "classifier_depth": 2},
     "256x256_classifier": {"image_size": 256, "classifier_depth": 2},
     "512x512_classifier": {"image_size": 512, "classifier_depth": 2},

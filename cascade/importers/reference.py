@@ -1,4 +1,4 @@
-"""An imported denoiser against tensors that the published code made with the same weights."""
+"""What was imported against tensors that the published code made with the same weights."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from cascade.diffusion import Condition
+from cascade.diffusion.noisy_classifier import NoisyClassifier
 from cascade.diffusion.schedule import DiscreteBetas
 from cascade.errors import CascadeError
-from cascade.sampling import DDIM, Ancestral, Sampler, StaticThreshold
+from cascade.sampling import DDIM, Ancestral, LabelLogProb, Sampler, StaticThreshold
+from cascade.sampling.classifier_guidance import class_gradient
 
 OUTPUT_BOUND, TRAJECTORY_BOUND = 1e-4, 1e-3
 
@@ -72,6 +74,27 @@ def compare_denoiser(denoiser: nn.Module, betas: DiscreteBetas, tensors: Mapping
         )
         results.append(_compared(f"{name} trajectory", x_0, _named(tensors, f"{name}_x_0"), TRAJECTORY_BOUND))
     return results
+
+
+def compare_classifier(classifier: NoisyClassifier, tensors: Mapping[str, Tensor]) -> list[Compared]:
+    """Compare a classifier of step numbers: its logits, and the gradient of log p(label | x_t) by x_t.
+
+    Both at x_t, timestep and label, asked as guidance asks: at the log-SNR of the step. The gradient's error is measured
+    against its own largest entry, for it is small.
+    """
+    if classifier.betas is None:
+        raise CascadeError("reference tensors are of steps, and this classifier is told the log-SNR")
+    x_t, label = _named(tensors, "x_t"), _named(tensors, "label")
+    log_snr = classifier.betas.log_snrs[_named(tensors, "timestep").long()].to(x_t)
+    with torch.no_grad():
+        logits = classifier(x_t, log_snr)
+    gradient = class_gradient(LabelLogProb(classifier), x_t, log_snr, Condition(label))
+    expected = _named(tensors, "gradient")
+    largest = expected.abs().max()
+    return [
+        _compared("logits", logits, _named(tensors, "logits"), OUTPUT_BOUND),
+        _compared("gradient over its largest entry", gradient / largest, expected / largest, OUTPUT_BOUND),
+    ]
 
 
 def _named(tensors: Mapping[str, Tensor], name: str) -> Tensor:

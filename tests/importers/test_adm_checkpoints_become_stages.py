@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from cascade.artifact import load_chain, load_stage
+from cascade.classifier import load_classifier
 from cascade.commands.command_line import main
 from cascade.diffusion import Condition
 from cascade.diffusion.schedule import DiscreteBetas
@@ -17,6 +18,7 @@ from cascade.errors import CascadeError
 from cascade.importers.adm_flags import PRESETS, preset, read_flags
 from cascade.importers.torch_file import read_state
 from cascade.networks.adm import ADMUNet
+from cascade.networks.adm_classifier import ADMClassifier
 from cascade.registry import build
 from cascade.sampling import DDIM, StaticThreshold
 
@@ -186,6 +188,71 @@ def test_what_does_not_fit_is_named_and_nothing_is_written(tmp_path, capsys, fla
     assert not (tmp_path / "stage").exists()
 
 
+CLASSIFIER = {"image_size": 64, "classifier_width": 64, "classifier_depth": 1, "noise_schedule": "cosine"}
+
+
+def classifier(folder, flags=CLASSIFIER, **options):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        made = ADMClassifier(num_classes=5, channels=64, blocks=1, **options).eval()
+        for parameter in made.parameters():
+            parameter.data += 0.05 * torch.randn_like(parameter)
+    torch.save(made.state_dict(), folder / "model.pt")
+    (folder / "model.json").write_text(json.dumps(flags))
+    return made
+
+
+@pytest.mark.parametrize(
+    ("said", "pool"), [("attention", "attention"), ("adaptive", "average"), ("spatial", "features")]
+)
+def test_a_classifier_is_the_network_on_its_ladder(tmp_path, said, pool):
+    made = classifier(tmp_path, {**CLASSIFIER, "classifier_pool": said}, pool=pool)
+    assert run(tmp_path) == 0
+    stage = load_classifier(tmp_path / "stage")
+    config = stage.config
+    assert (config.name, config.resolution, config.class_names) == ("classifier64", 64, tuple("01234"))
+    ladder, step = DiscreteBetas("cosine", 1000), torch.tensor([0, 641])
+    x_t = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        assert torch.allclose(stage.network(x_t, ladder.log_snrs[step].float()), made(x_t, step.float()), atol=1e-5)
+    with pytest.raises(CascadeError, match="is of the classifier 'classifier64'"):
+        load_stage(tmp_path / "stage")
+
+
+def test_verify_tells_a_classifiers_logits_and_its_gradient_apart(tmp_path, capsys):
+    made = classifier(tmp_path)
+    x_t, label, step = torch.randn(2, 3, 64, 64), torch.tensor([3, 0]), torch.tensor([17, 930])
+    x = x_t.clone().requires_grad_()
+    logits = made(x, step.float())
+    (gradient,) = torch.autograd.grad(logits.log_softmax(1)[range(2), label].sum(), x)
+    tensors = {"x_t": x_t, "label": label, "timestep": step, "logits": logits.detach(), "gradient": gradient}
+    for key, wrong in ((None, 0.0), ("gradient", 3e-4 * gradient.abs().max()), ("logits", 3e-4)):
+        changed = {name: value + wrong if name == key else value for name, value in tensors.items()}
+        save_file(changed, tmp_path / "model.tensors.safetensors")
+        assert run(tmp_path, f"verify={tmp_path}", "overwrite=true") == (0 if key is None else 1)
+        told = [line.split()[0].strip(":") for line in capsys.readouterr().out.splitlines() if "too large" in line]
+        assert told == ([] if key is None else [key])
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({"classifier_width": 128}, "'time_embed.0.weight' is (256, 64), and by the flags (512, 128)"),
+        ({"classifier_depth": 2}, "does not fit its flags"),
+        ({"classifier_pool": "spatial"}, "it has no 'out.2.weight'; is classifier_pool right?"),
+        ({"classifier_pool": "attenton"}, "did you mean 'attention'"),
+        ({"class_cond": True}, "unknown flag 'class_cond'"),
+    ],
+)
+def test_a_classifier_that_does_not_fit_is_named_and_nothing_is_written(tmp_path, capsys, flags, said):
+    classifier(tmp_path, {**CLASSIFIER, **flags})
+    assert run(tmp_path) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "stage").exists()
+
+
 class Bomb:
     def __reduce__(self):
         return os.mkdir, ("exploded",)
@@ -234,7 +301,7 @@ def test_presets_describe_the_released_networks():
 
 
 @pytest.mark.skipif(not REFERENCE.is_dir(), reason="CASCADE_REFERENCE names no reference tensors")
-@pytest.mark.parametrize("name", ["base64", "upsampler"])
+@pytest.mark.parametrize("name", ["base64", "upsampler", "classifier"])
 def test_the_published_codes_tensors_are_met(tmp_path, name):
     words = [f"checkpoint={REFERENCE}/{name}.pt", f"flags={REFERENCE}/{name}.json", f"verify={REFERENCE}"]
     assert main(["import", "adm", *words, f"out={tmp_path}/stage"]) == 0
