@@ -52,7 +52,7 @@ class StageSampling:
     `aug_log_snr` is the log-SNR of the noise on the low-res picture (+inf = clean; None in a base stage); `truncated`
     says where that noise is from: the stage before stops there (CDM's truncated conditioning augmentation), instead of
     finishing its picture, to which noise is added. `network_batch` is the fixed size of the padded chunks in which the
-    network is called.
+    network is called, `tile` the side of the parts in which it is shown a picture (None: whole pictures).
     """
 
     sampler: dict[str, Any]
@@ -62,10 +62,13 @@ class StageSampling:
     aug_log_snr: float | None = None
     network_batch: int = 1
     truncated: bool = False
+    tile: int | None = None
 
     def __post_init__(self) -> None:
         if self.network_batch < 1:
             raise CascadeError(f"network_batch must be at least 1, not {self.network_batch}")
+        if self.tile is not None and self.tile < 1:
+            raise CascadeError(f"tile must be at least 1 pixel (null: whole pictures), not {self.tile}")
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,15 @@ class StageConfig:
             )
         if len(set(self.class_names)) != len(self.class_names):
             raise CascadeError(f"stage '{self.name}': a class name occurs twice")
+
+    @property
+    def factor(self) -> int | None:
+        """The super-resolution factor; None for a base."""
+        return None if self.low_resolution is None else self.resolution // self.low_resolution
+
+    def side_from(self, low_side: int | None) -> int:
+        """The side of the pictures it makes of low-res ones of that side (None: of those it was trained for)."""
+        return self.resolution if low_side is None or self.factor is None else low_side * self.factor
 
     def to_mapping(self) -> dict[str, Any]:
         """Return the plain mapping that `config.yaml` holds."""
@@ -149,6 +161,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "data_fingerprint": (str,),
     "aug_log_snr": (int, float, type(None)),
     "network_batch": (int,),
+    "tile": (int, type(None)),
     "truncated": (bool,),
     "betas": (dict, type(None)),
     "rescale": (bool,),

@@ -1,16 +1,17 @@
 """What guides a stage from outside: a weaker stage, or a classifier; read from its folder, checked, made a function."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
+from cascade.arithmetic import Arithmetic
 from cascade.artifact import Stage, StageConfig, StageSampling, check_aug_level, load_stage
 from cascade.classifier import Classifier, ClassifierConfig, load_classifier
 from cascade.diffusion import Denoiser
 from cascade.errors import CascadeError
 from cascade.sampling import LabelLogProb, Unconditional
+from cascade.stage_denoiser import Autocast, stage_denoiser
 
 if TYPE_CHECKING:
     from cascade.sampling.classifier_guidance import LogProb
@@ -30,19 +31,19 @@ def check_guide(guide: Stage | Classifier, config: StageConfig, sampling: StageS
         _check_weak(guide.config, config, sampling.aug_log_snr)
 
 
-def as_function(guide: Stage | Classifier, device: torch.device, dtype: torch.dtype | None) -> "Denoiser | LogProb":
-    """What the guidance calls: a weak stage's denoiser, or ln p(c | x_t) of a classifier."""
+def as_function(
+    guide: Stage | Classifier, device: torch.device, arithmetic: Arithmetic, tile: int | None
+) -> "Denoiser | LogProb":
+    """What the guidance calls: a weak stage's denoiser, or ln p(c | x_t) of a classifier, which sees whole pictures."""
     if isinstance(guide, Classifier):
-        return LabelLogProb(guide.network if dtype is None else Autocast(guide.network, device.type, dtype))
-    return denoiser_of(guide, device, dtype)
+        bf16 = arithmetic.bf16
+        return LabelLogProb(Autocast(guide.network, device.type, torch.bfloat16) if bf16 else guide.network)
+    return denoiser_of(guide, device, arithmetic, tile)
 
 
-def denoiser_of(stage: Stage, device: torch.device, dtype: torch.dtype | None) -> Denoiser:
-    """The stage's denoiser in `dtype` (None: as it is); one that knows no classes is told none."""
-    denoiser: Denoiser = stage.denoiser
-    if dtype is not None:
-        # Convolutions in bf16 are fastest in this layout.
-        denoiser = Autocast(stage.denoiser.to(memory_format=torch.channels_last), device.type, dtype)
+def denoiser_of(stage: Stage, device: torch.device, arithmetic: Arithmetic, tile: int | None) -> Denoiser:
+    """The stage's denoiser in its arithmetic, by tiles or not; one that knows no classes is told none."""
+    denoiser = stage_denoiser(stage, device, arithmetic, tile)
     return denoiser if stage.config.class_names else Unconditional(denoiser)
 
 
@@ -71,17 +72,3 @@ def _few(names: tuple[str, ...]) -> str:
 def _sizes(config: StageConfig) -> str:
     before = "" if config.low_resolution is None else f"{config.low_resolution} -> "
     return f"{before}{config.resolution} px"
-
-
-@dataclass(frozen=True)
-class Autocast:
-    """A denoiser or a classifier whose network runs in `dtype` where autocast says so; what it gives stays float32."""
-
-    function: Callable[..., Any]
-    device_type: str
-    dtype: torch.dtype
-
-    def __call__(self, *given: Any) -> Any:
-        """What the function itself gives."""
-        with torch.autocast(self.device_type, self.dtype):
-            return self.function(*given)

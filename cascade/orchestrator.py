@@ -12,10 +12,12 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from cascade.arithmetic import PLAIN, Arithmetic, named
 from cascade.artifact import (
     Stage,
     StageConfig,
@@ -26,9 +28,11 @@ from cascade.artifact import (
     load_stage,
     load_stage_config,
 )
+from cascade.calibration import Calls, calibrated
 from cascade.errors import CascadeError, suggest
 from cascade.guides import load_guide
 from cascade.requests import as_list, check_precision, check_seed, chosen_stages, class_label, class_table
+from cascade.stage_denoiser import overlap_and_blend
 from cascade.stage_sampler import Request, StageSampler
 from cascade.stage_settings import StageSettings, planned, stops, stored_samplings
 
@@ -36,7 +40,8 @@ Classes = str | int | Sequence[str | int | None] | None
 Seeds = int | Sequence[int]
 LowRes = Sequence[Tensor] | Tensor
 OnProgress = Callable[[str, int, int], None]
-"""Called as (stage, step, total): so many of all steps of the stage are done, over all its chunks."""
+"""Called as (stage, step, total): so many of all steps of the stage are done, over all its chunks; before that, where
+`precision` is "auto" and not known yet, of the calls that find it, and then its first argument says so."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,12 +71,13 @@ class CascadePipeline:
         samplings: Sequence[StageSampling],
         stages: Mapping[str, Stage],
         device: str | torch.device = "cpu",
-        precision: str = "auto",
+        precision: str | Mapping[str, str] = "auto",
     ) -> None:
-        check_precision(precision)
+        _check_precision(precision)
         check_chain(list(configs))
         self.configs, self.samplings, self.stages = tuple(configs), tuple(samplings), dict(stages)
-        self.device, self.precision = torch.device(device), "fp32" if precision == "auto" else precision
+        self.device, self.precision = torch.device(device), precision
+        self._arithmetics: dict[Any, Arithmetic] = {}
         self.threads = torch.get_num_threads()
         self._guide = cache(load_guide)  # a plan is made more than once
 
@@ -80,17 +86,19 @@ class CascadePipeline:
         cls,
         path: str | Path,
         device: str | torch.device = "cpu",
-        precision: str = "auto",
+        precision: str | Mapping[str, str] = "auto",
         only: Collection[str] | None = None,
     ) -> "CascadePipeline":
         """Read a cascade folder; with `only`, the weights of these stages alone.
 
-        `precision` is fp32, bf16 or auto (fp32). Raises CascadeError for a missing or damaged folder, stages that do
-        not fit, and a device that is not there.
+        `precision` is fp32, bf16, or auto: the fastest on this machine, found when a plan is made, in seconds and once
+        for each stage (`cascade.calibration`); or the names of arithmetics by stage, those not named being auto. With
+        auto a job of ten minutes or more may also choose a compiler, which changes the last bits.
+        Raises CascadeError for a missing or damaged folder, stages that do not fit, and a device that is not there.
         """
         if not isinstance(path, str | os.PathLike):
             raise CascadeError(f"the folder of a cascade is a path, not {path!r}")
-        check_precision(precision)
+        _check_precision(precision)
         folder, target = find_cascade(path), check_device(device)
         cascade = load_cascade_config(folder)
         configs = [load_stage_config(folder / name) for name, _ in cascade.stages]
@@ -119,20 +127,69 @@ class CascadePipeline:
         stages: int | None = None,
         settings: Mapping[str, StageSettings] | None = None,
         low_resolution: int | None = None,
+        pictures: int = 1,
+        on_progress: OnProgress | None = None,
     ) -> list[StageSampler]:
-        """Check everything and build the stages that run. The arguments are those of `iterate`."""
+        """Check everything and build the stages that run. The arguments are those of `iterate`.
+
+        `pictures` is their number, which decides whether a compiler may pay.
+        """
+        prepared = self._checked(guidance_scale, stages, settings, low_resolution)
+        return self._in_arithmetic(prepared, low_resolution, pictures, on_progress)
+
+    def _checked(
+        self,
+        guidance_scale: float | None,
+        stages: int | None,
+        settings: Mapping[str, StageSettings] | None,
+        low_resolution: int | None,
+    ) -> list[StageSampler]:
+        """The stages that run, checked, in plain float32."""
         chosen = chosen_stages(self.configs, stages, low_resolution)
         prepared = []
-        samplings = planned(self.configs, self.samplings, chosen, settings or {}, guidance_scale)
+        samplings = planned(
+            self.configs, self.samplings, chosen, settings or {}, guidance_scale, low_resolution=low_resolution
+        )
         for config, sampling, level in zip(self.configs[chosen], samplings, stops(samplings), strict=True):
             if config.name not in self.stages:
                 raise CascadeError(f"the weights of stage '{config.name}' were not loaded")
             stage = self.stages[config.name]
             prepared.append(
-                StageSampler.prepare(stage, sampling, self.device, self.precision, until=level, load=self._guide)
+                StageSampler.prepare(stage, sampling, self.device, PLAIN.name, until=level, load=self._guide)
             )
         _check_classes([(config.name, config.class_names) for config in self.configs], prepared)
         return prepared
+
+    def _in_arithmetic(
+        self,
+        plan: Sequence[StageSampler],
+        low_resolution: int | None,
+        pictures: int,
+        on_progress: OnProgress | None,
+    ) -> list[StageSampler]:
+        """The stages in the arithmetic of `precision`; each that is found stays that of the pipeline."""
+        result = []
+        for stage in plan:
+            side = stage.stage.config.side_from(low_resolution)
+            low_resolution = side
+            tile = stage.sampling.tile
+            key = stage.name, stage.chunk, side, tile
+            if key not in self._arithmetics:
+                self._arithmetics[key] = self._arithmetic(stage, side, pictures, on_progress)
+            result.append(stage.within(self._arithmetics[key]))
+        return result
+
+    def _arithmetic(self, stage: StageSampler, side: int, pictures: int, on_progress: OnProgress | None) -> Arithmetic:
+        asked = self.precision.get(stage.name, "auto") if isinstance(self.precision, Mapping) else self.precision
+        if asked != "auto":
+            return named(asked)
+        if torch.get_num_threads() != self.threads:
+            torch.set_num_threads(self.threads)
+        tile = stage.sampling.tile
+        seen = side if tile is None else min(side, tile + 2 * overlap_and_blend(stage.stage, tile)[0])
+        count = stage.steps * math.ceil(pictures / stage.chunk)
+        calls = Calls(stage.stage, stage.chunk, seen, self.device, count, compilable=seen == side)
+        return calibrated(calls, on_progress)
 
     def sample(
         self,
@@ -189,9 +246,10 @@ class CascadePipeline:
             raise CascadeError(f"settings are a mapping of stage names to StageSettings, not {settings!r}")
         if on_progress is not None and not callable(on_progress):
             raise CascadeError(f"on_progress is called as (stage, step, total), which {on_progress!r} cannot be")
-        plan = self.plan(guidance_scale, stages=stages, settings=settings, low_resolution=low_resolution)
+        plan = self._checked(guidance_scale, stages, settings, low_resolution)
         table = self.class_names or next((stage.class_names for stage in plan if stage.class_names), ())
         requests = [(None if name is None else class_label(name, table), seed) for name, seed in asked]
+        plan = self._in_arithmetic(plan, low_resolution, len(requests), on_progress)
         return self._iterate(plan, requests, low_res, stage_images, on_progress, table=table)
 
     def _iterate(
@@ -257,6 +315,15 @@ def _check_classes(tables: Sequence[tuple[str, tuple[str, ...]]], plan: Sequence
         first, own = (labelled + guided)[0]
         if table != own:
             raise CascadeError(f"stage '{name}': its classifier has another class table than stage '{first}'")
+
+
+def _check_precision(precision: str | Mapping[str, str]) -> None:
+    if not isinstance(precision, Mapping):
+        check_precision(precision)
+        return
+    for name in precision.values():
+        if name != "auto":
+            named(name)
 
 
 def _pictures(

@@ -147,6 +147,7 @@ def parse_seeds(seeds: str | int | Sequence[str | int]) -> list[int]:
 def chosen_stages(configs: Sequence[StageConfig], stages: int | None, low_resolution: int | None) -> slice:
     """The stages that run: the first `stages` (None: all), without those before the one that takes `low_resolution`.
 
+    Pictures larger than any of them takes are for the last one, if that goes by tiles (see `planned`).
     Raises CascadeError where the number is out of range or no stage that runs takes pictures of this size.
     """
     if stages is not None and (isinstance(stages, str) or not 1 <= (whole_number(stages) or 0) <= len(configs)):
@@ -155,6 +156,8 @@ def chosen_stages(configs: Sequence[StageConfig], stages: int | None, low_resolu
     if low_resolution is None:
         return slice(0, stop)
     taken = [config.low_resolution for config in configs[:stop]]
+    if low_resolution > max((size for size in taken if size is not None), default=low_resolution):
+        return slice(stop - 1, stop)
     if low_resolution not in taken:
         sizes = " or ".join(f"{size}" for size in taken if size is not None)
         takes = f"they take {sizes} px" if sizes else "none of them takes pictures"

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cascade.arithmetic import PLAIN, Arithmetic, named
 from cascade.artifact import Stage, StageSampling, check_aug_level
 from cascade.classifier import Classifier
 from cascade.data.degradation import from_uint8, to_uint8
@@ -26,9 +27,6 @@ START_STEP = -1
 AUGMENTATION_STEP = -2
 """The step that names the noise added to the low-res picture: once for a picture and stage, at low resolution."""
 
-PRECISIONS: dict[str, torch.dtype | None] = {"auto": None, "fp32": None, "bf16": torch.bfloat16}
-"""The names of the precisions → the dtype of autocast (None: plain float32)."""
-
 Request = tuple[int | None, int]
 """The class of a picture (None: no class) and its seed."""
 
@@ -38,7 +36,7 @@ class StageSampler:
     """A stage and what it is sampled with, and the objects built from that. Made by `prepare`, before any compute.
 
     `until` is the level where it stops, for a stage behind it that is truncated (+inf: at the picture), `guides` what
-    its guidance and its sampler ask, by kind and folder.
+    its guidance and its sampler ask, by kind and folder. The pictures are those of one `arithmetic`.
     """
 
     stage: Stage
@@ -49,6 +47,7 @@ class StageSampler:
     device: torch.device
     until: float = math.inf
     guides: Mapping[Guide, Stage | Classifier] = field(default_factory=dict)
+    arithmetic: Arithmetic = PLAIN
 
     @classmethod
     def prepare(
@@ -63,21 +62,26 @@ class StageSampler:
     ) -> "StageSampler":
         """Build everything; raise CascadeError for an untrained augmentation level or a setting that does not exist.
 
-        `load(kind, folder, device)` reads a guide.
+        `precision` is the name of an arithmetic; `load(kind, folder, device)` reads a guide.
         """
         check_aug_level(stage.config, sampling.aug_log_snr)
-        dtype = PRECISIONS[precision]
+        arithmetic, tile = named(precision), sampling.tile
         try:
             guides = {guide: load(*guide, device) for guide in guides_of(sampling)}
             for guide in guides.values():
                 check_guide(guide, stage.config, sampling)
-            asked = with_guides(sampling, lambda *guide: as_function(guides[guide], device, dtype))
-            guided = build("guidance", asked.guidance, denoiser=denoiser_of(stage, device, dtype))
+            asked = with_guides(sampling, lambda *guide: as_function(guides[guide], device, arithmetic, tile))
+            guided = build("guidance", asked.guidance, denoiser=denoiser_of(stage, device, arithmetic, tile))
             denoiser = build("threshold", sampling.threshold, denoiser=guided)
             sampler, log_snrs = build("sampler", asked.sampler), cut(build("grid", sampling.grid), until)
         except CascadeError as error:
             raise CascadeError(f"stage '{stage.config.name}': {error}") from error
-        return cls(stage, sampling, denoiser, sampler, log_snrs, device, until, guides)
+        return cls(stage, sampling, denoiser, sampler, log_snrs, device, until, guides, arithmetic)
+
+    def within(self, arithmetic: Arithmetic) -> "StageSampler":
+        """The same in another arithmetic; of the two, the one made last may run."""
+        load = lambda kind, folder, _: self.guides[kind, folder]  # noqa: E731
+        return self.prepare(self.stage, self.sampling, self.device, arithmetic.name, until=self.until, load=load)
 
     @property
     def name(self) -> str:
@@ -103,12 +107,13 @@ class StageSampler:
     def record(self) -> dict[str, Any]:
         """What the pixels depend on in this stage, as plain JSON values ("inf" for +inf).
 
-        A guide is named by the SHA-256 of its weights. `truncated` and `until` are there where they matter,
+        A guide is named by the SHA-256 of its weights. `truncated`, `until` and `tile` are there where they matter,
         so that what was sampled before they existed is still the same.
         """
         guided = with_guides(self.sampling, lambda *guide: self.guides[guide].sha256)
         truncation = {"truncated": True} if self.sampling.truncated else {}
         stop = {"until": self.until} if math.isfinite(self.until) else {}
+        tiles = {} if self.sampling.tile is None else {"tile": self.sampling.tile}
         return without_infinity(
             {
                 "stage": self.name,
@@ -122,6 +127,8 @@ class StageSampler:
                 "network_batch": self.chunk,
                 "sha256": self.stage.sha256,
                 **truncation,
+                **tiles,
+                "precision": self.arithmetic.name,
             }
         )
 
@@ -132,12 +139,13 @@ class StageSampler:
         """Sample one chunk: at most `chunk` requests, with (n, 3, h, w) in a super-resolution stage.
 
         What the stage before has finished is uint8; where that stopped at this one's `aug_log_snr` it is x_λ, float32.
-        Returns uint8 (n, 3, R, R) on the CPU, x_λ in float32 where this stage stops at `until`. The chunk is padded by
+        Returns uint8 (n, 3, R, R) on the CPU, x_λ in float32 where this stage stops at `until`; R is the stage's
+        resolution, or larger by as much as the low-res pictures are (which only tiles allow). The chunk is padded by
         repeating the last picture, so that the network always meets the same batch size. `on_step(i)` is called as step
         i begins.
         """
         padded = self._padded(requests)
-        side = self.stage.config.resolution
+        side = self.stage.config.side_from(None if low_res is None else low_res.shape[-1])
         noise = ImageNoise([seed for _, seed in padded], self.name, (3, side, side), self.device)
         x = alpha_sigma(self.log_snrs[0])[1].item() * noise(START_STEP)
         denoiser = self.denoiser if on_step is None else _Watched(self.denoiser, self.log_snrs, on_step)

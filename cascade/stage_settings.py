@@ -28,6 +28,7 @@ class StageSettings:
     aug_log_snr     conditioning augmentation as a log-SNR, inf = clean; super-resolution stages only
     truncated       the stage before stops at aug_log_snr, instead of noise being added; super-resolution stages only
     network_batch   pictures in a call of the network; another number changes the last bits
+    tile            side of the parts in which the network is shown a picture, which bounds memory, 0 = whole pictures
     sampler, grid, guidance, threshold
                     a registered name, with its default parameters; or a config {name: ..., parameter: ...}; or some
                     parameters, {parameter: ...}, changed in the one that the stage has
@@ -42,6 +43,7 @@ class StageSettings:
     aug_log_snr: float | None = None
     truncated: bool | None = None
     network_batch: int | None = None
+    tile: int | None = None
     sampler: Choice | None = None
     grid: Choice | None = None
     guidance: Choice | None = None
@@ -52,6 +54,8 @@ class StageSettings:
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise CascadeError(f"{name}={value} must be at least 1")
+        if self.tile is not None and (isinstance(self.tile, bool) or not isinstance(self.tile, int) or self.tile < 0):
+            raise CascadeError(f"tile={self.tile} must be at least 0 (0: whole pictures)")
         if isinstance(self.grid, Mapping) and isinstance(self.grid.get("n"), int) and self.grid["n"] < 1:
             raise CascadeError(f"grid.n={self.grid['n']} must be at least 1")
         check_guidance_scale(self.guidance_scale)
@@ -100,15 +104,17 @@ def stored_samplings(folder: str | Path) -> list[StageSampling]:
     return [with_guides(sampling, lambda _, name: str(path / name)) for sampling in samplings]
 
 
-def planned(
+def planned(  # noqa: PLR0917
     configs: Sequence[StageConfig],
     samplings: Sequence[StageSampling],
     chosen: slice,
     settings: Mapping[str, StageSettings],
     guidance_scale: float | None = None,
+    low_resolution: int | None = None,
 ) -> list[StageSampling]:
     """What each of the `chosen` stages is sampled with; `guidance_scale` is the base stage's.
 
+    `low_resolution` is the side of pictures to start from, and larger than the first one's where that goes by tiles.
     Raises CascadeError for settings of a stage that does not run or is not there, and for those that it cannot have.
     """
     check_guidance_scale(guidance_scale)
@@ -134,6 +140,12 @@ def planned(
                 )
             own = replace(own, guidance_scale=guidance_scale)
         result.append(changed(sampling, own, config))
+    if low_resolution not in (None, configs[chosen.start].low_resolution) and result[0].tile is None:
+        sizes = " or ".join(str(c.low_resolution) for c in configs[: chosen.stop] if c.low_resolution is not None)
+        raise CascadeError(
+            f"low_res pictures of {low_resolution} px fit none of the stages: they take {sizes} px; by tiles, with "
+            f"{names[0]}.tile={configs[chosen.start].resolution}, '{names[0]}' takes larger ones"
+        )
     if chosen.start and result[0].truncated:
         raise CascadeError(
             f"stage '{names[0]}' is truncated: the stage before stops at its noise, which given pictures lack; "
@@ -175,6 +187,8 @@ def changed(sampling: StageSampling, settings: StageSettings, config: StageConfi
     if settings.steps is not None:
         made["grid"] = with_steps(made["grid"], settings.steps)
     numbers = {key: getattr(settings, key) for key in ("aug_log_snr", "truncated", "network_batch")}
+    if settings.tile is not None:
+        sampling = replace(sampling, tile=settings.tile or None)
     return replace(sampling, **made, **{key: value for key, value in numbers.items() if value is not None})
 
 

@@ -1,8 +1,7 @@
 """Which arithmetic a training runs in."""
 
-import torch
-
 from cascade.errors import CascadeError, suggest
+from cascade.machine import multiplies_in_bf16
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
 
@@ -19,9 +18,4 @@ def choose_precision(wanted: str, device: str) -> str:
         return wanted
     if wanted != "auto":
         raise CascadeError(f"unknown trainer.precision '{wanted}'; {suggest(wanted, [*PRECISIONS, 'auto'])}")
-    if device == "mps":
-        return "fp32"
-    if device == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    able = torch.cpu.get_capabilities()
-    return "bf16" if able.get("amx_bf16") or able.get("avx512_bf16") else "fp32"
+    return "bf16" if multiplies_in_bf16(device) else "fp32"

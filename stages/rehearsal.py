@@ -16,7 +16,7 @@ from stages.draws import Draws
 def rehearse(config: Mapping[str, Any], described: StageConfig, stage: DiffusionStage, view: Any) -> None:
     """Meet before the run what would else fail in or after it: sizes, labels, its loss and how it is sampled."""
     current = Stage(described, stage.average, Path(), sha256="")
-    StageSampler.prepare(current, described.sampling, torch.device("cpu"), "fp32")
+    StageSampler.prepare(current, described.sampling, torch.device("cpu"), config["trainer"]["precision"])
     side = view.crop
     batch = {"image": torch.zeros(1, 3, side, side), "label": torch.zeros(1, dtype=torch.long)}
     if view.factor is not None:

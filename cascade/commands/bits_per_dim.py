@@ -150,7 +150,8 @@ def _plan(plain: Mapping[str, Any], bound: "Bound") -> "list[StageSampler]":
     if bound.grid_steps is not None:
         bare["steps"] = bound.grid_steps
     settings = {name: replace(given.get(name, StageSettings()), **bare) for name in names}
-    pipeline = CascadePipeline.load(plain["cascade"], plain["device"], plain["precision"], names)
+    precision = "fp32" if plain["precision"] == "auto" else plain["precision"]  # a likelihood is no matter of speed
+    pipeline = CascadePipeline.load(plain["cascade"], plain["device"], precision, names)
     return pipeline.plan(stages=plain["stages"], settings=settings)
 
 

@@ -92,14 +92,19 @@ class EvaluatedSamples:
         )
 
     def _plan(self) -> "list[StageSampler]":
-        return self.pipeline.plan(self.guidance_scale, stages=self.stages, settings=self.settings)
+        return self.pipeline.plan(
+            self.guidance_scale,
+            stages=self.stages,
+            settings=self.settings,
+            pictures=len(self.seeds),
+            on_progress=self.on_progress,
+        )
 
     def _records(self) -> list[dict[str, Any]]:
         """The record of each stage: its own settings and those of the stages before it."""
         p = self.pipeline
         common = {
             "classes": list(self.class_names),
-            "precision": p.precision,
             "threads": p.threads,
             "device": str(p.device),
         }

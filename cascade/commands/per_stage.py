@@ -25,6 +25,10 @@ PER_STAGE = {
     ),
     "threshold": (Kind("text"), "threshold of one stage, and its parameters: base64.threshold=dynamic"),
     "network_batch": (Kind("int"), "pictures in a call of one stage's network; another number changes the last bits"),
+    "tile": (
+        Kind("int"),
+        "side of the parts in which one stage is shown a picture (0: whole ones), which bounds memory",
+    ),
 }
 """The settings of a stage → kind and explanation; the fields of `cascade.stage_settings.StageSettings`."""
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from cascade.arithmetic import PLAIN
 from cascade.artifact import load_chain
 from cascade.commands.low_res_folder import CONTACT_SHEET, LowResImages, list_low_res
 from cascade.commands.per_stage import read_per_stage, stage_keys
@@ -45,7 +46,7 @@ def run(config: DictConfig) -> None:
     side = low_res[0].side if low_res else None
     chosen = chosen_stages(configs, plain["stages"], side)
     stored = stored_samplings(plain["cascade"])
-    samplings = planned(configs, stored, chosen, settings, plain["guidance_scale"])
+    samplings = planned(configs, stored, chosen, settings, plain["guidance_scale"], side)
     table = class_table(configs, samplings)
     if low_res is None:
         wanted = every_class_with_every_seed(plain["classes"], seeds, table)
@@ -53,8 +54,17 @@ def run(config: DictConfig) -> None:
         labelled = bool(class_table(configs[chosen], samplings))
         wanted = from_low_res(low_res, plain["classes"], seeds, table, labelled=labelled)
 
-    pipeline = _load(plain, names[chosen])
-    plan = pipeline.plan(plain["guidance_scale"], stages=plain["stages"], settings=settings, low_resolution=side)
+    recorded = Manifest(out).precisions() if plain["precision"] == "auto" else {}
+    pipeline = _load({**plain, "precision": recorded or plain["precision"]}, names[chosen])
+    with progress_bars("calls") as bars:
+        plan = pipeline.plan(
+            plain["guidance_scale"],
+            stages=plain["stages"],
+            settings=settings,
+            low_resolution=side,
+            pictures=len(wanted),
+            on_progress=bars.at,
+        )
     rows = [_row(stage, pipeline) for stage in plan]
     kept = names[chosen][:-1] if plain["save_stages"] else []  # the last stage's picture is the picture itself
     hashes = {w.file: w.low_res and w.low_res.sha256 for w in wanted}  # all are read before anything is written
@@ -65,7 +75,8 @@ def run(config: DictConfig) -> None:
         sheet = [CONTACT_SHEET] if plain["contact_sheet"] else []
         refuse_foreign(out, [*sheet, *(w.file for w in missing if w.file not in manifest.lines)])
         manifest.begin()
-        if missing:
+        if missing and plain["precision"] == "auto":
+            _tell_precision(plan, out, kept=bool(recorded))
             with progress_bars("steps") as bars:
                 images = pipeline.iterate(
                     [w.label for w in missing],
@@ -103,8 +114,14 @@ def _load(plain: Mapping[str, Any], only: Sequence[str]) -> "CascadePipeline":
 
 
 def _row(stage: "StageSampler", pipeline: "CascadePipeline") -> dict[str, Any]:
-    machine = {"precision": pipeline.precision, "threads": pipeline.threads, "device": str(pipeline.device)}
-    return {**stage.record(), **machine}
+    return {**stage.record(), "threads": pipeline.threads, "device": str(pipeline.device)}
+
+
+def _tell_precision(plan: "Sequence[StageSampler]", out: Path, *, kept: bool) -> None:
+    """Say what `precision=auto` has chosen, or what was chosen for the pictures that are there, be it elsewhere."""
+    if kept or any(stage.arithmetic != PLAIN for stage in plan):
+        names = ", ".join(f"{stage.name} {stage.arithmetic.name}" for stage in plan)
+        print(f"precision: {names}" + (f" (that of the pictures in {out})" if kept else ""), flush=True)
 
 
 def _write(out: Path, wanted: Wanted, image: "SampledImage", rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -66,6 +66,12 @@ class Manifest:
                     f"out={self.folder} was made with other settings: {difference}; choose another out, or remove it"
                 )
 
+    def precisions(self) -> dict[str, str]:
+        """Stage → the precision of the pictures that are there; empty where there are none."""
+        line = next(iter(self.lines.values()), {"stages": []})
+        stages = [stage for stage in line["stages"] if isinstance(stage.get("precision"), str)]
+        return {str(stage.get("stage")): stage["precision"] for stage in stages}
+
     def holds(self, file: str, low_res: str | None, kept: Sequence[str]) -> bool:
         """Whether `file` is there as its line says, with the pictures of the stages `kept`.
 

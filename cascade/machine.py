@@ -1,0 +1,70 @@
+"""What this machine is and has: its processor, whether that multiplies in bf16, and memory as the system counts it."""
+
+import contextlib
+import ctypes
+import gc
+import platform
+import resource
+import sys
+from pathlib import Path
+
+import torch
+
+_STATUS, _PEAK_OFF = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+_CGROUPS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+
+
+def multiplies_in_bf16(device: str) -> bool:
+    """Whether the hardware multiplies in bf16; elsewhere it is emulated. `device` is "cpu", "cuda" or "mps"."""
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    able = torch.cpu.get_capabilities()
+    return device == "cpu" and bool(able.get("amx_bf16") or able.get("avx512_bf16"))
+
+
+def processor() -> str:
+    """The name of the processor."""
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return platform.processor() or platform.machine()
+
+
+def resident_memory() -> int:
+    """Bytes of this process that are in memory now, by the system's count (where it keeps none: the peak's)."""
+    return _of_status("VmRSS") or peak_memory()
+
+
+def peak_memory() -> int:
+    """The largest `resident_memory` since the process began, or since `forget_peak`."""
+    usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return _of_status("VmHWM") or (usage if sys.platform == "darwin" else 1024 * usage)
+
+
+def forget_peak() -> None:
+    """Give back what is free, and begin the peak anew where the system can (Linux); elsewhere peaks only grow."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+    with contextlib.suppress(OSError):
+        _PEAK_OFF.write_text("5", encoding="ascii")
+
+
+def total_memory() -> int | None:
+    """Bytes that a process here may have: the machine's, or less where its group is limited; None: not known."""
+    found = []
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        found.append(next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemTotal")))
+    for file in _CGROUPS:
+        with contextlib.suppress(OSError, ValueError):
+            found.append(int(file.read_text(encoding="ascii")))
+    return min(found, default=None)
+
+
+def _of_status(key: str) -> int:
+    with contextlib.suppress(OSError):
+        for line in _STATUS.read_text(encoding="ascii", errors="replace").splitlines():
+            if line.startswith(f"{key}:"):
+                return 1024 * int(line.split()[1])
+    return 0
