@@ -40,6 +40,7 @@ COMMANDS = {
     ),
     "assemble": Command("cascade.commands.assemble", "put trained stages together to a cascade", per_stage=True),
     "explain": Command("cascade.commands.explain", "draw what a config trains and how its sampler does"),
+    "plan": Command("cascade.commands.plan", "say what a training and its sampling cost before they run"),
     "import": Command(
         "cascade.commands.import_checkpoint", "make a stage of a published checkpoint", first_word="format"
     ),

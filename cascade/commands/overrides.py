@@ -43,6 +43,8 @@ KINDS = {
     "import name": Kind("text"),
     "import class_names": Kind("text"),
     "import verify": Kind("text"),
+    "plan card": Kind("text", nullable=True),
+    "plan json": Kind("text", nullable=True),
     "bound.steps": Kind("int", nullable=True),
     "bound.log_snr_min": Kind("float", nullable=True),
     "bound.log_snr_max": Kind("float", nullable=True),

@@ -1,0 +1,212 @@
+"""What `cascade plan` measures on this machine by a few steps, and what it estimates for a named card instead."""
+
+import copy
+import time
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cascade.arithmetic import EAGER, PLAIN, choose
+from cascade.calibration import Calls
+from cascade.commands.plan_cards import Card
+from cascade.commands.plan_stage import PlannedStage
+from cascade.machine import forget_peak, multiplies_in_bf16, peak_memory, processor, resident_memory, total_memory
+from cascade.registry import build
+from cascade.stage_denoiser import stage_denoiser
+
+ROOM = 4.0
+"""Seconds that a measured step may take; where the batch is too large for that, some of its pictures are measured."""
+STEPS = 2
+OF_A_PARAMETER = 20
+"""Bytes: the weight, its gradient, two moments of AdamW and its average, float32 each."""
+CONTEXT = 1e9
+"""Bytes that a card's driver and libraries take."""
+
+Tell = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a training step and a chunk of sampling cost.
+
+    step_seconds, chunk_seconds    one optimizer step; all steps of a chunk of pictures
+    training_bytes, sampling_bytes of memory, in all
+    memory                         bytes that there are; None: not known
+    notes                          how each was found, in words: training, sampling
+    """
+
+    where: str
+    estimated: bool
+    step_seconds: float
+    chunk_seconds: float
+    training_bytes: float
+    sampling_bytes: float
+    memory: float | None
+    notes: Mapping[str, str]
+
+
+def measured(planned: PlannedStage, config: Mapping[str, Any], tell: Tell) -> Costs:
+    """Measure sampling, then training, by the clock and by the system's count of resident memory."""
+    chunk_seconds, sampling_bytes, arithmetic = _sampling(planned, tell)
+    step = TrainingStep.build(planned, config)
+    wanted = config["trainer"]["batch"] // config["trainer"]["accumulate"]
+    tell("a training step", 0, STEPS + 2)
+    first_bytes = _peak_of(lambda: step(1))
+    tell("a training step", 1, STEPS + 2)
+    one = _seconds(lambda: step(1))
+    batch = max(1, min(wanted, int(ROOM / one)))
+    times, training_bytes = [one], first_bytes
+    if batch > 1:
+        training_bytes = _peak_of(lambda: step(batch))  # prepares the shape
+        times = []
+        for done in range(STEPS):
+            tell("a training step", 2 + done, STEPS + 2)
+            times.append(_seconds(lambda: step(batch)))
+    tell("a training step", STEPS + 2, STEPS + 2)
+    note = f"{'bf16' if step.bf16 else 'fp32'}, measured with {batch} of {wanted} pictures in a call"
+    if batch < wanted:
+        slope = (training_bytes - first_bytes) / (batch - 1) if batch > 1 else first_bytes - resident_memory()
+        training_bytes += max(0.0, slope) * (wanted - batch)
+        note += " and extended to all"
+    return Costs(
+        where=f"this machine ({processor()}, {torch.get_num_threads()} threads)",
+        estimated=False,
+        step_seconds=min(times) / batch * config["trainer"]["batch"],
+        chunk_seconds=chunk_seconds,
+        training_bytes=training_bytes,
+        sampling_bytes=sampling_bytes,
+        memory=total_memory(),
+        notes={
+            "training": f"{note}; without the processes that read pictures",
+            "sampling": f"{arithmetic}, measured by a call of the network",
+        },
+    )
+
+
+def estimated(planned: PlannedStage, config: Mapping[str, Any], card: Card, utilisation: float, tell: Tell) -> Costs:
+    """Estimate from the card's peak, the FLOP and the bytes that a step keeps for its gradient; nothing is timed."""
+    tell("counting what a step keeps", 0, 2)
+    trainer, sampling = config["trainer"], planned.stage.config.sampling
+    micro = trainer["batch"] // trainer["accumulate"]
+    speed = card.peak * utilisation
+    parameters = planned.crop_cost.parameters
+    kept = _kept_bytes(TrainingStep.build(planned, config, bf16=True))
+    tell("counting what a step keeps", 1, 2)
+    # Of a picture in sampling: it keeps nothing, and has about the largest of its maps, once in and once out.
+    area = (planned.stage.config.resolution / planned.crop) ** 2
+    held = kept * area / 3 * sampling.network_batch
+    tell("counting what a step keeps", 2, 2)
+    return Costs(
+        where=card.name,
+        estimated=True,
+        step_seconds=3 * planned.crop_cost.flop * trainer["batch"] / speed,
+        chunk_seconds=planned.evaluations * planned.full_cost.flop * sampling.network_batch / speed,
+        training_bytes=CONTEXT + OF_A_PARAMETER * parameters + kept * micro,
+        sampling_bytes=CONTEXT + 4 * parameters + held,
+        memory=card.memory,
+        notes={
+            "training": f"estimated: bf16 at {utilisation:.0%} of {card.peak / 1e12:.0f} TFLOP/s; the reading of "
+            "pictures is not in it",
+            "sampling": "estimated likewise; its memory as a third of what training keeps of a picture of that size",
+        },
+    )
+
+
+@dataclass(frozen=True)
+class TrainingStep:
+    """A step as training makes it: loss, gradient, clipping, AdamW, the average of the weights; on empty pictures."""
+
+    planned: PlannedStage
+    loss: nn.Module | Callable[..., Tensor]
+    noise: Any
+    weighting: Any
+    ema: Any
+    average: nn.Module
+    optimizer: torch.optim.Optimizer
+    bf16: bool
+
+    @classmethod
+    def build(cls, planned: PlannedStage, config: Mapping[str, Any], bf16: bool | None = None) -> "TrainingStep":
+        """Build it of a config of `cascade train`; bf16 as that chooses it, unless it is given."""
+        if bf16 is None:
+            asked = config["trainer"]["precision"]
+            bf16 = multiplies_in_bf16("cpu") if asked == "auto" else asked == "bf16"
+        denoiser = planned.stage.denoiser.train().requires_grad_(True)
+        denoiser.to(memory_format=torch.channels_last if bf16 else torch.contiguous_format)
+        noise = build("noise", config["noise"])
+        loss = build("loss", config["loss"])
+        extra = list(loss.parameters()) if isinstance(loss, nn.Module) else []
+        optimizer = torch.optim.AdamW([*denoiser.parameters(), *extra])
+        average = copy.deepcopy(denoiser).eval().requires_grad_(False)
+        weighting = build("weighting", config["weighting"], noise=noise)
+        return cls(planned, loss, noise, weighting, build("ema", config["ema"]), average, optimizer, bf16)
+
+    def __call__(self, batch: int) -> None:
+        """Make a step on so many pictures."""
+        self.forward(batch).backward()
+        denoiser = self.planned.stage.denoiser
+        nn.utils.clip_grad_norm_(denoiser.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.ema.update(self.average, denoiser, 0)
+
+    def forward(self, batch: int) -> Tensor:
+        """The loss of so many pictures."""
+        x, condition = self.planned.example(batch, self.planned.crop)
+        log_snr = self.noise.icdf((torch.arange(batch) + 0.5) / batch).to(x)
+        with torch.autocast("cpu", torch.bfloat16) if self.bf16 else nullcontext():
+            denoiser = self.planned.stage.denoiser
+            return self.loss(denoiser, x, log_snr, torch.ones_like(x), condition, self.weighting).mean()
+
+
+def _sampling(planned: PlannedStage, tell: Tell) -> tuple[float, float, str]:
+    """Seconds of a chunk of pictures, the peak of memory, and the arithmetic, chosen as `precision=auto` does."""
+    stage = planned.stage
+    stage.denoiser.eval().requires_grad_(False)
+    chunk, side = stage.config.sampling.network_batch, stage.config.resolution
+    calls = Calls(stage, chunk, side, torch.device("cpu"))
+    example = calls.example()
+    candidates = [PLAIN, EAGER[2]] if multiplies_in_bf16("cpu") else [PLAIN]
+    times, peaks = {}, {}
+    with torch.no_grad():
+        for done, arithmetic in enumerate(candidates):
+            tell("a call of the network at full size", done, len(candidates))
+            denoiser = stage_denoiser(stage, calls.device, arithmetic)
+            peaks[arithmetic] = _peak_of(lambda denoiser=denoiser: denoiser(*example))
+            times[arithmetic] = [_seconds(lambda denoiser=denoiser: denoiser(*example))]
+    tell("a call of the network at full size", len(candidates), len(candidates))
+    best = choose(times)
+    return planned.evaluations * times[best][0], float(peaks[best]), best.name
+
+
+def _kept_bytes(step: TrainingStep) -> float:
+    """Bytes that the forward pass of one picture keeps for the backward pass, each piece of memory once."""
+    kept: dict[int, int] = {}
+    weights = {p.untyped_storage().data_ptr() for p in step.planned.stage.denoiser.parameters()}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = step.forward(1)  # alive until all is counted, so no address is used twice
+    del loss
+    return float(sum(kept.values()))
+
+
+def _peak_of(work: Callable[[], object]) -> int:
+    forget_peak()
+    work()
+    return peak_memory()
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
