@@ -79,8 +79,8 @@ def compare_denoiser(denoiser: nn.Module, betas: DiscreteBetas, tensors: Mapping
 def compare_classifier(classifier: NoisyClassifier, tensors: Mapping[str, Tensor]) -> list[Compared]:
     """Compare a classifier of step numbers: its logits, and the gradient of log p(label | x_t) by x_t.
 
-    Both at x_t, timestep and label, asked as guidance asks: at the log-SNR of the step. The gradient's error is measured
-    against its own largest entry, for it is small.
+    Both at x_t, timestep and label, asked as guidance asks: at the log-SNR of the step. The gradient's error is
+    measured against its own largest entry, for it is small.
     """
     if classifier.betas is None:
         raise CascadeError("reference tensors are of steps, and this classifier is told the log-SNR")
