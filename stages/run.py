@@ -22,7 +22,7 @@ from cascade.classifier import ClassifierConfig
 from cascade.data.dataset import PictureDataset
 from cascade.data.folder import BadFile, write_bad_files
 from cascade.data.order import RunOrder
-from cascade.data.source import open_dataset
+from cascade.data.source import open_dataset, written_out
 from cascade.errors import CascadeError
 from cascade.lock import beside
 from cascade.progress import Bars, progress_bars
@@ -80,14 +80,12 @@ def train(config: Mapping[str, Any], tell: Callable[[str], None], defaults: Mapp
 
 def _settled(config: Mapping[str, Any], run: RunFolder, defaults: Mapping[str, Any] | None) -> dict[str, Any]:
     """The configuration with all that it leaves open decided, and whether the run begins anew."""
-    if config["fresh"]:
-        return with_precision(config)
-    difference = run.difference(config, defaults)
-    if difference is None:
-        return with_precision(as_decided(config, run.stored()))
-    if config["name"] != SCRATCH:
+    difference = None if config["fresh"] else run.difference(config, defaults)
+    if difference is not None and config["name"] != SCRATCH:
         raise CascadeError(difference)
-    return {**with_precision(config), "fresh": True}
+    fresh = config["fresh"] or difference is not None
+    decided = with_precision(config if fresh else as_decided(config, run.stored()))
+    return {**decided, "data": written_out(decided["data"]), "fresh": fresh}
 
 
 def _train(
@@ -114,6 +112,7 @@ def _train(
 
     # With fresh=true no process looks at what the first one is moving aside.
     start = 0 if fresh else run.resumed_step(stage, dataset.fingerprint)
+    meeting.agree()
     if start >= settings["max_steps"] or (not fresh and run.ended_by_time(settings)):
         if run.lacks_export(images=seen + start * settings["batch"]):
             run.load_weights(stage)

@@ -51,7 +51,7 @@ FREE = (
     "stage.aug_log_snr",
     "stage.network_batch",
 )
-UNDECIDED = {"trainer": {"precision": "auto"}}
+UNDECIDED = {"trainer": {"precision": "auto"}, "data": {"val_size": None}}
 """Group → key → the value that leaves it to the machine or to other keys."""
 
 

@@ -18,12 +18,21 @@ _DIRECT = 128  # smaller pictures are drawn at twice their size and shrunk
 _STRIP = 1 << 16  # pixels drawn at once, so that a field stays in the cache of the processor
 
 
+def val_size_of(size: int) -> int:
+    """How many pictures validate, where nobody says it: a tenth of those that train, each class once, 600 at the most.
+
+    >>> [val_size_of(size) for size in (1, 48, 480, 6000, 50000)]
+    [6, 6, 48, 600, 600]
+    """
+    return min(600, max(len(SCENES), size // 10))
+
+
 @dataclass(frozen=True)
 class ProceduralDataset:
     """Planets, flowers, shells, leaves, gems and mountains; index i is the same picture at every resolution.
 
     The label is i mod 6. All of picture i is drawn from the numbers named ("procedural", split, i), so the two splits
-    never meet, and `size` and `val_size` (by default 6000 and 600) only say where the two lists end.
+    never meet, and `size` and `val_size` only say where the two lists end. None: `val_size_of(size)`.
 
     >>> dataset = ProceduralDataset(resolution=16, split="val", val_size=12)
     >>> len(dataset), dataset.image(2).shape, dataset.class_names[dataset.label(2)]
@@ -33,7 +42,7 @@ class ProceduralDataset:
     resolution: int
     split: str = "train"
     size: int = 6000
-    val_size: int = 600
+    val_size: int | None = None
     class_names: ClassVar[list[str]] = list(SCENES)
 
     def __post_init__(self) -> None:
@@ -41,6 +50,8 @@ class ProceduralDataset:
             raise CascadeError(f"unknown split '{self.split}' of the procedural data; {suggest(self.split, SPLITS)}")
         if not 8 <= self.resolution <= 8192:
             raise CascadeError(f"procedural pictures of {self.resolution} px: the resolution must be in 8..8192")
+        if self.val_size is None:
+            object.__setattr__(self, "val_size", val_size_of(self.size))
         for key in ("size", "val_size"):
             if getattr(self, key) < (1 if key == self._own_size else 0):
                 raise CascadeError(f"data.{key}={getattr(self, key)}: procedural pictures are 1 or more")

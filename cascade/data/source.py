@@ -31,8 +31,21 @@ def check_source(config: Mapping[str, Any], resolution: int | None = None) -> No
         read_index(root) if resolution is None else index_of(root, resolution)
     elif config["name"] == "procedural":
         for key, least in (("size", 1), ("val_size", 0)):
-            if config.get(key, 1) < least:
+            if config.get(key) is not None and config[key] < least:
                 raise CascadeError(f"data.{key}={config[key]} must be at least {least}")
+
+
+def written_out(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the config of a source with what it leaves to its other keys, so that it stays what it is.
+
+    >>> written_out({"name": "procedural", "size": 480, "val_size": None})
+    {'name': 'procedural', 'size': 480, 'val_size': 48}
+    """
+    if config["name"] != "procedural" or config.get("val_size") is not None:
+        return dict(config)
+    from cascade.data.procedural import ProceduralDataset, val_size_of
+
+    return {**config, "val_size": val_size_of(config.get("size", ProceduralDataset.size))}
 
 
 def open_dataset(

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from cascade.data import procedural
 from cascade.data.degradation import from_uint8, shrink
 from cascade.data.procedural import SPLITS, ProceduralDataset
+from cascade.data.source import open_dataset
 from cascade.errors import CascadeError
 
 CLASSES = ProceduralDataset(8).class_names
@@ -151,3 +152,9 @@ MEAN_COLOURS = [
     [112.1, 137.3, 159.3],
     [106.0, 138.3, 157.3],
 ]
+
+
+def test_few_pictures_have_few_for_validation_unless_more_are_wanted() -> None:
+    assert len(open_dataset({"name": "procedural", "size": 48, "val_size": None}, 16, "val")) == 6
+    assert len(open_dataset({"name": "procedural", "size": 48, "val_size": 600}, 16, "val")) == 600
+    assert len(open_dataset({"name": "procedural"}, 16, "val")) == 600  # as ever

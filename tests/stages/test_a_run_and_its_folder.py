@@ -26,9 +26,16 @@ TINY = ["debug=fast", "stage.resolution=16", "data.size=2", "data.val_size=2", "
 TINY += ["trainer.accelerator=cpu", "trainer.precision=fp32", "trainer.max_steps=1"]
 
 
+def given(*words: str) -> list[str]:
+    """TINY with `words` in the place of the words for the same keys."""
+    settings = dict(word.split("=", 1) for word in [*TINY, *words])
+    return [f"{key}={value}" for key, value in settings.items()]
+
+
 def run(folder: Path, *overrides: str) -> tuple[Outcome, list[str]]:
     with initialize_config_module("conf", version_base="1.3"):
-        config = OmegaConf.to_container(compose("train", overrides=[*TINY, f"runs={folder}", *overrides]), resolve=True)
+        settings = given(f"runs={folder}", *overrides)
+        config = OmegaConf.to_container(compose("train", overrides=settings), resolve=True)
     lines: list[str] = []
     return train(config, lines.append), lines
 
@@ -156,9 +163,7 @@ def test_a_checkpoint_that_holds_code_or_was_cut_is_refused_and_executes_nothing
 
 
 def command(*words: str) -> int:
-    """`cascade train` for one step, with `words` in the place of the words for the same keys."""
-    settings = dict(word.split("=", 1) for word in [*TINY, "name=mine", *words])
-    return main(["train", *(f"{key}={value}" for key, value in settings.items())])
+    return main(["train", *given("name=mine", *words)])
 
 
 def test_keys_of_a_later_version_keep_nobody_from_going_on_unless_they_are_used(tmp_path, monkeypatch, capsys) -> None:
@@ -179,3 +184,19 @@ def test_keys_of_a_later_version_keep_nobody_from_going_on_unless_they_are_used(
         assert line in capsys.readouterr().err
     assert command("trainer.max_steps=2") == 0
     assert "resuming at step 1" in capsys.readouterr().out
+
+
+def test_a_run_keeps_the_validation_pictures_it_began_with(tmp_path: Path) -> None:
+    """Their number follows that of the others where nobody says it; a run of when it did not keeps its own."""
+    few = ["name=mine", "data.size=20", "data.val_size=null"]
+    outcome, lines = run(tmp_path, *few)
+    assert "20 pictures, 6 for validation" in lines[1]
+    file = outcome.folder / "run.yaml"
+    stored = yaml.safe_load(file.read_text())
+    assert stored["data"]["val_size"] == 6
+    file.write_text(yaml.safe_dump({**stored, "data": {**stored["data"], "val_size": 600}}))
+    again, lines = run(tmp_path, *few, "trainer.max_steps=2")
+    assert again.resumed_from == 1
+    assert "20 pictures, 600 for validation" in lines[1]
+    with pytest.raises(CascadeError, match=r"made with data\.val_size=600, not 7"):
+        run(tmp_path, *few, "data.val_size=7")
