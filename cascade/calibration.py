@@ -38,6 +38,7 @@ SECONDS = 4.0
 LONG = 600.0
 """Seconds of a job from which on a compiler, which itself takes minutes, is tried."""
 _FEWEST, _MOST = 3, 7  # rounds
+_QUICK = 0.5  # seconds of a call beside which preparing it matters
 _TOLERANCE = {False: 1e-3, True: 5e-2}  # of a compiled network, relative to the largest value; by bf16
 
 Tell = Callable[[str, int, int], None]
@@ -150,8 +151,9 @@ def measure(calls: Calls, tell: Tell) -> Measured:
     for done, arithmetic in enumerate(EAGER):
         tell(name, done, len(EAGER) + _FEWEST)
         with contextlib.suppress(RuntimeError, NotImplementedError):  # a device without bf16
-            _seconds(calls, arithmetic)  # the first call of a shape prepares it
             warm[arithmetic] = _seconds(calls, arithmetic)
+            if warm[arithmetic] < _QUICK:  # the first call of a shape prepares it
+                warm[arithmetic] = _seconds(calls, arithmetic)
     left = [a for a in warm if a not in hopeless(warm)]
     measured = Measured({a: [] for a in left})
     began, rounds = time.perf_counter(), 0

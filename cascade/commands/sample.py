@@ -75,8 +75,9 @@ def run(config: DictConfig) -> None:
         sheet = [CONTACT_SHEET] if plain["contact_sheet"] else []
         refuse_foreign(out, [*sheet, *(w.file for w in missing if w.file not in manifest.lines)])
         manifest.begin()
-        if missing and plain["precision"] == "auto":
-            _tell_precision(plan, out, kept=bool(recorded))
+        if missing:
+            if plain["precision"] == "auto":
+                _tell_precision(plan, out, kept=bool(recorded))
             with progress_bars("steps") as bars:
                 images = pipeline.iterate(
                     [w.label for w in missing],
