@@ -1,0 +1,189 @@
+"""Every file of every group is tried as the command in its first comment says: composed, built, and one step taken.
+
+Found by looking, so a new file is tried at once. What is trained is small: `network=tiny` on 32 px, but for networks.
+"""
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
+
+from cascade import registry, rng
+from cascade.artifact import StageConfig
+from cascade.data.procedural import ProceduralDataset
+from cascade.data.views import EvaluationView
+from cascade.diffusion import Condition, GaussianDenoiser
+from cascade.evaluation.bits_per_dim import PictureDraws
+from cascade.evaluation.inception import WeightsMissingError
+from stages import assembly, classifier_assembly
+from stages.draws import Draws
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+FILES = sorted(CONF.glob("*/*.yaml"))
+EXPERIMENTS = sorted(path for path in FILES if path.parent.name == "experiment")
+
+
+def said(path: Path) -> tuple[str, list[str]]:
+    """The command and the settings in the first comment of a file."""
+    text = path.read_text(encoding="utf-8")
+    first = next(line for line in text.splitlines() if not line.startswith("# @package"))
+    words = shlex.split(re.split(r": |:$| — ", first.removeprefix("# "))[0])
+    assert words[0] == "cascade", first
+    return words[1], [word for word in words[2:] if word != "-m"]
+
+
+def configured(command: str, *overrides: str) -> dict[str, Any]:
+    with initialize_config_module("conf", version_base="1.3"):
+        config = compose(command, overrides=list(overrides), return_hydra_config=True)
+    choices = dict(config.hydra.runtime.choices)
+    plain = OmegaConf.to_container(OmegaConf.masked_copy(config, [k for k in config if k != "hydra"]), resolve=True)
+    return {**plain, "choices": choices}
+
+
+def of_train(path: Path) -> list[Any]:
+    """The configs that its command trains, one for each stage that it names."""
+    group, name = path.parent.name, path.stem
+    _, words = said(path)
+    given = dict(word.split("=", 1) for word in words)
+    stages = given.pop("stage", "base64").split(",")
+    small = [] if group == "network" or "classifier" in path.as_posix() else ["network=tiny"]
+    settings = [*(f"{key}={value}" for key, value in given.items() if key != "data.root")]
+    configs = [configured("train", f"stage={stage}", *settings) for stage in stages]
+    assert name in {config["choices"][group] for config in configs}, "it tries something else"
+    return [configured("train", f"stage={stage}", *settings, *small) for stage in stages]
+
+
+def shrunk(config: dict[str, Any]) -> dict[str, Any]:
+    """The same stage of 32 px, a quarter of it told."""
+    stage = {**config["stage"], "resolution": 32}
+    if stage.get("low_resolution") is not None:
+        stage.update(low_resolution=8, crop=32)
+    trainer = {**config["trainer"], "batch": 2}
+    return {**config, "stage": stage, "trainer": trainer}
+
+
+def take_a_step(config: dict[str, Any]) -> None:
+    """One of training, and where there is a sampler the first two of sampling."""
+    config = shrunk(config)
+    kind = classifier_assembly if "classifier" in config else assembly
+    dataset = ProceduralDataset(32, "train", size=4)
+    described = kind.stage_config(config, dataset)
+    stage = kind.build_stage(config, described)
+    view = EvaluationView(dataset, factor=4 if config["stage"].get("low_resolution") else None)
+    batch = {key: torch.stack([torch.as_tensor(view[i][key]) for i in range(2)]) for key in view[0]}
+    loss = stage.training_loss(batch, Draws(0, 0, (0, 1), 2))
+    loss.backward()
+    assert loss.isfinite()
+    learning = [p for p in stage.parameters() if p.requires_grad and p.grad is not None]
+    assert learning
+    assert all(bool(p.grad.isfinite().all()) for p in learning)
+    torch.optim.SGD(learning, lr=1e-3).step()
+    stage.recipe.ema.update(stage.average, stage.denoiser, 0)
+    if "sampler" in config:
+        sample_a_step(config, described, stage.average)
+
+
+def sample_a_step(config: dict[str, Any], described: StageConfig, denoiser: Any) -> None:
+    dim = (2, 3, 32, 32)
+    noise = lambda step, draw=0: rng.randn("step", step, draw, shape=dim)  # noqa: E731
+    label = torch.tensor([0, 1]) if described.class_names else None
+    low_res, level = None, described.sampling.aug_log_snr
+    if level is not None:
+        low_res, level = torch.zeros(2, 3, 8, 8), torch.full((2,), float(level))
+    condition = Condition(label, low_res, level)
+    asked = {"weak": denoiser, "classifier": lambda x_t, log_snr, condition: x_t.flatten(1).sum(1)}
+    guided = registry.build("guidance", _with(config["guidance"], asked), denoiser=denoiser)
+    denoiser = registry.build("threshold", config["threshold"], denoiser=guided)
+    sampler = registry.build("sampler", _with(config["sampler"], asked))
+    levels = registry.build("grid", config["grid"])[:3]
+    with torch.no_grad():
+        made = sampler(denoiser, noise(-1), levels, condition, noise)
+    assert made.shape == dim
+    assert bool(made.isfinite().all())
+
+
+def _with(config: Any, asked: dict[str, Any]) -> Any:
+    """A choice whose weak stage and classifier are objects, where a user names folders."""
+    if not isinstance(config, dict):
+        return config
+    return {key: asked.get(key) or _with(value, asked) for key, value in config.items()}
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_the_command_of_the_first_comment_takes_a_step(path: Path) -> None:
+    command, _ = said(path)
+    if command == "train":
+        for config in of_train(path):
+            take_a_step(config)
+    else:
+        OTHERS[path.parent.name](path)
+
+
+def judge(path: Path) -> None:
+    bound = registry.build("bound", configured("evaluate", f"bound={path.stem}")["bound"])
+    oracle = GaussianDenoiser(torch.zeros(12), torch.eye(12))
+    grid = torch.tensor([-9.0, 0.0, 9.0, torch.inf], dtype=torch.float64)
+    draws = PictureDraws(0, "base", [1, 2], (3, 2, 2))
+    assert bool(bound(oracle, torch.zeros(2, 3, 2, 2), grid, Condition(), draws).total.isfinite().all())
+
+
+def read_features(path: Path) -> None:
+    config = configured("evaluate", f"features={path.stem}")["features"]
+    if config["name"] == "auto":  # the command's own choice between two others
+        assert set(config) == {"name", "weights", "download", "resize"}
+        return
+    try:
+        features = registry.build("features", {**config, **({"download": False} if "download" in config else {})})
+    except WeightsMissingError:
+        assert path.stem == "inception"
+        return
+    pictures = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
+    assert features(pictures).shape == (2, features.dim)
+
+
+def compose_alone(path: Path) -> None:
+    assert configured("evaluate", f"{path.parent.name}={path.stem}")["choices"][path.parent.name] == path.stem
+
+
+OTHERS = {"bound": judge, "features": read_features, "logger": compose_alone}
+
+
+# Experiments
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_an_experiment_chooses_and_sets_no_key_of_a_choice(path: Path) -> None:
+    """So that another choice on top of it never meets a key that is not its own: a variant is a file of the group."""
+    own = set(yaml.safe_load(path.read_text(encoding="utf-8")))
+    assert not own & set(registry.TABLE), "make a variant in the group and choose it"
+
+
+@pytest.mark.parametrize(
+    "choice",
+    ["noise=cosine", "ema=power", "grid=adm_respaced", "network=dit", "data=procedural", "noise=ladder weighting=unit"],
+)
+def test_another_choice_on_top_of_an_experiment_is_the_choice_itself(choice: str) -> None:
+    words = choice.split()
+    config = configured("train", "experiment=demo_base64", *words)
+    for word in words:
+        group, name = word.split("=")
+        assert config[group] == configured("train", "stage=base64", word)[group], name
+        assert config["choices"][group] == name
+    take_a_step({**config, "network": configured("train", "network=tiny")["network"]})
+
+
+def test_the_demos_values_stay_what_they_are() -> None:
+    base = configured("train", "experiment=demo_base64")
+    assert (base["noise"]["p_mean"], base["network"]["dropout"], base["ema"]["decay"]) == (0.0, 0.0, 0.99)
+    assert (base["grid"]["name"], base["grid"]["n"], base["preconditioning"]["name"]) == ("karras", 24, "x0")
+    for stage, steps in (("sr256", 20), ("sr1024", 16)):
+        sr = configured("train", "experiment=demo", f"stage={stage}")
+        assert (sr["grid"]["log_snr_min"], sr["grid"]["n"], sr["ema"]["decay"]) == (-8.0, steps, 0.99)
+        assert sr["data"] == {"name": "cache", "root": f"runs/demo/data/{stage[2:]}", "verify": False}
