@@ -53,6 +53,10 @@ class StageSampling:
     says where that noise is from: the stage before stops there (CDM's truncated conditioning augmentation), instead of
     finishing its picture, to which noise is added. `network_batch` is the fixed size of the padded chunks in which the
     network is called, `tile` the side of the parts in which it is shown a picture (None: whole pictures).
+
+    >>> StageSampling({"name": "ddim"}, {"name": "karras"}, network_batch=0)
+    Traceback (most recent call last):
+    cascade.errors.CascadeError: network_batch must be at least 1, not 0
     """
 
     sampler: dict[str, Any]
@@ -78,6 +82,10 @@ class StageConfig:
     `low_resolution` None makes it a base stage. `class_names` is empty for an unlabelled stage. `augmentation` holds
     the trained range of conditioning-augmentation levels, `augment_dim` the width of the geometric augmentation vector,
     `low_res` how a super-resolution stage's network is shown the low-res picture.
+
+    >>> sampling = StageSampling({"name": "ddim"}, {"name": "karras"})
+    >>> StageConfig("base64", 64, {"name": "efficient"}, {"name": "edm"}, sampling).low_resolution is None
+    True
     """
 
     name: str
@@ -141,7 +149,12 @@ class Stage:
 
 @dataclass(frozen=True)
 class CascadeConfig:
-    """A cascade: the folder names of its stages, in the order in which they run, and how each is sampled."""
+    """A cascade: the folder names of its stages, in the order in which they run, and how each is sampled.
+
+    >>> config = CascadeConfig((("base64", StageSampling({"name": "ddim"}, {"name": "karras"})),))
+    >>> config.to_mapping()["stages"][0]["folder"]
+    'base64'
+    """
 
     stages: tuple[tuple[str, StageSampling], ...]
 

@@ -24,6 +24,10 @@ class ClassifierConfig:
     """Everything needed to build a classifier of noisy pictures, and to know which stages it fits.
 
     `betas` is the ladder whose steps its network is told (`rescale`: as if there were 1000); None: it is told λ itself.
+
+    >>> ClassifierConfig("noisy64", 64, {"name": "adm"}, ("dress",))
+    Traceback (most recent call last):
+    cascade.errors.CascadeError: classifier 'noisy64' tells classes apart: it needs 2, not 1
     """
 
     name: str

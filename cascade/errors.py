@@ -8,6 +8,10 @@ class CascadeError(Exception):
     """Something from outside is wrong: one clear line says what, and what would be right.
 
     Commands print the line on stderr and exit with 2, without a traceback.
+
+    >>> raise CascadeError("steps=0 must be at least 1")
+    Traceback (most recent call last):
+    cascade.errors.CascadeError: steps=0 must be at least 1
     """
 
 

@@ -46,7 +46,12 @@ OnProgress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, eq=False)
 class SampledImage:
-    """A picture: uint8 (3, R, R), its class (None: none) and seed, and each stage's picture if they were asked for."""
+    """A picture: uint8 (3, R, R), its class (None: none) and seed, and each stage's picture if they were asked for.
+
+    >>> image = torch.zeros(3, 8, 8, dtype=torch.uint8)
+    >>> SampledImage(image, seed=0, label=2, class_name="hat", stage_images={}).class_name
+    'hat'
+    """
 
     image: Tensor
     seed: int

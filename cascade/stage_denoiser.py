@@ -18,7 +18,12 @@ from cascade.sampling import Tiled
 
 @dataclass(frozen=True)
 class Autocast:
-    """A denoiser or a classifier whose network runs in `dtype` where autocast says so; what it gives stays float32."""
+    """A denoiser or a classifier whose network runs in `dtype` where autocast says so; what it gives stays float32.
+
+    >>> layer = torch.nn.Linear(2, 2)
+    >>> Autocast(layer, "cpu", torch.bfloat16)(torch.zeros(1, 2)).dtype
+    torch.bfloat16
+    """
 
     function: Callable[..., Any]
     device_type: str

@@ -29,7 +29,11 @@ Progress = Callable[[int, int], object]
 
 @dataclass(frozen=True)
 class BadFile:
-    """A file that was left out: its path below the root, and why."""
+    """A file that was left out: its path below the root, and why.
+
+    >>> BadFile("hat/7.png", "it is cut short").path
+    'hat/7.png'
+    """
 
     path: str
     reason: str

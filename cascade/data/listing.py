@@ -18,7 +18,11 @@ VAL_FOLDERS = ("val", "valid", "validation", "test")
 
 @dataclass(frozen=True)
 class Found:
-    """A picture file: its path below the root with forward slashes, and its class (None: unlabelled)."""
+    """A picture file: its path below the root with forward slashes, and its class (None: unlabelled).
+
+    >>> Found("hat/7.png", "hat").category
+    'hat'
+    """
 
     path: str
     category: str | None = None
@@ -34,6 +38,10 @@ class Listing:
     """The pictures of one split in their order, the class table of all splits, and files left out with the reason.
 
     `others`, where a part of the pictures is chosen for validation: those of the other split, in the order of choice.
+
+    >>> listing = Listing([Found("hat/7.png", "hat")], ["dress", "hat"], [("hat/8.png", "it is empty")])
+    >>> len(listing.pictures), listing.left_out[0][1]
+    (1, 'it is empty')
     """
 
     pictures: list[Found]

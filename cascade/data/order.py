@@ -14,7 +14,11 @@ from cascade.errors import CascadeError
 
 
 class SampleKey(NamedTuple):
-    """One picture of one optimizer step: `index` is its place in the global batch, `epoch` how often it came before."""
+    """One picture of one optimizer step: `index` is its place in the global batch, `epoch` how often it came before.
+
+    >>> SampleKey(step=3, index=0, epoch=1, sample=42).epoch
+    1
+    """
 
     step: int
     index: int

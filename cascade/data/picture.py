@@ -47,7 +47,12 @@ _SHARP = 3.0  # reducing_gap: so large that averaging before the bicubic filter 
 
 
 class UnreadablePicture(Exception):
-    """A file that gives no picture; the message is the reason, without the path."""
+    """A file that gives no picture; the message is the reason, without the path.
+
+    >>> raise UnreadablePicture("it is empty")
+    Traceback (most recent call last):
+    cascade.data.picture.UnreadablePicture: it is empty
+    """
 
 
 def looks_like_picture(path: Path) -> bool:

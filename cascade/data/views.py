@@ -20,6 +20,12 @@ class TrainingView(Dataset[dict[str, Tensor]]):
     functions of (run seed, epoch, sample).
 
     Raises CascadeError if the sizes do not divide.
+
+    >>> from cascade.data.procedural import ProceduralDataset
+    >>> view = TrainingView(ProceduralDataset(32, size=4), run_seed=0, crop=16, factor=4)
+    >>> shown = view[SampleKey(step=0, index=0, epoch=0, sample=2)]
+    >>> shown["image"].shape, shown["low_res"].shape, int(shown["label"])
+    (torch.Size([3, 16, 16]), torch.Size([3, 4, 4]), 2)
     """
 
     def __init__(
@@ -55,6 +61,11 @@ class EvaluationView(Dataset[dict[str, Tensor]]):
     """Whole pictures, or centre crops, of a dataset in its order, indexed by number; the same dict as in training.
 
     `index` is the number of the picture in the dataset, `step` is 0.
+
+    >>> from cascade.data.procedural import ProceduralDataset
+    >>> shown = EvaluationView(ProceduralDataset(32, "val", val_size=4))[3]
+    >>> shown["image"].shape, int(shown["index"])
+    (torch.Size([3, 32, 32]), 3)
     """
 
     def __init__(self, dataset: PictureDataset, factor: int | None = None, crop: int | None = None) -> None:

@@ -223,6 +223,11 @@ class CascadeStage:
     z = α_a·low + σ_a·ε is `low_res` (B, C, d', d') of the condition, λ_a its `aug_log_snr` (B,), +inf where it is None.
     Given z a coefficient is N(m, v) with m = κ·z/α_a and v = (1 − κ)s²; given x_t too it is a `DiagonalGaussian`'s.
     The covariance of the posterior is that of the pixels, (B, D, D), D = C·d².
+
+    >>> stage = GaussianCascade((2, 4)).denoiser(0)
+    >>> posterior = stage(torch.zeros(1, 3, 2, 2), torch.zeros(1), Condition())
+    >>> posterior.mean.shape, posterior.covariance.shape
+    (torch.Size([1, 3, 2, 2]), torch.Size([1, 12, 12]))
     """
 
     cascade: GaussianCascade

@@ -17,6 +17,11 @@ class TrainingProfile:
     p         density of the levels that are drawn; of a ladder (`ladder`) the probability of each of its levels
     w         weight of ‖ε − ε̂‖² in the expected loss, whatever p is (Kingma & Gao 2023, eq. 11)
     w_on_x    the same loss as a weight of ‖x − x̂‖²: e^λ·w
+
+    >>> levels, half = torch.linspace(0, 2, 5, dtype=torch.float64), torch.full((5,), 0.5, dtype=torch.float64)
+    >>> profile = TrainingProfile(levels, p=half, w=half, w_on_x=levels.exp() / 2, ladder=False)
+    >>> profile.total(profile.p)
+    1.0
     """
 
     log_snr: Tensor

@@ -148,6 +148,9 @@ class Example:
     """A real picture, uint8 (3, R, R), its class (None: none), and the real smaller one of a super-resolution stage.
 
     `index` is its place in the data: it names the picture's noise, whatever else is measured with it.
+
+    >>> Example(7, torch.zeros(3, 8, 8, dtype=torch.uint8), label=2).low_res is None
+    True
     """
 
     index: int
@@ -161,6 +164,13 @@ class JudgedStage:
     """A stage whose pictures are judged: its denoiser, bare of guidance and thresholding, and what that is told.
 
     `log_snrs` is its sampling grid, `chunk` the fixed number of pictures in a call; `aug_log_snr` None: a base stage.
+
+    >>> from cascade.diffusion import DiagonalGaussian, NoAugmentation
+    >>> grid = torch.tensor([-9.0, 0.0, 9.0, math.inf], dtype=torch.float64)
+    >>> stage = JudgedStage("base", DiagonalGaussian(0.2), grid, labelled=False, chunk=2, augmentation=NoAugmentation())
+    >>> pictures = [Example(i, torch.full((3, 4, 4), 128, dtype=torch.uint8)) for i in range(3)]
+    >>> stage.nats(DiscreteBound(), pictures, seed=0).total.shape
+    torch.Size([3])
     """
 
     name: str

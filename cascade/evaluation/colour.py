@@ -16,6 +16,9 @@ class Consistency:
 
     `rms` (B,) and `shift` (B, 3) are float64 in levels of 255: the root mean square of the difference, and its mean
     for each colour (positive: the output is brighter).
+
+    >>> Consistency(torch.tensor([2.55]), torch.zeros(1, 3)).psnr  # in decibels: 20 lg(255/2.55)
+    tensor([40.])
     """
 
     rms: Tensor

@@ -22,6 +22,9 @@ class Figure:
 
     `features` is None for what is measured on pixels; `resize` says how pictures were brought to the size they were
     measured at. `num_reference` is None where nothing is compared with reference pictures.
+
+    >>> Figure("PSNR", float("inf"), num_images=3, resize="none").to_json()["value"]
+    'inf'
     """
 
     name: str

@@ -14,6 +14,9 @@ class Frechet:
 
     `negative_mass` is the largest share of a trace that lay in negative eigenvalues and was set to zero: about 1e-16
     for honest covariances; more means that one of them is none.
+
+    >>> Frechet(distance=3.0, mean_term=1.0, covariance_term=2.0, negative_mass=0.0).distance
+    3.0
     """
 
     distance: float

@@ -22,7 +22,11 @@ _TIMEOUT_SECONDS = 10
 
 
 class WeightsMissingError(CascadeError):
-    """The published weights are neither at the given path nor in the cache, and cannot be downloaded."""
+    """The published weights are neither at the given path nor in the cache, and cannot be downloaded.
+
+    >>> issubclass(WeightsMissingError, CascadeError)
+    True
+    """
 
 
 def inception_features(
@@ -67,6 +71,10 @@ class InceptionPool3(nn.Module):
 
     Put together from torch-fidelity's blocks with its names of weights. Its own class reads its weights file with
     code execution allowed, in its constructor, and so is not used.
+
+    >>> with torch.device("meta"):
+    ...     InceptionPool3()(torch.zeros(2, 3, 299, 299)).shape
+    torch.Size([2, 2048])
     """
 
     def __init__(self) -> None:

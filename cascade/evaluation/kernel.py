@@ -10,7 +10,11 @@ from cascade.rng import permutation
 
 
 class KernelDistance(NamedTuple):
-    """A squared maximum mean discrepancy and its standard error."""
+    """A squared maximum mean discrepancy and its standard error.
+
+    >>> KernelDistance(value=0.01, standard_error=0.002).value
+    0.01
+    """
 
     value: float
     standard_error: float

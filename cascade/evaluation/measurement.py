@@ -22,6 +22,11 @@ class Measurement:
 
     `rms` (N,) and `shift` (N, 3) are those of `Consistency`, `low_res` is the side of the inputs; all three are None
     where the pictures were not made from others.
+
+    >>> spectrum = SpectrumSum()
+    >>> spectrum.add(torch.zeros(2, 3, 8, 8, dtype=torch.uint8))
+    >>> Measurement(torch.zeros(2, 32), spectrum.spectrum(), side=8).low_res is None
+    True
     """
 
     features: Tensor

@@ -23,6 +23,13 @@ class PictureFolder:
     class folders (contact sheets) are passed over; `left_out` names them. Every file is decoded once at the beginning
     (`progress(done, total)` is told): those that cannot be read are no part of it, and `bad_files` names them.
     Raises CascadeError for a folder without a picture that can be read.
+
+    >>> import tempfile; from PIL import Image
+    >>> root = tempfile.mkdtemp()
+    >>> Image.new("RGB", (24, 16), "red").save(f"{root}/one.png")
+    >>> folder = PictureFolder(root)
+    >>> len(folder), folder.side, folder.image(0, 8)[:, 0, 0].tolist()
+    (1, 16, [255, 0, 0])
     """
 
     def __init__(self, root: str | Path, progress: Callable[[int, int], object] | None = None) -> None:

@@ -13,7 +13,11 @@ _ROUNDING = 1e-12  # of |a|² + |b|²: a point lies on its own ball although a·
 
 
 class PrecisionRecall(NamedTuple):
-    """Both in [0, 1]: precision is fidelity, recall is diversity."""
+    """Both in [0, 1]: precision is fidelity, recall is diversity.
+
+    >>> PrecisionRecall(precision=0.9, recall=0.4).recall
+    0.4
+    """
 
     precision: float
     recall: float

@@ -16,6 +16,11 @@ class RadialSpectrum:
 
     `frequency` (K,) in cycles per pixel, from 1/side to √½ (the corners; ½ is Nyquist), `power` (K,) in squared levels
     of 255 for each frequency cell, `cells` (K,) how many cells lie in the ring, all float64; `count` pictures.
+
+    >>> ramp = torch.arange(4.0, dtype=torch.float64)
+    >>> spectrum = RadialSpectrum(frequency=ramp / 8, power=ramp, cells=torch.ones(4, dtype=torch.float64), count=1)
+    >>> spectrum.band(above=0.2)
+    2.0
     """
 
     frequency: Tensor
@@ -32,7 +37,14 @@ class RadialSpectrum:
 
 
 class SpectrumSum:
-    """The power of pictures that arrive in pieces; see `radial_power_spectrum`."""
+    """The power of pictures that arrive in pieces; see `radial_power_spectrum`.
+
+    >>> pieces = SpectrumSum()
+    >>> for _ in range(2):
+    ...     pieces.add(torch.zeros(1, 3, 8, 8, dtype=torch.uint8))
+    >>> pieces.spectrum().count
+    2
+    """
 
     def __init__(self) -> None:
         self._total: Tensor | None = None

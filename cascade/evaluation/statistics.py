@@ -12,7 +12,11 @@ _BLOCK = 256  # rows that are reduced at once, whatever the pieces they came in
 
 @dataclass(frozen=True)
 class Statistics:
-    """Mean (d,), unbiased covariance (d, d), both float64, of `count` features."""
+    """Mean (d,), unbiased covariance (d, d), both float64, of `count` features.
+
+    >>> Statistics(torch.zeros(2), torch.eye(2), count=10).covariance.shape
+    torch.Size([2, 2])
+    """
 
     mean: Tensor
     covariance: Tensor

@@ -99,6 +99,10 @@ class ADMModel:
     """What the flags say: a network's config without its classes, its pictures, and the ladder it was trained on.
 
     `classifier`: it gives log-odds and denoises nothing. `classes`: it takes labels (a classifier: it knows them).
+
+    >>> model = read_flags(preset("64x64_diffusion"))
+    >>> model.resolution, model.learn_variance, model.classifier
+    (64, True, False)
     """
 
     network: dict[str, Any]

@@ -93,7 +93,11 @@ class ADMClassifier(nn.Module):
 
 
 class AttentionPool(nn.Module):
-    """One token, the mean of the map, asks itself and all pixels; learned positions (Radford et al., "CLIP", 2021)."""
+    """One token, the mean of the map, asks itself and all pixels; learned positions (Radford et al., "CLIP", 2021).
+
+    >>> AttentionPool(side=4, channels=8, head_channels=4, out_channels=3)(torch.randn(2, 8, 4, 4)).shape
+    torch.Size([2, 3])
+    """
 
     def __init__(self, side: int, channels: int, head_channels: int, out_channels: int) -> None:
         super().__init__()

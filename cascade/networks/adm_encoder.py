@@ -9,7 +9,12 @@ from cascade.networks.adm_layers import ADMBlock, Attention, Down, Told, divisor
 
 @dataclass(frozen=True)
 class Widths:
-    """The options of ADM that both of its networks have: see `ADMUNet`."""
+    """The options of ADM that both of its networks have: see `ADMUNet`.
+
+    >>> widths = Widths(32, (1, 2), 1, (2,), 4, 16, "qkv_first", True, True, True, 0.0)
+    >>> widths.at(1), len(widths.attend(1)), len(widths.attend(0))
+    (64, 1, 0)
+    """
 
     channels: int
     channel_mult: tuple[float, ...]
@@ -49,7 +54,14 @@ class Widths:
 
 
 class ADMEncoder(nn.Module):
-    """`input_blocks` and `middle_block`; `mirror` holds the channels behind each input block."""
+    """`input_blocks` and `middle_block`; `mirror` holds the channels behind each input block.
+
+    >>> import torch
+    >>> widths = Widths(32, (1, 2), 1, (2,), 4, 16, "qkv_first", True, True, True, 0.0)
+    >>> encoder = ADMEncoder(3, 128, widths)
+    >>> encoder(torch.randn(2, 3, 16, 16), torch.randn(2, 128)).shape
+    torch.Size([2, 64, 8, 8])
+    """
 
     def __init__(self, in_channels: int, embedding_dim: int, widths: Widths) -> None:
         super().__init__()

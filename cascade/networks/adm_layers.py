@@ -30,7 +30,11 @@ def step_embedding(step: Tensor, dim: int) -> Tensor:
 
 
 class Norm(nn.GroupNorm):
-    """Group norm of 32 groups. Raises ValueError where 32 does not divide the channels."""
+    """Group norm of 32 groups. Raises ValueError where 32 does not divide the channels.
+
+    >>> Norm(64).num_groups
+    32
+    """
 
     def __init__(self, channels: int) -> None:
         if channels % 32:
@@ -39,7 +43,11 @@ class Norm(nn.GroupNorm):
 
 
 class Told(nn.Sequential):
-    """Layers in turn, of which the residual blocks are told the embedding."""
+    """Layers in turn, of which the residual blocks are told the embedding.
+
+    >>> Told(nn.Conv2d(3, 32, 1), Down(32, conv=False))(torch.randn(2, 3, 8, 8), torch.randn(2, 16)).shape
+    torch.Size([2, 32, 4, 4])
+    """
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """x (B, C, H, W), embedding (B, E), after its SiLU."""
@@ -49,7 +57,11 @@ class Told(nn.Sequential):
 
 
 class Down(nn.Module):
-    """Half the side: the mean of 2×2 pixels, or with `conv` a 3×3 convolution of stride 2."""
+    """Half the side: the mean of 2×2 pixels, or with `conv` a 3×3 convolution of stride 2.
+
+    >>> Down(1, conv=False)(torch.arange(4.0).reshape(1, 1, 2, 2))
+    tensor([[[[1.5000]]]])
+    """
 
     def __init__(self, channels: int, conv: bool) -> None:
         super().__init__()
@@ -61,7 +73,11 @@ class Down(nn.Module):
 
 
 class Up(nn.Module):
-    """Twice the side: each pixel 2×2 times, with `conv` a 3×3 convolution behind."""
+    """Twice the side: each pixel 2×2 times, with `conv` a 3×3 convolution behind.
+
+    >>> Up(1, conv=False)(torch.ones(1, 1, 1, 1)).shape
+    torch.Size([1, 1, 2, 2])
+    """
 
     def __init__(self, channels: int, conv: bool) -> None:
         super().__init__()
@@ -78,6 +94,10 @@ class ADMBlock(nn.Module):
     h = conv(silu(norm(x))); with `scale_shift` h ← norm(h)·(1 + a) + b, else h ← norm(h + b), a and b linear in
     silu(embedding); y = skip(x) + conv(dropout(silu(h))). `resample` (`Down` or `Up` without convolution) changes the
     side between the first SiLU and its convolution, and of x. The last convolution is 0 before training.
+
+    >>> block = ADMBlock(32, 64, 16, dropout=0.0, scale_shift=True)
+    >>> block(torch.randn(2, 32, 8, 8), torch.randn(2, 16)).shape
+    torch.Size([2, 64, 8, 8])
     """
 
     def __init__(
@@ -121,6 +141,10 @@ class Attention(nn.Module):
     """x + W_o·softmax(qᵀk/√d)·v over all pixels, in heads of d channels; q, k, v and W_o are 1×1 convolutions.
 
     `qkv_order` is one of `QKV_ORDERS`. W_o is 0 before training. Raises ValueError where the heads do not divide.
+
+    >>> attention, x = Attention(32, heads=2, qkv_order="qkv_first"), torch.randn(2, 32, 4, 4)
+    >>> torch.equal(attention(x), x)  # before training
+    True
     """
 
     def __init__(self, channels: int, heads: int, qkv_order: str) -> None:

@@ -36,6 +36,13 @@ class Dropout(nn.Module):
 
     Srivastava et al., "Dropout" (2014), in its inverted form. Training outside `seeded_dropout` is a RuntimeError,
     since it would need a global generator.
+
+    >>> dropout, x = Dropout(0.5), torch.ones(1, 6)
+    >>> torch.equal(dropout.eval()(x), x)
+    True
+    >>> with seeded_dropout([torch.Generator().manual_seed(0)]):
+    ...     sorted(set(dropout.train()(x.expand(1, 6)).flatten().tolist()))
+    [0.0, 2.0]
     """
 
     def __init__(self, p: float) -> None:

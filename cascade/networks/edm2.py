@@ -22,6 +22,9 @@ class EDM2Block(nn.Module):
 
     Encoder: x ← normalize(skip(x)) over channels. Then y = conv(silu(conv(silu(x))·(1 + gain·linear(embedding)))), and
     x ← mp_sum(x, y, 0.3); attention likewise, by cosine similarity of normalised q, k and v.
+
+    >>> EDM2Block(8, 16, 4, encodes=True, resample="down")(torch.randn(2, 8, 8, 8), torch.randn(2, 4)).shape
+    torch.Size([2, 16, 4, 4])
     """
 
     def __init__(

@@ -35,7 +35,11 @@ class NoiseFeatures(nn.Module):
 
 
 class NoiseEmbedding(nn.Module):
-    """λ (B,) → (B, dim): two linear layers on `NoiseFeatures`. In float32 even under autocast: bf16 would blur λ."""
+    """λ (B,) → (B, dim): two linear layers on `NoiseFeatures`. In float32 even under autocast: bf16 would blur λ.
+
+    >>> NoiseEmbedding(16)(torch.tensor([-20.0, float("inf")])).isfinite().all()
+    tensor(True)
+    """
 
     def __init__(self, dim: int) -> None:
         super().__init__()

@@ -15,6 +15,9 @@ class Cost:
     """Number of parameters, and FLOP (a multiplication and an addition are two) of one forward pass on one image.
 
     A training step is three times the forward pass.
+
+    >>> Cost(parameters=6_000_000, flop=1_800_000_000).flop
+    1800000000
     """
 
     parameters: int

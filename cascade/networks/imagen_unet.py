@@ -17,6 +17,10 @@ class ResNetBlock(nn.Module):
     """Figure A.27: W·x + conv(dropout(silu(norm(conv(silu(norm(x)))))), W a 1×1 convolution.
 
     W is the identity and the last convolution 0 before training, and so the block is the identity.
+
+    >>> block, x = ResNetBlock(32, dropout=0.0), torch.randn(2, 32, 4, 4)
+    >>> block(x).shape
+    torch.Size([2, 32, 4, 4])
     """
 
     def __init__(self, channels: int, dropout: float) -> None:
@@ -38,6 +42,10 @@ class Level(nn.Module):
     """What DBlock and UBlock (figures A.28 and A.29) share: CombineEmbs, the residual blocks, attention or none.
 
     CombineEmbs is norm(x)·(1 + s) + b, s and b linear in the condition (the published `use_scale_shift_norm`).
+
+    >>> level = Level(32, blocks=1, head_channels=None, embedding_dim=8, dropout=0.0)
+    >>> level(torch.randn(2, 32, 4, 4), torch.randn(2, 8)).shape
+    torch.Size([2, 32, 4, 4])
     """
 
     def __init__(

@@ -22,7 +22,11 @@ from cascade.networks.tokens import (
 
 
 class SwiGLU(nn.Module):
-    """W₃·dropout(silu(W₁·x)·W₂·x), W₁ and W₂ one matrix (Shazeer 2020, equation 6, with biases)."""
+    """W₃·dropout(silu(W₁·x)·W₂·x), W₁ and W₂ one matrix (Shazeer 2020, equation 6, with biases).
+
+    >>> SwiGLU(8, hidden=12, dropout=0.0)(torch.randn(2, 5, 8)).shape
+    torch.Size([2, 5, 8])
+    """
 
     def __init__(self, dim: int, hidden: int, dropout: float) -> None:
         super().__init__()

@@ -9,7 +9,14 @@ from cascade.networks.embedding import NoiseEmbedding, NoiseFeatures
 
 
 class BaseNetwork(nn.Module):
-    """A network that starts from noise alone: `low_res` and `aug_log_snr` must be None (else CascadeError)."""
+    """A network that starts from noise alone: `low_res` and `aug_log_snr` must be None (else CascadeError).
+
+    >>> from cascade.networks.efficient import EfficientUNet
+    >>> network = BaseNetwork(EfficientUNet(patch=2, channels=(8,), blocks=(1,), attention=(False,), embedding_dim=8))
+    >>> network(torch.zeros(1, 3, 8, 8), torch.zeros(1), low_res=torch.zeros(1, 3, 2, 2))
+    Traceback (most recent call last):
+    cascade.errors.CascadeError: ...
+    """
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -46,6 +53,12 @@ class LowResConditioned(nn.Module):
 
     low_res: (B, 3, h, w), already augmented, with H = f·h, W = f·w for an integer f. aug_log_snr: (B,), +inf (or None)
     is clean. The gates act on the first 3 output channels and are computed in float32.
+
+    >>> from cascade.networks.efficient import EfficientUNet
+    >>> inner = EfficientUNet(in_channels=6, patch=2, channels=(8,), blocks=(1,), attention=(False,), embedding_dim=8)
+    >>> network, level = LowResConditioned(inner), torch.full((1,), 3.0)
+    >>> network(torch.zeros(1, 3, 8, 8), torch.zeros(1), low_res=torch.zeros(1, 3, 2, 2), aug_log_snr=level).shape
+    torch.Size([1, 3, 8, 8])
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -100,6 +113,12 @@ class LowResConcatenated(nn.Module):
 
     y = F([x, ↑low_res], λ), ↑ bilinear: ADM's upsampler (Dhariwal & Nichol 2021, appendix D). Its only level is clean:
     `aug_log_snr` is +inf or None (else CascadeError).
+
+    >>> from cascade.networks.efficient import EfficientUNet
+    >>> inner = EfficientUNet(in_channels=6, patch=2, channels=(8,), blocks=(1,), attention=(False,), embedding_dim=8)
+    >>> network, level = LowResConcatenated(inner), torch.full((1,), torch.inf)
+    >>> network(torch.zeros(1, 3, 8, 8), torch.zeros(1), low_res=torch.zeros(1, 3, 2, 2), aug_log_snr=level).shape
+    torch.Size([1, 3, 8, 8])
     """
 
     def __init__(self, network: nn.Module) -> None:

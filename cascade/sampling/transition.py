@@ -76,7 +76,12 @@ class Level:
 
 @dataclass(frozen=True)
 class Transition:
-    """Step `index` of a grid, from the noisier level `t` to the cleaner level `s`."""
+    """Step `index` of a grid, from the noisier level `t` to the cleaner level `s`.
+
+    >>> step = Transition(0, Level(-4.0), Level(0.0))
+    >>> step.half_step, round(step.r, 4), step.ends_clean
+    (2.0, 0.0183, False)
+    """
 
     index: int
     t: Level

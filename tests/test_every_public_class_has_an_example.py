@@ -1,0 +1,40 @@
+"""Every public class of the library's rooms has an example in its docstring; pytest runs them (--doctest-modules)."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+LIBRARY = Path(__file__).resolve().parents[1] / "cascade"
+ROOMS = ("diffusion", "sampling", "networks", "evaluation", "data", "importers")
+
+
+def public_classes(room: str) -> Iterator[tuple[str, ast.ClassDef]]:
+    """Those that can be made: a protocol says what others are, and has no example of its own."""
+    for path in sorted((LIBRARY / room).rglob("*.py")):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            public = isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+            if public and "Protocol" not in {ast.unparse(base) for base in node.bases}:
+                yield path.name, node
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_every_public_class_has_an_example_that_is_run(room: str) -> None:
+    classes = list(public_classes(room))
+    assert classes
+    without = [f"{file}: {node.name}" for file, node in classes if ">>> " not in (ast.get_docstring(node) or "")]
+    assert without == []
+
+
+def test_what_is_found_is_what_the_rooms_export() -> None:
+    """The classes in `__all__` are among them."""
+    import cascade.diffusion
+    import cascade.networks
+    import cascade.sampling
+
+    for room in (cascade.diffusion, cascade.networks, cascade.sampling):
+        found = {node.name for _, node in public_classes(room.__name__.rpartition(".")[2])}
+        exported = {name for name in room.__all__ if isinstance(getattr(room, name), type)}
+        protocols = {name for name in exported if getattr(getattr(room, name), "_is_protocol", False)}
+        assert exported - protocols <= found
