@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cascade.data.source import check_source
 from cascade.errors import CascadeError, suggest
 from cascade.lock import beside
 from cascade.requests import check_logger, check_precision, check_seed
@@ -33,8 +34,19 @@ def check_settings(config: Mapping[str, Any], processes: int) -> None:
     _check_batch(config["trainer"], processes)
 
 
-def check_run(config: Mapping[str, Any], processes: Processes) -> None:
-    """Refuse a run of other settings, as far as both are written out, and a folder that another process holds."""
+def wanted_splits(trainer: Mapping[str, Any]) -> list[str]:
+    """The splits of the pictures that a run reads: none for validation where nothing is measured or shown."""
+    shown = trainer["sample_every"] > 0 and trainer["sample_images"] > 0
+    return ["train", "val"] if trainer["validation_images"] > 0 or shown else ["train"]
+
+
+def check_folder(config: Mapping[str, Any], processes: Processes) -> None:
+    """Refuse what a glance at the folders shows, without torch.
+
+    That is pictures that cannot be trained on, a run of other settings, and a run's folder that cannot be made or that
+    another process holds.
+    """
+    check_source(config["data"], config["stage"]["resolution"], wanted_splits(config["trainer"]))
     run = RunFolder.of(config)
     if not config["fresh"] and config["name"] != SCRATCH:
         difference = run.difference(config, as_written=True)

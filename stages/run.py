@@ -28,7 +28,7 @@ from cascade.lock import beside
 from cascade.progress import Bars, progress_bars
 from stages.after_step import AfterStep
 from stages.checkpoint import ResumeCheckpoint, WholeCheckpointIO
-from stages.checks import check_settings
+from stages.checks import check_settings, wanted_splits
 from stages.diffusion_stage import DiffusionStage
 from stages.kinds import kind_of
 from stages.launched import Launched
@@ -271,7 +271,7 @@ def _begin(
 
 def _open_data(config: Mapping[str, Any], bars: Bars) -> tuple[PictureDataset, PictureDataset | None]:
     """The training pictures, and those for validation if any are wanted."""
-    settings, side = config["trainer"], config["stage"]["resolution"]
+    side = config["stage"]["resolution"]
 
     def opened(split: str) -> PictureDataset:
         name = f"looking through the pictures ({split})"
@@ -279,8 +279,7 @@ def _open_data(config: Mapping[str, Any], bars: Bars) -> tuple[PictureDataset, P
         bars.end(name)
         return dataset
 
-    wanted = settings["validation_images"] > 0 or (settings["sample_every"] > 0 and settings["sample_images"] > 0)
-    return opened("train"), opened("val") if wanted else None
+    return opened("train"), opened("val") if "val" in wanted_splits(config["trainer"]) else None
 
 
 def _watching(

@@ -22,6 +22,7 @@ class Command:
     """A row of the table: the module with `run(config)`, what it does in a few words, and whether `-m` sweeps it.
 
     `per_stage`: STAGE.key=value is accepted, with the stages and keys that the module's `extra_keys(config)` names.
+    One that sweeps also has `check_sweep([(what tells the job from the others, config), ...])` for all jobs together.
     `first_word`: the key that a word without "=" right behind the command sets.
     """
 
@@ -122,6 +123,9 @@ def _run(argv: list[str]) -> int:
     # Imported for its keys alone, hence light: a command imports torch inside its functions.
     extra_keys = import_module(command.module).extra_keys if command.per_stage else None
     checked = check(name, settings, sweep=sweep, extra_keys=extra_keys)
+    if sweep and not any(override.startswith("hydra/launcher=") for override in checked.overrides):
+        # Where a launcher runs the jobs elsewhere, each is checked there.
+        import_module(command.module).check_sweep(list(checked.jobs(name)))
     return _through_hydra(name, command.module, checked.overrides, sweep)
 
 

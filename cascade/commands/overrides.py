@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
+from itertools import product
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -86,10 +87,22 @@ ExtraKeys = Callable[[DictConfig], Mapping[str, Kind]]
 
 @dataclass(frozen=True)
 class Checked:
-    """A command line that is right: what Hydra is given, and the composed config (of a sweep's first job)."""
+    """A command line that is right: what Hydra is given, and the composed config (of a sweep's first job).
+
+    `own` are Hydra's own overrides among them, and `swept` the groups and keys with all their values.
+    """
 
     overrides: list[str]
     config: DictConfig
+    own: list[str]
+    swept: Mapping[str, list[str]]
+
+    def jobs(self, command: str) -> "Iterator[tuple[str, DictConfig]]":
+        """Every job of the sweep, composed, with the settings that tell it from the others."""
+        for values in product(*self.swept.values()):
+            settings = dict(zip(self.swept, values, strict=True))
+            label = " ".join(f"{key}={value}" for key, value in settings.items() if len(self.swept[key]) > 1)
+            yield label, composed(command, [*self.own, *(f"{key}={value}" for key, value in settings.items())])
 
 
 @dataclass(frozen=True)
@@ -135,7 +148,8 @@ def check(
         jobs.append((texts, full))
     texts, full = jobs[0]
     swept = {**choices, **texts}
-    return Checked([*own_overrides, *(f"{key}={','.join(options)}" for key, options in swept.items())], full)
+    overrides = [*own_overrides, *(f"{key}={','.join(options)}" for key, options in swept.items())]
+    return Checked(overrides, full, own_overrides, swept)
 
 
 def _sorted_settings(command: str, settings: Sequence[str]) -> tuple[dict[str, str], dict[str, str], dict[str, str]]:

@@ -26,7 +26,7 @@ def run(config: DictConfig) -> None:
     _check(splits, resolution, config.workers)
     if not (out / INDEX).is_file():
         refuse_occupied(out)
-    check_source(data, resolution)
+    check_source(data, resolution, splits)
     with beside(out), progress_bars() as bars:
         finished = read_index(out) if (out / INDEX).is_file() else None
         datasets = {}

@@ -1,34 +1,41 @@
 """`cascade train`: train a stage, or continue its run."""
 
 import signal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from omegaconf import DictConfig
 
+
+def check_sweep(jobs: "Sequence[tuple[str, DictConfig]]") -> None:
+    """Refuse a sweep for the first of its jobs that cannot be run, before any is; a job comes with how it differs."""
+    from cascade.commands.configuration import plain_config
+    from stages.checks import check_settings
     from stages.processes import Processes
+    from stages.sweep import check_folders, check_jobs
 
+    processes = Processes.here()
+    plain = [(label, plain_config(config)) for label, config in jobs]
+    check_jobs(plain, lambda config: check_settings(config, processes.count))
+    check_folders(plain, processes)
+    from stages.parts import check_parts
 
-def _check_folders(plain: dict[str, Any], processes: "Processes") -> None:
-    """What can be said of the folders without torch and Lightning, whose import takes long."""
-    from cascade.data.source import check_source
-    from stages.checks import check_run
-
-    check_source(plain["data"], plain["stage"]["resolution"])
-    check_run(plain, processes)
+    check_jobs(plain, check_parts)
 
 
 def run(config: "DictConfig") -> None:
     """Train the stage of `config`; a run that was stopped by a signal exits with 128 + its number."""
     from cascade.commands.configuration import defaults_of, plain_config
-    from stages.checks import check_settings
+    from stages.checks import check_folder, check_settings
     from stages.meeting import Meeting
     from stages.processes import Processes
 
     plain, processes = plain_config(config), Processes.here()
     check_settings(plain, processes.count)
     with Meeting(processes, "command") as meeting:
-        _check_folders(plain, processes)
+        check_folder(plain, processes)
         from stages.machine import check_machine
         from stages.parts import check_parts
 

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,9 +47,7 @@ class CachedDataset:
 
     def __init__(self, root: str | Path, resolution: int, split: str = "train", *, verify: bool = False) -> None:
         self.root, self.resolution, self.split = Path(root).expanduser(), resolution, split
-        index = index_of(self.root, resolution)
-        if split not in index["splits"]:
-            raise CascadeError(f"the cache {self.root} has no split '{split}'; {suggest(split, index['splits'])}")
+        index = index_of(self.root, resolution, [split])
         entry = index["splits"][split]
         self.class_names: list[str] = index["class_names"]
         self.labels: list[int] = entry["labels"]
@@ -134,14 +132,17 @@ def refuse_occupied(folder: Path) -> None:
         raise CascadeError(f"{folder} exists already; choose another place, or remove it")
 
 
-def index_of(root: Path, resolution: int) -> dict[str, Any]:
-    """The index of a cache of pictures of this resolution; raises CascadeError for another one."""
+def index_of(root: Path, resolution: int, splits: Collection[str]) -> dict[str, Any]:
+    """The index of a cache of pictures of this resolution with these splits; raises CascadeError for another one."""
     index = read_index(root)
     if index["resolution"] != resolution:
         raise CascadeError(
             f"the cache {root} holds pictures of {index['resolution']} px, not {resolution}; "
             f"`cascade prepare` makes one with resolution={resolution}"
         )
+    for split in splits:
+        if split not in index["splits"]:
+            raise CascadeError(f"the cache {root} has no split '{split}'; {suggest(split, index['splits'])}")
     return index
 
 

@@ -7,13 +7,14 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cascade.data.dataset import UNLABELLED
 from cascade.data.listing import Found, Listing, list_pictures, rank
 from cascade.data.parallel import available_cores, ordered_map
-from cascade.data.picture import UnreadablePicture, read_square
+from cascade.data.picture import UnreadablePicture, read_square, size_of
 from cascade.errors import CascadeError, suggest
 from cascade.files import sha256_of, write_whole
 
@@ -102,10 +103,11 @@ class FolderDataset:
         self.root = check_folder(root, small, val_fraction, workers)
         self.resolution, self.split = resolution, split
         listing = list_pictures(self.root, split, labelled, val_fraction)
-        seen = _look_through(self.root, listing.pictures, resolution, workers or available_cores(), progress)
+        look = partial(_look, self.root, resolution)
+        seen = _look_through(look, listing.pictures, workers, progress)
         kept = _kept(seen, self.root, resolution, small)
         if listing.others is not None:
-            usable = (_look(self.root, found, resolution).usable(resolution, small) for found in listing.others)
+            usable = (look(found).usable(resolution, small) for found in listing.others)
             kept = _with_one_for_validation(kept, split, usable, self.root)
         self.class_names = listing.class_names
         self.bad_files = sorted(
@@ -113,17 +115,12 @@ class FolderDataset:
             + [BadFile(look.found.path, look.reason) for look in kept if look.reason],
             key=lambda bad: bad.path,
         )
-        good = [look for look in kept if not look.reason]
-        if not good:
-            raise CascadeError(
-                f"none of the {len(seen)} pictures in {self.root} can be used; "
-                f"the first, {self.bad_files[0].path}: {self.bad_files[0].reason}"
-            )
+        good = _good(kept, self.root)
         places = {name: place for place, name in enumerate(self.class_names)}
         self.paths = [look.found.path for look in good]
         self.labels = [UNLABELLED if look.found.category is None else places[look.found.category] for look in good]
         if split != "val":
-            _refuse_empty_classes(listing, self.labels, self.root, split)
+            _refuse_empty_classes(listing, good, self.root, split)
         self.fingerprint = _fingerprint(good, self.labels, self.class_names, resolution)
 
     def __len__(self) -> int:
@@ -159,18 +156,51 @@ class _Look:
         return None if self.reason or too_small else self
 
 
+def check_pictures(
+    root: str | Path,
+    resolution: int,
+    split: str = "train",
+    *,
+    labelled: bool = True,
+    val_fraction: float = 0.05,
+    small: str = "error",
+    workers: int | None = None,
+    most: int | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Refuse what `FolderDataset` would, as far as the names of the files and the sizes in their headers say it.
+
+    Nothing is decoded, and torch is not needed. `most`: look into so many files only.
+    """
+    folder = check_folder(root, small, val_fraction, workers)
+    listing = list_pictures(folder, split, labelled, val_fraction)
+    seen = _look_through(partial(_glance, folder), listing.pictures[:most], workers, progress)
+    kept = _kept(seen, folder, resolution, small, first=len(seen) < len(listing.pictures))
+    if len(kept) == len(listing.pictures):
+        good = _good(kept, folder)
+        if split != "val":
+            _refuse_empty_classes(listing, good, folder, split)
+
+
 def _look_through(
-    root: Path, pictures: list[Found], resolution: int, workers: int, progress: Progress | None
+    look: "Callable[[Found], _Look]", pictures: list[Found], workers: int | None, progress: Progress | None
 ) -> list[_Look]:
     looks = []
-    for seen in ordered_map(lambda found: _look(root, found, resolution), pictures, workers):
+    for seen in ordered_map(look, pictures, workers or available_cores()):
         looks.append(seen)
         if progress is not None:
             progress(len(looks), len(pictures))
     return looks
 
 
-def _look(root: Path, found: Found, resolution: int) -> _Look:
+def _glance(root: Path, found: Found) -> _Look:
+    try:
+        return _Look(found, size_of(root / found.path))
+    except UnreadablePicture as error:
+        return _Look(found, reason=str(error))
+
+
+def _look(root: Path, resolution: int, found: Found) -> _Look:
     try:
         _, size = read_square(root / found.path, resolution)
         return _Look(found, size, sha256_of(root / found.path))
@@ -199,15 +229,16 @@ def _with_one_for_validation(looks: list[_Look], split: str, others: Iterator[_L
     return [look for look in looks if look is not good[0]]
 
 
-def _kept(looks: list[_Look], root: Path, resolution: int, small: str) -> list[_Look]:
-    """Apply the rule for small pictures."""
+def _kept(looks: list[_Look], root: Path, resolution: int, small: str, *, first: bool = False) -> list[_Look]:
+    """Apply the rule for small pictures; `first`: there are more than these."""
     too_small = [look for look in looks if not look.reason and min(look.size) < resolution]
     if small == "upscale" or not too_small:
         return looks
     if small == "error":
         width, height = too_small[0].size
         raise CascadeError(
-            f"{len(too_small)} of {len(looks)} pictures in {root} are smaller than {resolution} px (the first: "
+            f"{len(too_small)} of {'the first ' if first else ''}{len(looks)} pictures in {root} are smaller than "
+            f"{resolution} px (the first: "
             f"{too_small[0].found.path}, {width}×{height}); data.small=skip leaves them out, data.small=upscale "
             "enlarges them"
         )
@@ -217,10 +248,20 @@ def _kept(looks: list[_Look], root: Path, resolution: int, small: str) -> list[_
     ]
 
 
-def _refuse_empty_classes(listing: Listing, labels: list[int], root: Path, split: str) -> None:
-    counts = Counter(labels)
-    for label, name in enumerate(listing.class_names):
-        if not counts[label]:
+def _good(looks: list[_Look], root: Path) -> list[_Look]:
+    good = [look for look in looks if not look.reason]
+    if not good:
+        first = min(looks, key=lambda look: look.found.path)
+        raise CascadeError(
+            f"none of the {len(looks)} pictures in {root} can be used; the first, {first.found.path}: {first.reason}"
+        )
+    return good
+
+
+def _refuse_empty_classes(listing: Listing, good: list[_Look], root: Path, split: str) -> None:
+    counts = Counter(look.found.category for look in good)
+    for name in listing.class_names:
+        if not counts[name]:
             raise CascadeError(
                 f"class '{name}' in {root} has no picture that can be used for {split}; "
                 "add some, remove its folder, or lower val_fraction"

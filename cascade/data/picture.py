@@ -78,8 +78,7 @@ def read_square(path: Path, resolution: int) -> "tuple[Tensor, tuple[int, int]]"
 
     _silence_pillow()
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise UnreadablePicture("not a regular file")
+        _refuse_irregular(path)
         with _open(path) as picture:
             width, height = picture.size
             # A JPEG many times too large is decoded at a fraction of its size, still well above the resolution.
@@ -93,6 +92,22 @@ def read_square(path: Path, resolution: int) -> "tuple[Tensor, tuple[int, int]]"
         raise UnreadablePicture(_one_line(error)) from error
     pixels = torch.from_numpy(np.array(square)).permute(2, 0, 1).contiguous()
     return pixels, (width, height)
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    """(width, height) as a picture's header has it, before it is turned; raises UnreadablePicture with the reason."""
+    _silence_pillow()
+    try:
+        _refuse_irregular(path)
+        with _open(path) as picture:
+            return picture.size
+    except _UNREADABLE as error:
+        raise UnreadablePicture(_one_line(error)) from error
+
+
+def _refuse_irregular(path: Path) -> None:
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise UnreadablePicture("not a regular file")
 
 
 def _open(path: Path) -> Image.Image:

@@ -1,7 +1,7 @@
 """Open the dataset that a config names."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +9,15 @@ from cascade import registry
 from cascade.data.dataset import PictureDataset
 from cascade.errors import CascadeError
 
+_FIRST = 256
+"""So many pictures of a split are looked at before anything else is done."""
 
-def check_source(config: Mapping[str, Any], resolution: int | None = None) -> None:
+
+def check_source(config: Mapping[str, Any], resolution: int | None = None, splits: Collection[str] = ()) -> None:
     """Check what can be said of a source at once, without torch and without looking through it.
 
-    Raises CascadeError for keys not given, folders that are not there, and parameters out of range.
+    Raises CascadeError for keys not given, folders that are not there, and parameters out of range; for `splits` at a
+    resolution also where the first pictures of a folder are too small, or a cache is another one.
     """
     _refuse_missing(config)
     if resolution is not None and resolution < 1:
@@ -24,15 +28,37 @@ def check_source(config: Mapping[str, Any], resolution: int | None = None) -> No
 
         keys = ("root", "small", "val_fraction", "workers")
         refuse_without_pictures(check_folder(**{key: config[key] for key in keys if key in config}))
+        if resolution is not None:
+            look_at_headers(config, resolution, splits, most=_FIRST)
     elif config["name"] == "cache":
         from cascade.data.cache import index_of, read_index
 
         root = Path(config["root"]).expanduser()
-        read_index(root) if resolution is None else index_of(root, resolution)
+        read_index(root) if resolution is None else index_of(root, resolution, splits)
     elif config["name"] == "procedural":
         for key, least in (("size", 1), ("val_size", 0)):
             if config.get(key) is not None and config[key] < least:
                 raise CascadeError(f"data.{key}={config[key]} must be at least {least}")
+
+
+def look_at_headers(
+    config: Mapping[str, Any],
+    resolution: int,
+    splits: Collection[str],
+    *,
+    most: int | None = None,
+    progress: Callable[[int, int], object] | None = None,
+) -> None:
+    """Refuse a folder whose pictures are too small or too few by their headers, without torch; look at `most` at most.
+
+    Of other sources `check_source` knows everything.
+    """
+    if config["name"] == "folder":
+        from cascade.data.folder import check_pictures
+
+        parameters = {key: value for key, value in config.items() if key != "name"}
+        for split in splits:
+            check_pictures(resolution=resolution, split=split, most=most, progress=progress, **parameters)
 
 
 def written_out(config: Mapping[str, Any]) -> dict[str, Any]:

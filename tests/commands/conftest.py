@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 
 @pytest.fixture
@@ -21,4 +22,7 @@ def places(small_cascade, tmp_path_factory) -> dict[str, Path]:
     (root / "file").write_text("not a folder")
     (root / "foreign").mkdir()
     (root / "foreign" / "letter.txt").write_text("mine")
-    return {"cascade": small_cascade, **{name: root / name for name in ("empty", "file", "foreign")}}
+    (root / "photos").mkdir()
+    for number in range(4):
+        Image.new("RGB", (32, 48), (60 * number, 0, 0)).save(root / "photos" / f"{number}.png")
+    return {"cascade": small_cascade, **{name: root / name for name in ("empty", "file", "foreign", "photos")}}

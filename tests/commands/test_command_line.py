@@ -47,11 +47,16 @@ def test_version(capsys):
 @pytest.fixture
 def spy(monkeypatch):
     """`cascade prepare` and `cascade train` with a run() that notes its configuration."""
-    seen = []
+    seen, asked = [], []
 
     class Module:
         @staticmethod
+        def check_sweep(jobs):
+            asked.extend(config for _, config in jobs)
+
+        @staticmethod
         def run(config):
+            assert not asked or OmegaConf.masked_copy(asked.pop(0), list(config)) == config
             seen.append(config)
 
     monkeypatch.setattr(command_line, "import_module", lambda name: Module)
@@ -157,6 +162,10 @@ def test_a_sweep_under_torchrun_is_refused(here, monkeypatch, capsys):
 
 class Failing:
     error: BaseException = CascadeError("the pictures\nare too small")
+
+    @staticmethod
+    def check_sweep(jobs):
+        """Nothing is wrong yet."""
 
     @classmethod
     def run(cls, config):

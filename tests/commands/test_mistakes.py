@@ -86,6 +86,8 @@ WRONG = [
     (["train", "data=folder", "data.root={file}"], "is a file"),
     (["train", "data=folder", "data.root={empty}"], "holds no picture"),
     (["train", "data=folder", "data.root={empty}", "data.val_fraction=2"], "val_fraction=2.0 must be"),
+    (["train", "data=folder", "data.root={photos}"], "png, 32×48); data.small=skip leaves them out"),
+    (["train", "data=folder", "data.root={photos}", "data.small=skip"], "none of the"),
     (["train", "data=cache", "data.root={empty}"], "is not a cache"),
     (["prepare", "data.root={empty}", "resolution=-64", "out=o"], "resolution=-64 must be at least 1"),
     (["prepare", "data.root=nowhere", "resolution=64", "out=o"], "the folder nowhere does not exist"),
@@ -106,6 +108,13 @@ WRONG = [
     (["train", "-m", "stage=base64,sr26"], "did you mean 'sr256'?"),
     (["train", "-m", "stage=glob(x*)"], "matches nothing; choose from base64"),
     (["train", "-m", "stage=base64,sr256", "weighting.sigma_data=1"], "with stage=sr256"),
+    (["train", "-m", "stage=base64,sr256", "trainer.batch=7", "trainer.accumulate=2"], "(with stage=base64)"),
+    (
+        ["train", "-m", "stage=base64,sr256", "stage.crop=66"],
+        "is larger than the pictures of 64 px (with stage=base64)",
+    ),
+    (["train", "-m", "stage=sr1024,base64", "data=folder", "data.root={photos}"], "smaller than 1024 px"),
+    (["train", "-m", "seed=1,2", "name=x"], "the jobs with seed=1 and with seed=2 would both train the run in"),
     (["train", "-m", "stage=base64", "trainer.devices=2"], "torchrun --no-python --nproc-per-node=2 cascade train"),
     # what must be given
     (["train", "data=folder"], "'train' needs data.root=..."),
