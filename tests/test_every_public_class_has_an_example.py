@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from cascade import registry
+
 LIBRARY = Path(__file__).resolve().parents[1] / "cascade"
 ROOMS = ("diffusion", "sampling", "networks", "evaluation", "data", "importers")
 
@@ -38,3 +40,15 @@ def test_what_is_found_is_what_the_rooms_export() -> None:
         exported = {name for name in room.__all__ if isinstance(getattr(room, name), type)}
         protocols = {name for name in exported if getattr(getattr(room, name), "_is_protocol", False)}
         assert exported - protocols <= found
+
+
+def test_a_class_that_a_config_can_name_is_exported_by_its_room() -> None:
+    """So that whoever reads a config finds the class where its room is imported."""
+    import cascade.diffusion
+    import cascade.sampling
+
+    for room in (cascade.diffusion, cascade.sampling):
+        rows = [row.split(":") for names in registry.TABLE.values() for row in names.values()]
+        named = {name for module, name in rows if module.startswith(room.__name__) and name[0].isupper()}
+        assert named
+        assert named <= set(room.__all__)

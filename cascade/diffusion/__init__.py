@@ -10,8 +10,18 @@ from cascade.diffusion.changed_schedule import (
 )
 from cascade.diffusion.condition import NULL_LABEL, UNCONDITIONED, Condition
 from cascade.diffusion.denoiser import Denoiser, Posterior
-from cascade.diffusion.elbo import Elbo, continuous_elbo, discrete_elbo
+from cascade.diffusion.elbo import Elbo, ElboDraws, continuous_elbo, discrete_elbo
+from cascade.diffusion.elbo_ends import (
+    Decoder,
+    DiscretisedGaussian,
+    GaussianDecoder,
+    GaussianPrior,
+    NoisyData,
+    Prior,
+    WhitePrior,
+)
 from cascade.diffusion.ema import ExponentialEMA
+from cascade.diffusion.flow import flow_slope
 from cascade.diffusion.forward import diffuse_further, forward_step
 from cascade.diffusion.geometric import AugmentPipe
 from cascade.diffusion.hybrid import HybridLoss
@@ -22,6 +32,7 @@ from cascade.diffusion.loss import Loss, PlainLoss, diffusion_loss
 from cascade.diffusion.multi_scale import MultiScaleLoss
 from cascade.diffusion.noise import LogNormalNoise, LogNormalSchedule, NoiseDistribution, ScheduleNoise
 from cascade.diffusion.oracle import GaussianDenoiser, MixtureDenoiser
+from cascade.diffusion.power_ema import PowerEMA
 from cascade.diffusion.preconditioning import (
     EDMPreconditioning,
     EpsPreconditioning,
@@ -29,6 +40,7 @@ from cascade.diffusion.preconditioning import (
     X0Preconditioning,
 )
 from cascade.diffusion.residual_preconditioning import EDMResidualPreconditioning, ResidualPreconditioning
+from cascade.diffusion.reverse import ReverseStep, Spread
 from cascade.diffusion.schedule import (
     CosineSchedule,
     DiscreteBetas,
@@ -37,6 +49,8 @@ from cascade.diffusion.schedule import (
     Schedule,
 )
 from cascade.diffusion.sigmoid_schedule import SigmoidSchedule
+from cascade.diffusion.step_preconditioning import StepEpsPreconditioning
+from cascade.diffusion.training_profile import TrainingProfile, training_profile
 from cascade.diffusion.uncertainty import UncertaintyLoss
 from cascade.diffusion.weighting import (
     EDMWeighting,
@@ -59,19 +73,24 @@ __all__ = [
     "Augmentation",
     "Condition",
     "CosineSchedule",
+    "Decoder",
     "Denoiser",
     "DiagonalGaussian",
     "DiscreteBetas",
+    "DiscretisedGaussian",
     "EDMPreconditioning",
     "EDMResidualPreconditioning",
     "EDMWeighting",
     "ELBOWeighting",
     "Elbo",
+    "ElboDraws",
     "EpsPreconditioning",
     "ExponentialEMA",
     "GaussianAugmentation",
     "GaussianCascade",
+    "GaussianDecoder",
     "GaussianDenoiser",
+    "GaussianPrior",
     "HybridLoss",
     "InterpolatedSchedule",
     "LadderNoise",
@@ -85,16 +104,23 @@ __all__ = [
     "MultiScaleLoss",
     "NoAugmentation",
     "NoiseDistribution",
+    "NoisyData",
     "P2Weighting",
     "PlainLoss",
     "Posterior",
+    "PowerEMA",
+    "Prior",
     "ResidualPreconditioning",
+    "ReverseStep",
     "Schedule",
     "ScheduleNoise",
     "ShiftedSchedule",
     "SigmoidSchedule",
     "SigmoidWeighting",
     "SimpleWeighting",
+    "Spread",
+    "StepEpsPreconditioning",
+    "TrainingProfile",
     "TruncatedSNRWeighting",
     "TruncatedSchedule",
     "UncertaintyLoss",
@@ -102,6 +128,7 @@ __all__ = [
     "VPreconditioning",
     "VWeighting",
     "Weighting",
+    "WhitePrior",
     "X0Preconditioning",
     "X0Weighting",
     "alpha_sigma",
@@ -111,9 +138,11 @@ __all__ = [
     "diffusion_loss",
     "discrete_elbo",
     "eps_from_mean",
+    "flow_slope",
     "forward_step",
     "log_likelihood",
     "score_from_mean",
     "shifted_to",
+    "training_profile",
     "v_from_mean",
 ]

@@ -37,6 +37,8 @@ def _rebind(
 class UnitWeighting:
     """The identity: ratio 1 under whatever noise is used.
 
+    `noise` is taken, as every weighting is made for the training noise, and not read.
+
     >>> UnitWeighting().log_ratio(torch.tensor([3.0]))
     tensor([0.])
     """

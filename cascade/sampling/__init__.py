@@ -7,6 +7,7 @@ draw=0) gives noise like x. Any sampler walks any grid; guidance and thresholdin
 """
 
 from cascade.sampling.ancestral import Ancestral
+from cascade.sampling.certificate import Bands, Certificate, certify, picture_bands
 from cascade.sampling.classifier_guidance import ClassifierAncestral, ClassifierGuidance, LabelLogProb
 from cascade.sampling.ddim import DDIM
 from cascade.sampling.dpm_solver import DPMSolver
@@ -29,6 +30,8 @@ __all__ = [
     "Ancestral",
     "AnnealedLangevin",
     "AutoGuidance",
+    "Bands",
+    "Certificate",
     "ClassifierAncestral",
     "ClassifierFree",
     "ClassifierGuidance",
@@ -51,8 +54,10 @@ __all__ = [
     "Unconditional",
     "Unguided",
     "adm_respaced",
+    "certify",
     "karras",
     "langevin_chain",
+    "picture_bands",
     "uniform_log_snr",
     "uniform_t",
 ]
