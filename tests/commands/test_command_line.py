@@ -10,7 +10,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from cascade.commands import command_line, train
+from cascade.commands import command_line
 from cascade.commands.command_line import COMMANDS, Command, main
 from cascade.commands.configuration import CONF, composed, flattened, groups_of, groups_on_disk, mandatory_picks
 from cascade.commands.overrides import KINDS, check
@@ -223,17 +223,17 @@ def test_a_command_is_one_row(monkeypatch, capsys, here):
 
 
 @pytest.mark.parametrize(("rank", "printed"), [(None, True), ("0", True), ("1", False)])
-def test_one_process_of_torchrun_says_how_the_run_ended(monkeypatch, capsys, rank, printed):
+def test_one_process_of_torchrun_says_how_the_run_ended(here, monkeypatch, capsys, rank, printed):
     from stages.run import Outcome
 
-    monkeypatch.setattr("stages.run.train", lambda config, tell: Outcome(Path("runs/x"), 5, 5))
+    monkeypatch.setattr("stages.run.train", lambda config, tell, defaults: Outcome(Path("runs/x"), 5, 5))
+    monkeypatch.setattr("stages.meeting.Meeting.agree", lambda meeting: None)
     monkeypatch.delenv("RANK", raising=False)
     if rank is not None:
         monkeypatch.setenv("RANK", rank)
         monkeypatch.setenv("WORLD_SIZE", "2")
     devices = "1" if rank is None else "2"
-    config = OmegaConf.create({**check("train", [f"trainer.devices={devices}"]).config, "hydra": None})
-    train.run(config)
+    assert main(["train", f"trainer.devices={devices}"]) == 0
     assert capsys.readouterr().out == (
         "the run was already finished at step 5; its stage is runs/x/stage\n" if printed else ""
     )
