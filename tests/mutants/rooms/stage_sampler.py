@@ -4,7 +4,8 @@ from mutant import Mutant, mutants
 
 # fmt: off
 MUTANTS: list[Mutant] = [
-    *mutants("cascade/stage_sampler.py", "test_truncated_stage.py test_guided_stage.py test_orchestrator.py",
+    *mutants("cascade/stage_sampler.py", "test_truncated_stage.py test_guided_stage.py test_orchestrator.py"
+        " test_classifier_guided_stage.py",
         ("truncated, the grid is cut at λ_a",
          'cut(build("grid", sampling.grid), until)', 'build("grid", sampling.grid)'),
         ("truncated, x_λ has its noise already", "if low_res.dtype != torch.uint8:", "if False:"),
@@ -13,11 +14,17 @@ MUTANTS: list[Mutant] = [
         ("truncated, shown is x̂ and not x_λ",
          "self.denoiser(x, level, self._condition(padded, low_res)).mean[", "x["),
         ("σ(λ₀) of the first noise", "alpha_sigma(self.log_snrs[0])[1]", "alpha_sigma(self.log_snrs[0])[0]"),
-        ("a weak stage without labels is told none",
-         "if stage.config.class_names else Unconditional(network)", "if True else network"),
+        ("a classifier's classes are asked of an unlabelled stage", "if self.class_names:", "if config.class_names:"),
+    ),
+    *mutants("cascade/guides.py", "test_guided_stage.py test_classifier_guided_stage.py",
+        ("a stage without labels is told none",
+         "denoiser if stage.config.class_names else Unconditional(denoiser)", "denoiser"),
         ("a weak stage answers at its trained levels", "check_aug_level(guide, aug_log_snr)", "None"),
         ("a weak stage is of the same sizes",
          "(guide.resolution, guide.low_resolution) !=", "(guide.resolution, config.low_resolution) !="),
+        ("a classifier is of the stage's size", "guide.resolution != config.resolution:", "False:"),
+        ("a classifier has the stage's classes",
+         "config.class_names and guide.class_names != config.class_names", "False"),
     ),
     *mutants("cascade/guidance_settings.py", "test_guided_stage.py",
         ("the scale of what is guided",
