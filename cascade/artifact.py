@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from cascade.class_tables import refuse_other_table
 from cascade.errors import CascadeError, suggest
 from cascade.files import replace_folder, write_whole
 from cascade.registry import build
@@ -380,9 +381,8 @@ def check_chain(configs: list[StageConfig]) -> None:
                 f"{before.resolution} px"
             )
         if config.class_names:
-            if table is not None and config.class_names != table.class_names:
-                raise CascadeError(f"stages '{table.name}' and '{config.name}' have different class tables")
             table = table or config
+            refuse_other_table(f"stage '{table.name}'", table.class_names, f"stage '{config.name}'", config.class_names)
 
 
 def check_aug_level(config: StageConfig, aug_log_snr: float | None) -> None:

@@ -7,6 +7,7 @@ import torch
 
 from cascade.arithmetic import Arithmetic
 from cascade.artifact import Stage, StageConfig, StageSampling, check_aug_level, load_stage
+from cascade.class_tables import table_difference
 from cascade.classifier import Classifier, ClassifierConfig, load_classifier
 from cascade.diffusion import Denoiser
 from cascade.errors import CascadeError
@@ -51,7 +52,7 @@ def _check_weak(guide: StageConfig, config: StageConfig, aug_log_snr: float | No
     if (guide.resolution, guide.low_resolution) != (config.resolution, config.low_resolution):
         raise CascadeError(f"the weak stage '{guide.name}' is {_sizes(guide)}, not {_sizes(config)}")
     if guide.class_names and config.class_names and guide.class_names != config.class_names:
-        raise CascadeError(f"the weak stage '{guide.name}' has another class table")
+        raise CascadeError(f"the weak stage '{guide.name}' has another class table: {_difference(guide, config)}")
     check_aug_level(guide, aug_log_snr)
 
 
@@ -59,14 +60,11 @@ def _check_classifier(guide: ClassifierConfig, config: StageConfig) -> None:
     if guide.resolution != config.resolution:
         raise CascadeError(f"the classifier '{guide.name}' is of {guide.resolution} px, not {config.resolution} px")
     if config.class_names and guide.class_names != config.class_names:
-        raise CascadeError(
-            f"the classifier '{guide.name}' has another class table: {_few(guide.class_names)}, "
-            f"not {_few(config.class_names)}"
-        )
+        raise CascadeError(f"the classifier '{guide.name}' has another class table: {_difference(guide, config)}")
 
 
-def _few(names: tuple[str, ...]) -> str:
-    return ", ".join(names[:3]) + (f", ... ({len(names)})" if len(names) > 3 else "")
+def _difference(guide: StageConfig | ClassifierConfig, config: StageConfig) -> str:
+    return table_difference(f"'{guide.name}'", guide.class_names, f"'{config.name}'", config.class_names)
 
 
 def _sizes(config: StageConfig) -> str:

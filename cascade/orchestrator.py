@@ -29,6 +29,7 @@ from cascade.artifact import (
     load_stage_config,
 )
 from cascade.calibration import Calls, calibrated
+from cascade.class_tables import table_difference
 from cascade.errors import CascadeError, suggest
 from cascade.guides import load_guide
 from cascade.requests import as_list, check_precision, check_seed, chosen_stages, class_label, class_table
@@ -319,7 +320,10 @@ def _check_classes(tables: Sequence[tuple[str, tuple[str, ...]]], plan: Sequence
     for name, table in guided:
         first, own = (labelled + guided)[0]
         if table != own:
-            raise CascadeError(f"stage '{name}': its classifier has another class table than stage '{first}'")
+            difference = table_difference(f"that of '{name}'", table, f"'{first}'", own)
+            raise CascadeError(
+                f"stage '{name}': its classifier has another class table than stage '{first}': {difference}"
+            )
 
 
 def _check_precision(precision: str | Mapping[str, str]) -> None:

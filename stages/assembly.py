@@ -1,6 +1,6 @@
 """From a configuration to the objects of a training run: the leaves are built here, no class reads configs."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from cascade.artifact import (
     check_weights,
     load_stage,
 )
+from cascade.class_tables import refuse_other_number
 from cascade.data.dataset import PictureDataset
 from cascade.data.views import EvaluationView, TrainingView
 from cascade.errors import CascadeError
@@ -124,12 +125,14 @@ def training_numbers(config: Config) -> dict[str, Any]:
     }
 
 
-def begin_with(stage: DiffusionStage, folder: str) -> int:
+def begin_with(stage: DiffusionStage, folder: str, class_names: Sequence[str]) -> int:
     """Put the weights of the stage (or run) at `folder` into a new one and its average; return the images it has seen.
 
-    Optimizer and warm-up begin anew. Raises CascadeError where it is no stage of this network.
+    Optimizer and warm-up begin anew. Raises CascadeError where it is no stage of this network, or for another number of
+    classes than `class_names`.
     """
     other = load_stage(folder)
+    refuse_other_number(f"init={folder}", other.config.class_names, "this stage", class_names)
     take_weights(stage, other.denoiser.state_dict(), folder)
     return other.config.images_seen
 

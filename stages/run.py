@@ -97,7 +97,7 @@ def _train(
     kind = kind_of(config)
     described = kind.stage_config(config, dataset)
     stage = kind.build_stage(config, described)
-    seen = 0 if config["init"] is None else kind.begin_with(stage, config["init"])
+    seen = 0 if config["init"] is None else kind.begin_with(stage, config["init"], described.class_names)
     if settings["precision"] == "bf16":
         # The faster layout for bf16 convolutions (about a sixth on a CPU); in fp32 group norm would lose by it.
         stage.to(memory_format=torch.channels_last)
@@ -111,7 +111,7 @@ def _train(
             bars.end("writing the stage")
 
     # With fresh=true no process looks at what the first one is moving aside.
-    start = 0 if fresh else run.resumed_step(stage, dataset.fingerprint)
+    start = 0 if fresh else run.resumed_step(stage, dataset)
     meeting.agree()
     if start >= settings["max_steps"] or (not fresh and run.ended_by_time(settings)):
         if run.lacks_export(images=seen + start * settings["batch"]):
@@ -146,7 +146,7 @@ def _train(
         if settings["validation_images"] == 0:  # nothing chose the best weights, so the last it is
             export(trainer.global_step)
         if first and trainer.global_step < settings["max_steps"]:
-            run.write_config(config, dataset.fingerprint, ended=settings)
+            run.write_config(config, dataset, ended=settings)
     return Outcome(run.path, trainer.global_step, start, checkpoint.stopped_by)
 
 
@@ -261,7 +261,7 @@ def _begin(
     tell(f"the run is in {run.path}; Ctrl-C stops it after a step, and the same command continues it")
     if config["fresh"] and (moved := run.move_aside()):
         tell(f"moved the old run to {moved}")
-    run.write_config(config, datasets[0].fingerprint)
+    run.write_config(config, datasets[0])
     if bad_files := _bad_files(*datasets):
         write_bad_files(run.path / "bad_files.csv", bad_files)
         tell(f"{len(bad_files)} files could not be used; {run.path / 'bad_files.csv'} names them")

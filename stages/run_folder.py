@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Self
 import yaml
 
 from cascade.artifact import check_weights, images_seen
+from cascade.class_tables import table_difference
+from cascade.data.dataset import PictureDataset
 from cascade.errors import CascadeError
 from cascade.files import write_whole
 from cascade.flat import flat
@@ -21,12 +23,13 @@ if TYPE_CHECKING:
 LAST, RUN_CONFIG = "last.ckpt", "run.yaml"
 SCRATCH = "debug"
 """The name that debug=fast gives its runs: one of other settings begins again instead of being refused."""
-FINGERPRINT, ENDED, RUN_ID = "data_fingerprint", "ended_by_time", "run_id"
+FINGERPRINT, CLASS_NAMES, ENDED, RUN_ID = "data_fingerprint", "class_names", "ended_by_time", "run_id"
 
 # What may differ when a run is continued: where it runs, how long, what is shown of it, and how it will be sampled.
 FREE = (
     "data.verify",
     "data.workers",
+    CLASS_NAMES,
     ENDED,
     FINGERPRINT,
     RUN_ID,
@@ -73,11 +76,11 @@ class RunFolder:
         """The checkpoint to resume from, if there is one."""
         return self.path / LAST if (self.path / LAST).exists() else None
 
-    def resumed_step(self, module: "nn.Module", fingerprint: str) -> int:
+    def resumed_step(self, module: "nn.Module", dataset: PictureDataset) -> int:
         """The optimizer step that the next one to be made has, 0 in a new run.
 
         Raises CascadeError for a checkpoint that does not hold the weights of `module`, and for other pictures than
-        those of `fingerprint`: with them, the order of the run would be another.
+        those of `dataset`: with them, the order of the run would be another.
         """
         if self.checkpoint is None:
             return 0
@@ -87,12 +90,18 @@ class RunFolder:
         step, state = checkpoint.get("global_step"), checkpoint.get("state_dict")
         if not isinstance(step, int) or not isinstance(state, dict):
             raise CascadeError(f"{self.checkpoint} is not a checkpoint of this program; use fresh=true")
-        check_weights(module, state, f"checkpoint '{self.checkpoint}'")
-        if (self.stored() or {}).get(FINGERPRINT, fingerprint) != fingerprint:
-            raise CascadeError(
-                f"the run in '{self.path}' was made with other pictures; use those, or another name, or fresh=true"
+        stored = self.stored() or {}
+        if stored.get(FINGERPRINT, dataset.fingerprint) != dataset.fingerprint:
+            table = stored.get(CLASS_NAMES, dataset.class_names)
+            classes = (
+                ""
+                if table == dataset.class_names
+                else (f", of other classes ({table_difference('the run', table, 'the data', dataset.class_names)})")
             )
-        self.run_id = str((self.stored() or {}).get(RUN_ID, self.run_id))
+            other = f"the run in '{self.path}' was made with other pictures{classes}"
+            raise CascadeError(f"{other}; use those, or another name, or fresh=true")
+        check_weights(module, state, f"checkpoint '{self.checkpoint}'")
+        self.run_id = str(stored.get(RUN_ID, self.run_id))
         return step
 
     def load_weights(self, module: "nn.Module") -> None:
@@ -159,9 +168,16 @@ class RunFolder:
                 )
         return None
 
-    def write_config(self, config: Mapping[str, Any], fingerprint: str, ended: Mapping[str, Any] | None = None) -> None:
-        """Store the configuration and the name of its pictures, whole; `ended`: the settings whose time ran out."""
-        stored = {**config, FINGERPRINT: fingerprint, RUN_ID: self.run_id}
+    def write_config(
+        self, config: Mapping[str, Any], dataset: PictureDataset, ended: Mapping[str, Any] | None = None
+    ) -> None:
+        """Store the configuration and what its pictures are, whole; `ended`: the settings whose time ran out."""
+        stored = {
+            **config,
+            FINGERPRINT: dataset.fingerprint,
+            CLASS_NAMES: list(dataset.class_names),
+            RUN_ID: self.run_id,
+        }
         if ended is not None:
             stored[ENDED] = {key: ended[key] for key in ("max_minutes", "max_steps")}
         write_whole(self.path / RUN_CONFIG, yaml.safe_dump(stored, sort_keys=False, allow_unicode=True))

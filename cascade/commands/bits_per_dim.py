@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
+from cascade.class_tables import table_difference
 from cascade.commands.per_stage import read_per_stage
 from cascade.errors import CascadeError
 from cascade.plain_json import without_infinity
@@ -178,8 +179,9 @@ def _labels(dataset: "PictureDataset", sampler: "StageSampler") -> dict[int, int
     if not table or not names:
         return {}
     if set(table) != set(names):
+        difference = table_difference(f"'{sampler.name}'", table, "the data", names)
         raise CascadeError(
-            f"stage '{sampler.name}' knows the classes {', '.join(table)}, the data {', '.join(names)}; "
+            f"stage '{sampler.name}' knows other classes than the data: {difference}; "
             "judge it on the data that it was trained on"
         )
     return {number: table.index(name) for number, name in enumerate(names)}

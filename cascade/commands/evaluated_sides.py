@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cascade.artifact import load_chain
+from cascade.class_tables import table_difference
 from cascade.commands.per_stage import read_per_stage
 from cascade.errors import CascadeError
 from cascade.requests import chosen_stages
@@ -123,7 +124,8 @@ def _of_data(plain: Mapping[str, Any], side: int, count: int, table: Sequence[st
     dataset = open_dataset(source, side, split, lambda done, total: bars.at("looking through the data", done, total))
     if table and dataset.class_names and set(table) != set(dataset.class_names):
         raise CascadeError(
-            f"the cascade knows the classes {', '.join(table)}, the data {', '.join(dataset.class_names)}; "
+            f"the cascade knows other classes than the data: "
+            f"{table_difference('the cascade', table, 'the data', dataset.class_names)}; "
             "compare with the data that it was trained on"
         )
     wanted = count if plain["num_reference"] is None else plain["num_reference"]

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cascade.class_tables import refuse_other_table
 from cascade.data.dataset import UNLABELLED, PictureDataset
 from cascade.data.folder import BadFile, FolderDataset, write_bad_files
 from cascade.data.parallel import available_cores, ordered_map
@@ -90,8 +91,11 @@ def write_cache(
     """
     folder = Path(folder)
     first = next(iter(datasets.values()))
-    if any((d.resolution, d.class_names) != (first.resolution, first.class_names) for d in datasets.values()):
-        raise CascadeError("the splits of a cache need the same resolution and the same classes")
+    for split, dataset in datasets.items():
+        if dataset.resolution != first.resolution:
+            raise CascadeError("the splits of a cache need the same resolution")
+        named = (f"split '{next(iter(datasets))}'", first.class_names, f"split '{split}'", dataset.class_names)
+        refuse_other_table(*named)
     refuse_occupied(folder)
     total = sum(len(dataset) for dataset in datasets.values())
     needed, free = total * 3 * first.resolution**2, _free_bytes(folder.absolute().parent)

@@ -147,6 +147,30 @@ def test_what_cannot_be_read_is_named_whichever_split_it_is_of(tmp_path: Path) -
     assert any(line.startswith("2 files could not be used") for line in lines)
 
 
+def test_a_run_of_other_classes_says_which(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    for number, name in enumerate(("hat", "shoe", "coat")):
+        (photos / name).mkdir(parents=True)
+        for shade in range(2):
+            Image.new("RGB", (16, 16), (90 * number, 90 * shade, 0)).save(photos / name / f"{shade}.png")
+    settings = [word for word in TINY if not word.startswith("data.")]
+    settings += [f"runs={tmp_path}/runs", "name=mine", "data=folder", f"data.root={photos}", "data.val_fraction=0"]
+    settings += ["trainer.validation_images=0"]
+
+    def trained() -> None:
+        with initialize_config_module("conf", version_base="1.3"):
+            train(OmegaConf.to_container(compose("train", overrides=settings), resolve=True), print)
+
+    trained()
+    (photos / "hat").rename(photos / "cap")
+    with pytest.raises(CascadeError, match=r"of other classes \(only the run has hat, only the data has cap\)"):
+        trained()
+    (photos / "cap").rename(photos / "hat")
+    (photos / "coat" / "1.png").unlink()
+    with pytest.raises(CascadeError, match="was made with other pictures; use those"):
+        trained()
+
+
 class Bomb:
     def __reduce__(self):
         return Path.touch, (Path("exploded"),)

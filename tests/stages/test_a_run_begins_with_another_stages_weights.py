@@ -45,3 +45,10 @@ def test_another_networks_weights_are_refused_and_nothing_is_written(tmp_path):
     with pytest.raises(CascadeError, match=r"init=.* holds weights of another network"):
         run(tmp_path, "other", f"init={first}", "network.embedding_dim=8")
     assert not (tmp_path / "other").exists()
+
+
+def test_another_number_of_classes_is_refused_with_the_first_of_them(tmp_path):
+    first = run(tmp_path, "first", "trainer.max_steps=1")
+    classes = "knows 6 classes, this stage 0: only init=.* has planet, flower, shell, ... \\(6\\)"
+    with pytest.raises(CascadeError, match=classes):
+        run(tmp_path, "other", f"init={first}", "stage.labelled=false", "guidance=none")
