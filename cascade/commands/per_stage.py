@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
-import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import InterpolationKeyError
 
 from cascade.commands.configuration import CONF, groups_on_disk
 from cascade.commands.overrides import KINDS
@@ -88,7 +89,16 @@ def _either(first: Kind, second: Kind) -> Kind:
 
 
 def _defaults(group: str, name: str) -> dict[str, Any]:
-    return yaml.safe_load((CONF / group / f"{name}.yaml").read_text(encoding="utf-8"))
+    """The values of a choice's file; what refers to the config of a training, which is not there, is still needed."""
+    loaded = OmegaConf.load(CONF / group / f"{name}.yaml")
+    plain: dict[str, Any] = OmegaConf.to_container(loaded, resolve=False)
+    for leaf, value in _leaves(plain):
+        if isinstance(value, str) and "${" in value:
+            try:
+                OmegaConf.update(loaded, leaf, OmegaConf.select(loaded, leaf))
+            except InterpolationKeyError:
+                OmegaConf.update(loaded, leaf, "???")
+    return OmegaConf.to_container(loaded)
 
 
 def _leaves(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

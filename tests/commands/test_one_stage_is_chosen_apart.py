@@ -81,6 +81,7 @@ def test_every_choice_and_parameter_reaches_its_stage(small_cascade, tmp_path):
         (["tiny8.guidance=autoguidance"], "tiny8.guidance=autoguidance needs tiny8.guidance.weak=..."),
         (["tiny8.guidance=interval_autoguidance"], "needs tiny8.guidance.guided.weak=..."),
         (["tiny8.guidance=autoguidance", "tiny8.guidance.weak=nowhere"], "'tiny8': there is no stage at 'nowhere'"),
+        (["sr16.grid=shifted_to"], "sr16.grid=shifted_to needs sr16.grid.schedule.resolution=..."),
         (["tiny8.guidance.lo=high"], "tiny8.guidance.lo=high must be a number"),
         (["tiny8.guidance.hi=1"], "guidance 'classifier_free' has no parameter 'hi'"),
         (["tiny8.guidance=interval", "tiny8.guidance.hi=-5"], "an interval runs from lo to a larger hi"),

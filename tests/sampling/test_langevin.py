@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
+from omegaconf import OmegaConf
 
 from cascade.diffusion import Condition, Posterior
 from cascade.diffusion.oracle import GaussianDenoiser, MixtureDenoiser
@@ -114,7 +114,8 @@ GRIDS = sorted((Path(__file__).resolve().parents[2] / "conf" / "grid").glob("*.y
 @pytest.mark.parametrize("path", GRIDS, ids=lambda path: path.stem)
 def test_the_default_chain_follows_every_grid_of_conf(path):
     """K·ρ ≥ ln(σ_{i−1}/σ_i) at each change, and at the last level the exact variance of any data is near its own."""
-    config = yaml.safe_load(path.read_text(encoding="utf-8").replace("${stage.resolution}", "64"))
+    whole = OmegaConf.create({"stage": {"resolution": 64}, "grid": OmegaConf.load(path)})
+    config = OmegaConf.to_container(whole.grid, resolve=True)
     config.update({"respacing": "50"} if "respacing" in config else {})
     grid = build("grid", config)[:-1]
     sampler = AnnealedLangevin()
