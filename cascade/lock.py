@@ -3,8 +3,8 @@
 import errno
 import fcntl
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from itertools import count
 from pathlib import Path
 
@@ -60,6 +60,12 @@ def beside(folder: str | Path) -> Iterator[None]:
             yield
     finally:
         _remove_empty(made)
+
+
+def check_place(folder: str | Path, hold: Callable[[Path], AbstractContextManager[None]] = exclusive) -> None:
+    """Raise CascadeError now where `hold(folder)`, which comes when the work has begun, would."""
+    with hold(Path(folder)):
+        pass
 
 
 @contextmanager

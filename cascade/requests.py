@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from operator import index
 from typing import Any
 
+from cascade.accelerators import is_missing
 from cascade.artifact import StageConfig, StageSampling
 from cascade.classifier import load_classifier_config
 from cascade.errors import CascadeError, suggest
@@ -108,7 +109,7 @@ def check_threads(threads: int | None) -> None:
 
 
 def check_device_name(name: str) -> str:
-    """Return the name of a kind of device, or of one of them (cuda:1); whether it is there, only torch knows.
+    """Return the name of a kind of device, or of one of them (cuda:1), unless it is certain that there is none here.
 
     >>> check_device_name("cudda:0")
     Traceback (most recent call last):
@@ -118,6 +119,8 @@ def check_device_name(name: str) -> str:
     if kind not in _DEVICES or (colon and not (number.isascii() and number.isdigit())):
         hint = "write cuda:0" if kind in (*_DEVICES, "gpu") else suggest(kind, _DEVICES)
         raise CascadeError(f"device '{name}' is not available: {hint}")
+    if is_missing(kind):
+        raise CascadeError(f"device '{name}' is not available here: there is none that torch can use; say device=cpu")
     return str(name)
 
 

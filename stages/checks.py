@@ -1,15 +1,15 @@
 """The checks of a training's settings that need neither torch nor data, so that a mistake is said at once."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from cascade.accelerators import is_missing
 from cascade.data.source import check_source
 from cascade.errors import CascadeError, suggest
-from cascade.lock import beside
+from cascade.lock import beside, check_place
 from cascade.requests import check_logger, check_precision, check_seed
 from cascade.trained_levels import refuse_untrained
-from stages.processes import Processes
 from stages.run_folder import SCRATCH, RunFolder
 
 ACCELERATORS = ("auto", "cpu", "gpu", "mps")
@@ -34,27 +34,33 @@ def check_settings(config: Mapping[str, Any], processes: int) -> None:
     _check_batch(config["trainer"], processes)
 
 
+def refuse_missing(accelerator: str, missing: Callable[[str], bool]) -> None:
+    """Refuse a `trainer.accelerator` whose device ("cuda", "mps") is `missing`."""
+    device, what = {"gpu": ("cuda", "GPU"), "mps": ("mps", "GPU of Apple's")}.get(accelerator, ("cpu", ""))
+    if missing(device):
+        raise CascadeError(
+            f"trainer.accelerator={accelerator}, but torch finds no {what} here; say trainer.accelerator=cpu"
+        )
+
+
 def wanted_splits(trainer: Mapping[str, Any]) -> list[str]:
     """The splits of the pictures that a run reads: none for validation where nothing is measured or shown."""
     shown = trainer["sample_every"] > 0 and trainer["sample_images"] > 0
     return ["train", "val"] if trainer["validation_images"] > 0 or shown else ["train"]
 
 
-def check_folder(config: Mapping[str, Any], processes: Processes) -> None:
-    """Refuse what a glance at the folders shows, without torch.
-
-    That is pictures that cannot be trained on, a run of other settings, and a run's folder that cannot be made or that
-    another process holds.
-    """
+def check_folders(config: Mapping[str, Any]) -> None:
+    """Refuse pictures that cannot be trained on, and a run of other settings, where a glance without torch shows it."""
     check_source(config["data"], config["stage"]["resolution"], wanted_splits(config["trainer"]))
-    run = RunFolder.of(config)
     if not config["fresh"] and config["name"] != SCRATCH:
-        difference = run.difference(config, as_written=True)
+        difference = RunFolder.of(config).difference(config, as_written=True)
         if difference is not None:
             raise CascadeError(difference)
-    if processes.is_first:
-        with beside(run.path):  # it is held for good when the run begins
-            pass
+
+
+def check_place_of(config: Mapping[str, Any]) -> None:
+    """Refuse a run's folder that cannot be made, or that another process holds; the run itself holds it for good."""
+    check_place(RunFolder.of(config).path, beside)
 
 
 def _check_trainer(settings: Mapping[str, Any]) -> None:
@@ -71,6 +77,7 @@ def _check_trainer(settings: Mapping[str, Any]) -> None:
     if settings["accelerator"] not in ACCELERATORS:
         hint = suggest(settings["accelerator"], ACCELERATORS)
         raise CascadeError(f"unknown trainer.accelerator '{settings['accelerator']}'; {hint}")
+    refuse_missing(settings["accelerator"], is_missing)
     try:
         check_precision(settings["precision"])
     except CascadeError as error:

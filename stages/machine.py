@@ -6,19 +6,15 @@ from typing import Any
 import torch
 
 from cascade.errors import CascadeError
+from stages.checks import refuse_missing
 from stages.precision import choose_precision
 from stages.processes import Processes
 
 
 def check_machine(settings: Mapping[str, Any], processes: Processes) -> None:
     """Refuse an accelerator that is not here, and processes that cannot share it."""
-    there = {"gpu": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
-    if settings["accelerator"] in there and not there[settings["accelerator"]]():
-        what = "GPU" if settings["accelerator"] == "gpu" else "GPU of Apple's"
-        raise CascadeError(
-            f"trainer.accelerator={settings['accelerator']}, but torch finds no {what} here; "
-            "say trainer.accelerator=cpu"
-        )
+    there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
+    refuse_missing(settings["accelerator"], lambda device: device in there and not there[device]())
     device = device_type(settings)
     if processes.count > 1 and device == "mps":
         raise CascadeError("several processes cannot share Apple's GPU; say trainer.devices=1")

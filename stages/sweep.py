@@ -7,8 +7,7 @@ from typing import Any
 from cascade.data.source import look_at_headers
 from cascade.errors import CascadeError
 from cascade.progress import progress_bars
-from stages.checks import check_folder, wanted_splits
-from stages.processes import Processes
+from stages.checks import check_folders, check_place_of, wanted_splits
 from stages.run_folder import SCRATCH, RunFolder
 
 Config = Mapping[str, Any]
@@ -25,14 +24,14 @@ def check_jobs(jobs: Jobs, check: Callable[[Config], None]) -> None:
             raise CascadeError(f"{error} (with {label})" if label else str(error)) from error
 
 
-def check_folders(jobs: Jobs, processes: Processes) -> None:
+def check_all_folders(jobs: Jobs) -> None:
     """Check the folders of all jobs, without torch: of pictures every file's header is read, once for the largest side.
 
-    Raises CascadeError for what `check_folder` refuses, pictures that are too small for any job, and two jobs that
-    would train one run.
+    Raises CascadeError for what `check_folders` and `check_place_of` refuse, pictures that are too small for any job,
+    and two jobs that would train one run.
     """
     _refuse_one_run_twice(jobs)
-    check_jobs(jobs, lambda config: check_folder(config, processes))
+    check_jobs(jobs, check_folders)
     largest: dict[str, tuple[str, Config]] = {}
     for label, config in jobs:
         source = json.dumps([config["data"], wanted_splits(config["trainer"])], sort_keys=True)
@@ -47,6 +46,7 @@ def check_folders(jobs: Jobs, processes: Processes) -> None:
             look_at_headers(config["data"], _side(config), splits, progress=tell)
 
         check_jobs(list(largest.values()), look)
+    check_jobs(jobs, check_place_of)
 
 
 def _side(config: Config) -> int:

@@ -49,7 +49,8 @@ def test_another_process_is_held_off_until_the_kernel_takes_the_lock_from_the_ki
 
 
 def test_a_fork_that_outlives_its_parent_does_not_hold_the_lock(tmp_path) -> None:
-    kill(holder(tmp_path / "out", "exclusive", "os.fork() or time.sleep(10) or os._exit(0)"))
+    child = "(os.write(ends[1], b'x'), time.sleep(10), os._exit(0))"
+    kill(holder(tmp_path / "out", "exclusive", f"ends = os.pipe(); os.read(ends[0], 1) if os.fork() else {child}"))
     with exclusive(tmp_path / "out"):
         pass
 

@@ -25,7 +25,7 @@ from cascade.commands.per_stage import read_per_stage, stage_keys
 from cascade.errors import CascadeError
 from cascade.files import replace_folder
 from cascade.guidance_settings import guides_of, with_guides
-from cascade.lock import beside
+from cascade.lock import beside, check_place
 from cascade.stage_settings import StageSettings, changed, stops
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ def run(config: DictConfig) -> None:
     )
     there = _refuse_occupied(out, cascade, parts, overwrite=plain["overwrite"])
     if not there:
+        check_place(out, beside)
         _check_whole(folders, samplings)
         with beside(out):
             there = _refuse_occupied(out, cascade, parts, overwrite=plain["overwrite"])  # since it was looked at

@@ -16,7 +16,7 @@ from cascade.commands.evaluated_sides import LEAST, Pictures, check_cascade, ope
 from cascade.commands.per_stage import stage_keys
 from cascade.errors import CascadeError, suggest
 from cascade.files import write_whole
-from cascade.lock import exclusive
+from cascade.lock import check_place, exclusive
 from cascade.progress import Bars, progress_bars
 from cascade.requests import check_device_name, check_logger, check_precision, check_seed, check_threads
 
@@ -42,6 +42,7 @@ def run(config: DictConfig) -> None:
     out = None if plain["out"] is None else Path(plain["out"]).expanduser()
     if out is not None:
         _refuse_foreign_report(out)
+        check_place(out)
     import torch
 
     from cascade.commands.figure_table import print_table, wide_console

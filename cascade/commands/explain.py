@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cascade.errors import CascadeError
+from cascade.lock import check_place, exclusive
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -21,13 +22,13 @@ def run(config: "DictConfig") -> None:
         raise CascadeError(f"stage '{config.stage.name}' trains a classifier, and what is explained are denoisers")
     out = Path(config.out).expanduser()
     _refuse_foreign(out)
+    check_place(out)
 
     from cascade.commands.explain_certificate import certificates
     from cascade.commands.explain_certificate_figure import draw_certificates
     from cascade.commands.explain_levels import noise_levels
     from cascade.commands.explain_levels_figure import draw_levels
     from cascade.files import write_whole
-    from cascade.lock import exclusive
     from cascade.plain_json import without_infinity
 
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from cascade.artifact import CONFIG, load_stage, save_stage
 from cascade.errors import CascadeError, suggest
 from cascade.importers.adm_flags import ADMModel, preset, read_flags
+from cascade.lock import beside, check_place
 
 if TYPE_CHECKING:
     from cascade.importers.reference import Compared
@@ -26,6 +27,7 @@ def run(config: DictConfig) -> None:
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)
     checkpoint, out = (Path(plain[key]).expanduser() for key in ("checkpoint", "out"))
     _check(plain, checkpoint, out)
+    check_place(out, beside)
     model = read_flags(_flags(plain))
     from cascade.importers import adm
     from cascade.importers.torch_file import read_state

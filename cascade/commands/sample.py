@@ -15,7 +15,7 @@ from cascade.commands.sample_manifest import Manifest, refuse_foreign_folder
 from cascade.commands.wanted_pictures import Wanted, every_class_with_every_seed, from_low_res
 from cascade.errors import CascadeError
 from cascade.files import sha256_of, write_whole
-from cascade.lock import exclusive
+from cascade.lock import check_place, exclusive
 from cascade.progress import progress_bars
 from cascade.requests import check_device_name, check_precision, check_threads, chosen_stages, class_table, parse_seeds
 from cascade.stage_settings import planned, stored_samplings
@@ -55,6 +55,7 @@ def run(config: DictConfig) -> None:
         wanted = from_low_res(low_res, plain["classes"], seeds, table, labelled=labelled)
 
     recorded = Manifest(out).precisions() if plain["precision"] == "auto" else {}
+    check_place(out)
     pipeline = _load({**plain, "precision": recorded or plain["precision"]}, names[chosen])
     with progress_bars("calls") as bars:
         plan = pipeline.plan(

@@ -14,12 +14,12 @@ def check_sweep(jobs: "Sequence[tuple[str, DictConfig]]") -> None:
     from cascade.commands.configuration import plain_config
     from stages.checks import check_settings
     from stages.processes import Processes
-    from stages.sweep import check_folders, check_jobs
+    from stages.sweep import check_all_folders, check_jobs
 
     processes = Processes.here()
     plain = [(label, plain_config(config)) for label, config in jobs]
     check_jobs(plain, lambda config: check_settings(config, processes.count))
-    check_folders(plain, processes)
+    check_all_folders(plain)
     from stages.parts import check_parts
 
     check_jobs(plain, check_parts)
@@ -28,14 +28,16 @@ def check_sweep(jobs: "Sequence[tuple[str, DictConfig]]") -> None:
 def run(config: "DictConfig") -> None:
     """Train the stage of `config`; a run that was stopped by a signal exits with 128 + its number."""
     from cascade.commands.configuration import defaults_of, plain_config
-    from stages.checks import check_folder, check_settings
+    from stages.checks import check_folders, check_place_of, check_settings
     from stages.meeting import Meeting
     from stages.processes import Processes
 
     plain, processes = plain_config(config), Processes.here()
     check_settings(plain, processes.count)
     with Meeting(processes, "command") as meeting:
-        check_folder(plain, processes)
+        check_folders(plain)
+        if processes.is_first:
+            check_place_of(plain)
         from stages.machine import check_machine
         from stages.parts import check_parts
 

@@ -25,4 +25,8 @@ def places(small_cascade, tmp_path_factory) -> dict[str, Path]:
     (root / "photos").mkdir()
     for number in range(4):
         Image.new("RGB", (32, 48), (60 * number, 0, 0)).save(root / "photos" / f"{number}.png")
-    return {"cascade": small_cascade, **{name: root / name for name in ("empty", "file", "foreign", "photos")}}
+    run = root / "runs" / "mine" / "base64"
+    run.mkdir(parents=True)
+    (run / "last.ckpt").touch()
+    (run / "run.yaml").write_text("seed: 3\nstage: {name: base64, flip: true}\n")
+    return {"cascade": small_cascade, **{name: root / name for name in ("empty", "file", "foreign", "photos", "runs")}}

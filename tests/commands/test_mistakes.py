@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from cascade.accelerators import is_missing
 from cascade.commands.command_line import main
 
 WRONG = [
@@ -36,7 +37,7 @@ WRONG = [
     (["train", "trainer.max_step=1"], "did you mean 'trainer.max_steps'?"),
     (["train", "lr=1"], "did you mean 'trainer.optimizer.lr'?"),
     (["train", "trainer.optimiser.lr=1"], "did you mean 'trainer.optimizer.lr'?"),
-    (["train", "data.root=/photos"], "belongs to data=cache and data=folder"),
+    (["train", "data.root=/photos"], "it belongs to data=cache and "),
     (["train", "data.rot=/photos"], "did you mean 'data.root'"),
     (["train", "trainer.optimizer=adam"], "'trainer.optimizer' holds several keys"),
     (["train", "xyzzy=1"], "'cascade train --help' lists the keys"),
@@ -102,6 +103,19 @@ WRONG = [
     (["evaluate", "cascade={cascade}", "sr16.stps=3"], "did you mean 'sr16.steps'?"),
     (["evaluate", "cascade={cascade}", "data.split=tets"], "unknown split 'tets'"),
     (["evaluate", "cascade={cascade}", "device=gpu"], "device 'gpu' is not available: write cuda:0"),
+    # places that cannot be made, and runs of other settings
+    (["train", "runs={file}/x"], "is a file"),
+    (["train", "runs={runs}", "name=mine", "seed=7"], "was made with seed=3, not 7; continue it with that, or use"),
+    (["train", "runs={runs}", "name=mine", "seed=3", "stage.flip=false"], "was made with stage.flip=True, not False"),
+    (["train", "-m", "runs={runs}", "name=mine", "stage=sr256,base64"], "seed=3, not 0; continue it with that"),
+    (["sample", "cascade={cascade}", "out={file}/x"], "file/x cannot be made: Not a directory"),
+    (["assemble", "stages=[{cascade}/tiny8]", "out={file}/x"], "file cannot be made: File exists"),
+    (["evaluate", "cascade={cascade}", "out={file}/x"], "file/x cannot be made: Not a directory"),
+    (["explain", "out={file}/x"], "file/x cannot be made: Not a directory"),
+    (
+        ["import", "adm", "checkpoint={file}", "preset=64x64_diffusion", "out={file}/x"],
+        "file cannot be made: File exists",
+    ),
     # sweeps
     (["train", "stage=base64,sr256"], '-m "stage=base64,sr256"'),
     (["train", "seed=1,2"], "needs -m"),
@@ -155,6 +169,16 @@ WRONG = [
     (["sample", "cascade={cascade}", "out=o", "guidance_scale=2", "tiny8.guidance_scale=3"], "give one of them"),
     (["sample", "cascade={cascade}", "out={foreign}"], "so it is not of cascade sample"),
 ]
+
+if is_missing("cuda"):
+    WRONG += [
+        (["train", "trainer.accelerator=gpu"], "finds no GPU here; say trainer.accelerator=cpu"),
+        (["train", "-m", "stage=base64,sr256", "trainer.accelerator=gpu"], "finds no GPU here"),
+        (["sample", "cascade={cascade}", "out=o", "device=cuda"], "device 'cuda' is not available here"),
+        (["evaluate", "cascade={cascade}", "device=cuda:1"], "device 'cuda:1' is not available here"),
+    ]
+if is_missing("mps"):
+    WRONG += [(["train", "trainer.accelerator=mps"], "finds no GPU of Apple's here")]
 
 
 def content(*folders: Path) -> dict[Path, int]:
