@@ -287,7 +287,7 @@ def test_another_class_table_is_refused(cascade, tmp_path, capsys):
         save(tmp_path / "photos" / name, 4)
     words = (f"cascade={cascade}", "data=folder", f"data.root={tmp_path / 'photos'}", "stages=1", "num_images=4")
     assert evaluate(*words) == 2
-    assert "the data dress, hat" in capsys.readouterr().err
+    assert "only the data has dress, hat" in capsys.readouterr().err
 
 
 def test_without_inception_one_line_and_the_other_features(tmp_path, capsys, monkeypatch):
