@@ -81,7 +81,7 @@ def _distances(plain: Mapping[str, Any], out: Path | None, bars: Bars) -> Callab
     from cascade.commands.figure_table import named
 
     generated, reference = open_sides(plain, out, bars)
-    features = _features(plain, bars.console)
+    features = chosen_features(plain, bars.console)
 
     def measure() -> Measured:
         figures, left_out = _figures(plain, generated, reference, features, bars)
@@ -116,7 +116,21 @@ def _judging(metric: str) -> Callable[[Mapping[str, Any], Path | None, Bars], Ca
     return judge
 
 
-METRICS = {"distances": _distances, **{metric: _judging(metric) for metric in JUDGES}}
+def _cas(plain: Mapping[str, Any], out: Path | None, bars: Bars) -> Callable[[], Measured]:
+    """Open samples, photographs and the features, and return what teaches classifiers on them."""
+    from cascade.commands.cas import ClassificationScores
+
+    opened = ClassificationScores.open(plain, out, bars)
+    features = chosen_features(plain, bars.console)
+
+    def measure() -> Measured:
+        figures, record = opened.measure(features, bars)
+        return Measured(figures, {"cas": record}, opened.title(), _skipped(opened.samples, "to evaluate"))
+
+    return measure
+
+
+METRICS = {"distances": _distances, "cas": _cas, **{metric: _judging(metric) for metric in JUDGES}}
 
 
 def _check(plain: Mapping[str, Any]) -> None:
@@ -131,6 +145,10 @@ def _check(plain: Mapping[str, Any]) -> None:
     for metric in JUDGES:
         if metric in plain["metrics"]:
             check_bits_per_dim(plain, metric)
+    if "cas" in plain["metrics"]:
+        from cascade.commands.cas import check_cas
+
+        check_cas(plain)
     for key, least in (("num_images", LEAST), ("first_seed", 0), ("neighbours", 1), ("batch", 1)):
         if plain[key] < least:
             raise CascadeError(f"{key}={plain[key]} must be at least {least}")
@@ -185,7 +203,7 @@ def _skipped(side: Pictures, which: str) -> list[str]:
     return [f"{were} {which} could not be read and {'was' if count == 1 else 'were'} skipped: {shown}{more}"]
 
 
-def _features(plain: Mapping[str, Any], console: "Console") -> "Features":
+def chosen_features(plain: Mapping[str, Any], console: "Console") -> "Features":
     """Build the features; `auto` is Inception, and without its weights one line and EfficientNet-Lite0."""
     from cascade.evaluation.inception import WeightsMissingError
     from cascade.orchestrator import check_device

@@ -29,7 +29,8 @@ class Pictures:
     """One side of a comparison: its pictures (each with its low-res input or None), and what there is to say of it.
 
     `rule` says how the pictures were brought to the size at which they are compared; None: they are as they are.
-    `bad_files` could not be read and are not among the `count` pictures.
+    `bad_files` could not be read and are not among the `count` pictures. `classes` names the class of each picture,
+    None where it is not known.
     """
 
     pairs: "Callable[[], Iterator[tuple[Tensor, Tensor | None]]]"
@@ -37,6 +38,7 @@ class Pictures:
     source: Mapping[str, Any]
     rule: str | None = None
     bad_files: "Sequence[BadFile]" = field(default=())
+    classes: "Sequence[str | None]" = field(default=())
 
     def report(self) -> dict[str, Any]:
         """What the report says of this side."""
@@ -59,24 +61,35 @@ def check_cascade(plain: Mapping[str, Any]) -> None:
 
 def open_sides(plain: Mapping[str, Any], out: Path | None, bars: "Bars") -> tuple[Pictures, Pictures]:
     """What is evaluated, and what it is compared with; the samples of a cascade are kept in `out`."""
-    from cascade.evaluation.picture_folder import common_side
-
     folder = None if plain["reference"] is None else _folder(plain["reference"], bars)
-    if plain["images"] is not None:
-        images = _folder(plain["images"], bars)
-        side = common_side([images] if folder is None else [images, folder])
-        generated, table = _of_folder(images, side), ()
-    else:
-        samples = _samples(plain, out, bars)
-        side, table = samples.pipeline.configs[len(samples.record["stages"]) - 1].resolution, samples.class_names
-        seeds = {"first_seed": plain["first_seed"], "count": len(samples.seeds)}
-        source = {"cascade": str(plain["cascade"]), "seeds": seeds, **samples.record}
-        generated = Pictures(lambda: iter(samples), len(samples.seeds), source)
+    generated, side, table = open_generated(plain, out, bars, [] if folder is None else [folder])
     if folder is None:
-        return generated, _of_data(plain, side, generated.count, table, bars)
+        wanted = generated.count if plain["num_reference"] is None else plain["num_reference"]
+        return generated, of_data(plain, side, plain["data"]["split"], bars, wanted=wanted, table=table)
     if folder.side < side:
         raise CascadeError(f"{folder.root} holds pictures of {folder.side} px, and {side} px are to be compared")
     return generated, _of_folder(folder, side)
+
+
+def open_generated(
+    plain: Mapping[str, Any], out: Path | None, bars: "Bars", beside: "Sequence[PictureFolder]" = ()
+) -> tuple[Pictures, int, tuple[str, ...]]:
+    """What is evaluated, the side at which it is, and the class table if it is a cascade's.
+
+    A folder is read at the shortest side of it and those `beside` it.
+    """
+    from cascade.evaluation.picture_folder import common_side
+
+    if plain["images"] is not None:
+        images = _folder(plain["images"], bars)
+        side = common_side([images, *beside])
+        return _of_folder(images, side), side, ()
+    samples = _samples(plain, out, bars)
+    side, table = samples.pipeline.configs[len(samples.record["stages"]) - 1].resolution, samples.class_names
+    seeds = {"first_seed": plain["first_seed"], "count": len(samples.seeds)}
+    source = {"cascade": str(plain["cascade"]), "seeds": seeds, **samples.record}
+    classes = [table[seed % len(table)] if table else None for seed in samples.seeds]
+    return Pictures(lambda: iter(samples), len(samples.seeds), source, classes=classes), side, table
 
 
 def _folder(root: str, bars: "Bars") -> "PictureFolder":
@@ -92,7 +105,7 @@ def _of_folder(folder: "PictureFolder", side: int) -> Pictures:
         )
     source = {"folder": str(folder.root), "side": side, "left_out": folder.left_out}
     pairs = lambda: ((folder.image(i, side), None) for i in range(len(folder)))  # noqa: E731
-    return Pictures(pairs, len(folder), source, folder.rule(side), folder.bad_files)
+    return Pictures(pairs, len(folder), source, folder.rule(side), folder.bad_files, folder.classes)
 
 
 def _samples(plain: Mapping[str, Any], out: Path | None, bars: "Bars") -> "EvaluatedSamples":
@@ -114,13 +127,15 @@ def _samples(plain: Mapping[str, Any], out: Path | None, bars: "Bars") -> "Evalu
     )
 
 
-def _of_data(plain: Mapping[str, Any], side: int, count: int, table: Sequence[str], bars: "Bars") -> Pictures:
+def of_data(
+    plain: Mapping[str, Any], side: int, split: str, bars: "Bars", *, wanted: int | None, table: Sequence[str]
+) -> Pictures:
+    """Pictures of the data, `wanted` of them (None: all) chosen by seed, which know the classes of `table` or none."""
     from cascade.data.folder import FolderDataset
     from cascade.data.source import open_dataset
     from cascade.rng import permutation
 
-    source = dict(plain["data"])
-    split = source.pop("split")
+    source = {key: value for key, value in plain["data"].items() if key != "split"}
     dataset = open_dataset(source, side, split, lambda done, total: bars.at("looking through the data", done, total))
     if table and dataset.class_names and set(table) != set(dataset.class_names):
         raise CascadeError(
@@ -128,7 +143,6 @@ def _of_data(plain: Mapping[str, Any], side: int, count: int, table: Sequence[st
             f"{table_difference('the cascade', table, 'the data', dataset.class_names)}; "
             "compare with the data that it was trained on"
         )
-    wanted = count if plain["num_reference"] is None else plain["num_reference"]
     order = permutation("evaluation", "reference", plain["seed"], size=len(dataset)).tolist()
     chosen = sorted(order[:wanted])
     if len(chosen) < LEAST:
@@ -144,4 +158,6 @@ def _of_data(plain: Mapping[str, Any], side: int, count: int, table: Sequence[st
     }
     rule = None if source["name"] == "procedural" else f"centre square, bicubic to {side} px"
     bad_files = dataset.bad_files if isinstance(dataset, FolderDataset) else ()
-    return Pictures(lambda: ((dataset.image(i), None) for i in chosen), len(chosen), said, rule, bad_files)
+    pairs = lambda: ((dataset.image(i), None) for i in chosen)  # noqa: E731
+    of = [names[dataset.label(i)] if names else None for i in chosen]
+    return Pictures(pairs, len(chosen), said, rule, bad_files, of)

@@ -37,6 +37,7 @@ KINDS = {
     "evaluate images": Kind("text"),
     "evaluate reference": Kind("text"),
     "evaluate num_reference": Kind("int"),
+    "evaluate cas.num_photographs": Kind("int", nullable=True),
     "train init": Kind("text"),
     "import checkpoint": Kind("text"),
     "import preset": Kind("text"),

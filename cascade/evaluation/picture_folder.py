@@ -22,6 +22,7 @@ class PictureFolder:
     `side` is the shortest side of any picture, and `uniform` says that all are squares of it. Pictures that lie beside
     class folders (contact sheets) are passed over; `left_out` names them. Every file is decoded once at the beginning
     (`progress(done, total)` is told): those that cannot be read are no part of it, and `bad_files` names them.
+    `classes` names the class of each picture, None where neither its folder nor the manifest does.
     Raises CascadeError for a folder without a picture that can be read.
 
     >>> import tempfile; from PIL import Image
@@ -35,13 +36,15 @@ class PictureFolder:
     def __init__(self, root: str | Path, progress: Callable[[int, int], object] | None = None) -> None:
         self.root = Path(root).expanduser()
         if (self.root / _MANIFEST).is_file():
-            self.paths, self.left_out = self._in_manifest(), []
+            of, self.left_out = self._in_manifest(), []
         else:
             listing = list_pictures(self.root, "all")
-            self.paths = [found.path for found in listing.pictures]
+            of = {found.path: found.category for found in listing.pictures}
             self.left_out = [path for path, _ in listing.left_out]
+        self.paths = list(of)
         self.bad_files: list[BadFile] = []
         sizes = self._look_through(progress)
+        self.classes = [of[path] for path in self.paths]
         self.side = min(min(size) for size in sizes)
         self.uniform = sizes == {(self.side, self.side)}
 
@@ -59,16 +62,16 @@ class PictureFolder:
         """Say in words how the pictures are brought to `side` px; None where they are taken as they are."""
         return None if self.uniform and side == self.side else f"centre square, bicubic to {side} px"
 
-    def _in_manifest(self) -> list[str]:
+    def _in_manifest(self) -> dict[str, str | None]:
         file = self.root / _MANIFEST
         try:
             lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-            paths = sorted({line["file"] for line in lines})
+            of = {line["file"]: line.get("class") for line in lines}
         except (ValueError, KeyError, TypeError) as error:
             raise CascadeError(f"{file} is not a manifest of cascade sample") from error
-        if not paths:
+        if not of:
             raise CascadeError(f"{file} names no picture")
-        return paths
+        return dict(sorted(of.items()))
 
     def _look_through(self, progress: Callable[[int, int], object] | None) -> set[tuple[int, int]]:
         """The sizes of the pictures that can be read; the others go from `paths` to `bad_files`."""

@@ -24,7 +24,7 @@ MUTANTS: list[Mutant] = [
          "(guide.resolution, guide.low_resolution) !=", "(guide.resolution, config.low_resolution) !="),
         ("a classifier is of the stage's size", "guide.resolution != config.resolution:", "False:"),
         ("a classifier has the stage's classes",
-         "config.class_names and guide.class_names != config.class_names", "False"),
+         "if config.class_names and guide.class_names", "if False and guide.class_names"),
     ),
     *mutants("cascade/guidance_settings.py", "test_guided_stage.py",
         ("the scale of what is guided",

@@ -44,7 +44,7 @@ MUTANTS: list[Mutant] = [
          '"norm_sum", torch.zeros(())', '"norm_sum", torch.zeros((), dtype=torch.float64)'),
     ),
     *mutants("stages/validation.py", "stages/test_no_float64_on_the_device.py",
-        ("losses are float64 on the host alone", "part.cpu().double()", "part.double().cpu()"),
+        ("losses are float64 on the host alone", "term.cpu().double()", "term.double().cpu()"),
     ),
     *mutants("stages/base_stage.py", "stages/test_diffusion_stage.py",
         ("the network is told how a picture was moved", "augment=augment)", "augment=-augment)"),
