@@ -132,6 +132,8 @@ def _choices(group: str, config: Mapping[str, Any]) -> Iterator[tuple[str, dict[
         if key != "n" and value != usual.get(key) and not isinstance(value, dict)
     )
     yield f"{name} ({changed})" if changed else name, own
-    for choice, other in others.items():
-        if {**other, "n": 0} != {**own, "n": 0}:
+    shown = [{**own, "n": 0}]
+    for choice, other in others.items():  # a variant of another length is the same curve
+        if {**other, "n": 0} not in shown:
+            shown.append({**other, "n": 0})
             yield choice, other

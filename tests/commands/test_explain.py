@@ -122,6 +122,8 @@ def test_the_certificate_holds_every_sampler_and_grid_or_a_reason(explained):
             assert sorted(steps + [int(n) for n in curve["left_out"]]) == every != [], curve["name"]
             assert all(curve["left_out"].values())
         assert [point["steps"] for point in curves[0]["points"]] == [4, 6, 8]
+        drawn = [{**curve[group], "n": 0} for curve in curves]
+        assert all(drawn.count(config) == 1 for config in drawn), "no curve twice, for a variant of another length"
     by_name = {curve["name"]: curve for curve in found["samplers"]}
     assert "not an affine map" in by_name["predictor_corrector"]["left_out"]["4"]
     assert [p["calls"] for p in by_name["heun"]["points"]] == [7, 11, 15]
