@@ -30,13 +30,8 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def resident_memory() -> int:
-    """Bytes of this process that are in memory now, by the system's count (where it keeps none: the peak's)."""
-    return _of_status("VmRSS") or peak_memory()
-
-
 def peak_memory() -> int:
-    """The largest `resident_memory` since the process began, or since `forget_peak`."""
+    """The most bytes of this process that were in memory since it began, or since `forget_peak`: the system's count."""
     usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return _of_status("VmHWM") or (usage if sys.platform == "darwin" else 1024 * usage)
 

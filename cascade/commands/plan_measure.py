@@ -1,6 +1,7 @@
 """What `cascade plan` measures on this machine by a few steps, and what it estimates for a named card instead."""
 
 import copy
+import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -9,20 +10,24 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from cascade.arithmetic import EAGER, PLAIN, choose
+from cascade.arithmetic import EAGER, PLAIN, Arithmetic, choose
 from cascade.calibration import Calls
 from cascade.commands.plan_cards import Card
 from cascade.commands.plan_stage import PlannedStage
-from cascade.machine import forget_peak, multiplies_in_bf16, peak_memory, processor, resident_memory, total_memory
+from cascade.machine import forget_peak, multiplies_in_bf16, peak_memory, processor, total_memory
+from cascade.networks import seeded_dropout
 from cascade.registry import build
+from cascade.rng import generator
 from cascade.stage_denoiser import stage_denoiser
 
-ROOM = 4.0
+ROOM = 3.0
 """Seconds that a measured step may take; where the batch is too large for that, some of its pictures are measured."""
-STEPS = 2
 OF_A_PARAMETER = 20
 """Bytes: the weight, its gradient, two moments of AdamW and its average, float32 each."""
+LAUNCH = 5e-6
+"""Seconds that a card takes to begin an operation, however small."""
 CONTEXT = 1e9
 """Bytes that a card's driver and libraries take."""
 
@@ -54,34 +59,32 @@ def measured(planned: PlannedStage, config: Mapping[str, Any], tell: Tell) -> Co
     chunk_seconds, sampling_bytes, arithmetic = _sampling(planned, tell)
     step = TrainingStep.build(planned, config)
     wanted = config["trainer"]["batch"] // config["trainer"]["accumulate"]
-    tell("a training step", 0, STEPS + 2)
-    first_bytes = _peak_of(lambda: step(1))
-    tell("a training step", 1, STEPS + 2)
-    one = _seconds(lambda: step(1))
+    tell("a training step", 0, 4)
+    first_bytes, one = _peak_and_seconds(lambda: step(1))
+    tell("a training step", 1, 4)
     batch = max(1, min(wanted, int(ROOM / one)))
-    times, training_bytes = [one], first_bytes
+    seconds, training_bytes = one, first_bytes
     if batch > 1:
-        training_bytes = _peak_of(lambda: step(batch))  # prepares the shape
-        times = []
-        for done in range(STEPS):
-            tell("a training step", 2 + done, STEPS + 2)
-            times.append(_seconds(lambda: step(batch)))
-    tell("a training step", STEPS + 2, STEPS + 2)
+        tell("a training step", 2, 4)
+        training_bytes = _peak_of(lambda: step(batch))
+        tell("a training step", 3, 4)
+        seconds = _seconds(lambda: step(batch))
+    tell("a training step", 4, 4)
     note = f"{'bf16' if step.bf16 else 'fp32'}, measured with {batch} of {wanted} pictures in a call"
     if batch < wanted:
-        slope = (training_bytes - first_bytes) / (batch - 1) if batch > 1 else first_bytes - resident_memory()
-        training_bytes += max(0.0, slope) * (wanted - batch)
+        slope = (training_bytes - first_bytes) / (batch - 1) if batch > 1 else 0.0
+        training_bytes += max(slope, _kept_bytes(step)) * (wanted - batch)
         note += " and extended to all"
     return Costs(
         where=f"this machine ({processor()}, {torch.get_num_threads()} threads)",
         estimated=False,
-        step_seconds=min(times) / batch * config["trainer"]["batch"],
+        step_seconds=seconds / batch * config["trainer"]["batch"],
         chunk_seconds=chunk_seconds,
         training_bytes=training_bytes,
         sampling_bytes=sampling_bytes,
         memory=total_memory(),
         notes={
-            "training": f"{note}; without the processes that read pictures",
+            "training": f"{note}; without the processes that read pictures{_busy()}",
             "sampling": f"{arithmetic}, measured by a call of the network",
         },
     )
@@ -94,7 +97,8 @@ def estimated(planned: PlannedStage, config: Mapping[str, Any], card: Card, util
     micro = trainer["batch"] // trainer["accumulate"]
     speed = card.peak * utilisation
     parameters = planned.crop_cost.parameters
-    kept = _kept_bytes(TrainingStep.build(planned, config, bf16=True))
+    step = TrainingStep.build(planned, config, bf16=True)
+    kept, operations = _kept_bytes(step), _operations(step)
     tell("counting what a step keeps", 1, 2)
     # Of a picture in sampling: it keeps nothing, and has about the largest of its maps, once in and once out.
     area = (planned.stage.config.resolution / planned.crop) ** 2
@@ -103,14 +107,15 @@ def estimated(planned: PlannedStage, config: Mapping[str, Any], card: Card, util
     return Costs(
         where=card.name,
         estimated=True,
-        step_seconds=3 * planned.crop_cost.flop * trainer["batch"] / speed,
-        chunk_seconds=planned.evaluations * planned.full_cost.flop * sampling.network_batch / speed,
+        step_seconds=trainer["accumulate"] * 3 * max(planned.crop_cost.flop * micro / speed, operations * LAUNCH),
+        chunk_seconds=planned.evaluations
+        * max(planned.full_cost.flop * sampling.network_batch / speed, operations * LAUNCH),
         training_bytes=CONTEXT + OF_A_PARAMETER * parameters + kept * micro,
         sampling_bytes=CONTEXT + 4 * parameters + held,
         memory=card.memory,
         notes={
-            "training": f"estimated: bf16 at {utilisation:.0%} of {card.peak / 1e12:.0f} TFLOP/s; the reading of "
-            "pictures is not in it",
+            "training": f"estimated: bf16 at {utilisation:.0%} of {card.peak / 1e12:.0f} TFLOP/s, and at "
+            f"least {1e6 * LAUNCH:.0f} µs for each of {operations} operations; the reading of pictures is not in it",
             "sampling": "estimated likewise; its memory as a third of what training keeps of a picture of that size",
         },
     )
@@ -158,7 +163,8 @@ class TrainingStep:
         """The loss of so many pictures."""
         x, condition = self.planned.example(batch, self.planned.crop)
         log_snr = self.noise.icdf((torch.arange(batch) + 0.5) / batch).to(x)
-        with torch.autocast("cpu", torch.bfloat16) if self.bf16 else nullcontext():
+        draws = [generator("plan", place) for place in range(batch)]
+        with torch.autocast("cpu", torch.bfloat16) if self.bf16 else nullcontext(), seeded_dropout(draws):
             denoiser = self.planned.stage.denoiser
             return self.loss(denoiser, x, log_snr, torch.ones_like(x), condition, self.weighting).mean()
 
@@ -171,13 +177,14 @@ def _sampling(planned: PlannedStage, tell: Tell) -> tuple[float, float, str]:
     calls = Calls(stage, chunk, side, torch.device("cpu"))
     example = calls.example()
     candidates = [PLAIN, EAGER[2]] if multiplies_in_bf16("cpu") else [PLAIN]
-    times, peaks = {}, {}
+    times: dict[Arithmetic, list[float]] = {}
+    peaks: dict[Arithmetic, int] = {}
     with torch.no_grad():
         for done, arithmetic in enumerate(candidates):
             tell("a call of the network at full size", done, len(candidates))
             denoiser = stage_denoiser(stage, calls.device, arithmetic)
-            peaks[arithmetic] = _peak_of(lambda denoiser=denoiser: denoiser(*example))
-            times[arithmetic] = [_seconds(lambda denoiser=denoiser: denoiser(*example))]
+            peaks[arithmetic], seconds = _peak_and_seconds(lambda denoiser=denoiser: denoiser(*example))
+            times[arithmetic] = [seconds]
     tell("a call of the network at full size", len(candidates), len(candidates))
     best = choose(times)
     return planned.evaluations * times[best][0], float(peaks[best]), best.name
@@ -200,10 +207,41 @@ def _kept_bytes(step: TrainingStep) -> float:
     return float(sum(kept.values()))
 
 
+def _operations(step: TrainingStep) -> int:
+    """Operations of a forward pass, each of which a card must be told to begin."""
+    counter = _Operations()
+    with counter, torch.no_grad():
+        step.forward(1)
+    return counter.count
+
+
+class _Operations(TorchDispatchMode):
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += not func.is_view
+        return func(*args, **(kwargs or {}))
+
+
+def _busy() -> str:
+    """A warning where other programs compete for the processor, which makes every time too long."""
+    others, cores = os.getloadavg()[0] - 1, os.cpu_count() or 1
+    return (
+        "" if others < cores / 4 else f"; the machine is busy (load {others + 1:.1f} on {cores} cores): times are long"
+    )
+
+
 def _peak_of(work: Callable[[], object]) -> int:
     forget_peak()
     work()
     return peak_memory()
+
+
+def _peak_and_seconds(work: Callable[[], object]) -> tuple[int, float]:
+    """The peak of a first call, which prepares what a shape needs, and the seconds of a second, where one is cheap."""
+    peaks: list[int] = []
+    first = _seconds(lambda: peaks.append(_peak_of(work)))
+    return peaks[0], first if first > ROOM / 2 else _seconds(work)
 
 
 def _seconds(work: Callable[[], object]) -> float:
