@@ -39,6 +39,9 @@ COMMANDS = {
     "evaluate": Command(
         "cascade.commands.evaluate", "measure a cascade or a folder of pictures: FID and KID", per_stage=True
     ),
+    "steps": Command(
+        "cascade.commands.steps", "draw a stage's quality against steps and seconds, by sampler", per_stage=True
+    ),
     "assemble": Command("cascade.commands.assemble", "put trained stages together to a cascade", per_stage=True),
     "explain": Command("cascade.commands.explain", "draw what a config trains and how its sampler does"),
     "plan": Command("cascade.commands.plan", "say what a training and its sampling cost before they run"),

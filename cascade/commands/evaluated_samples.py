@@ -39,7 +39,7 @@ class EvaluatedSamples:
     @property
     def class_names(self) -> tuple[str, ...]:
         """The classes that the stages which run, or their classifiers, know; empty if none does."""
-        return next((sampler.class_names for sampler in self._plan() if sampler.class_names), ())
+        return next((sampler.class_names for sampler in self.plan() if sampler.class_names), ())
 
     @property
     def record(self) -> dict[str, Any]:
@@ -60,7 +60,7 @@ class EvaluatedSamples:
             write_whole(folder / "record.json", json.dumps(records[name], indent=1) + "\n")
         inputs = _Inputs(next(iter(folders.values())), missing)
         # A truncated stage is handed x_λ, which is not kept.
-        kept = len(folders) == 2 and not self._plan()[-1].sampling.truncated and inputs.all_there()
+        kept = len(folders) == 2 and not self.plan()[-1].sampling.truncated and inputs.all_there()
         new = self._sample(missing, inputs if kept else None)
         to_make = set(missing)
         for seed in self.seeds:
@@ -73,13 +73,19 @@ class EvaluatedSamples:
             yield last, before[0] if before else None
         next(new, None)  # to its end, so that the last step is counted
 
+    @property
+    def folder(self) -> Path | None:
+        """Where the last stage's pictures are kept."""
+        record = self.record
+        return None if self.keep is None else self.keep / _folder_name(record["stages"][-1]["stage"], record)
+
     def _sample(self, seeds: Sequence[int], low_res: "_Inputs | None") -> "Iterator[SampledImage]":
         table = self.class_names
         if not seeds:
             return iter(())
         settings = self.settings
         if low_res is not None:  # then the last stage alone runs
-            settings = {name: own for name, own in settings.items() if name == self._plan()[-1].name}
+            settings = {name: own for name, own in settings.items() if name == self.plan()[-1].name}
         return self.pipeline.iterate(
             [seed % len(table) for seed in seeds] if table else None,
             seeds,
@@ -91,7 +97,8 @@ class EvaluatedSamples:
             on_progress=self.on_progress,
         )
 
-    def _plan(self) -> "list[StageSampler]":
+    def plan(self) -> "list[StageSampler]":
+        """The stages as they are sampled, in order."""
         return self.pipeline.plan(
             self.guidance_scale,
             stages=self.stages,
@@ -108,7 +115,7 @@ class EvaluatedSamples:
             "threads": p.threads,
             "device": str(p.device),
         }
-        rows = [stage.record() for stage in self._plan()]
+        rows = [stage.record() for stage in self.plan()]
         return [{"stages": rows[: number + 1], **common} for number in range(len(rows))]
 
 

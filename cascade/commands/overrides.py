@@ -45,6 +45,7 @@ KINDS = {
     "import name": Kind("text"),
     "import class_names": Kind("text"),
     "import verify": Kind("text"),
+    "steps stage.name": Kind("text"),
     "plan card": Kind("text", nullable=True),
     "plan json": Kind("text", nullable=True),
     "bound.steps": Kind("int", nullable=True),
@@ -245,6 +246,9 @@ def _compose_groups(command: str, chosen: Mapping[str, str], own: Sequence[str])
 def _check_keys(line: _Line, config: DictConfig, picks: Sequence[str], where: str) -> dict[str, list[str]]:
     """The keys as Hydra is to be told them → their values in Hydra's grammar (several in a sweep)."""
     leaves = flattened(config)
+    # What is a group elsewhere, Hydra would not take as a key: here it has a name ("cascade steps stage=base64").
+    named = {k: f"{k}.name" for k in line.values if k in groups_on_disk() and f"{k}.name" in leaves}
+    line = replace(line, values={named.get(key, key): text for key, text in line.values.items()})
     texts = {
         key: _values(key, text, _kind(line.command, key, leaves[key], config), line.sweep)
         for key, text in line.values.items()

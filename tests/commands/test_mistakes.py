@@ -17,7 +17,7 @@ WRONG = [
     ([], "no command"),
     (["tain"], "did you mean 'train'?"),
     (["Train"], "did you mean 'train'?"),
-    (["zzz"], "choose from assemble, evaluate, explain, import, plan, prepare, sample, train"),
+    (["zzz"], "choose from assemble, evaluate, explain, import, plan, prepare, sample, steps, train"),
     (["train", "--multrun"], "did you mean '--multirun'?"),
     (["train", "seed=1", "--seed=3"], "seed=..."),
     (["train", "--cfg", "job"], "unknown option '--cfg'"),

@@ -1,0 +1,177 @@
+"""`cascade steps`: quality against steps and seconds of one stage, sampler by sampler."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cascade import __version__
+from cascade.artifact import load_chain
+from cascade.commands.configuration import groups_on_disk
+from cascade.commands.evaluated_sides import LEAST
+from cascade.commands.per_stage import read_per_stage, stage_keys
+from cascade.commands.swept_points import Point, Result, cheapest_as_good, results
+from cascade.errors import CascadeError, suggest
+from cascade.files import write_whole
+from cascade.lock import exclusive
+from cascade.requests import check_device_name, check_precision, check_seed, check_threads
+from cascade.stage_settings import StageSettings, planned, stored_samplings
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+    from rich.console import Console
+
+    from cascade.commands.values import Kind
+
+REPORT, FIGURE = "steps.json", "steps.png"
+_MADE_BY = "cascade steps"
+
+
+def extra_keys(config: "DictConfig") -> "Mapping[str, Kind]":
+    """STAGE.key for every stage of the cascade."""
+    return stage_keys(stage.name for stage in load_chain(config.cascade))
+
+
+def run(config: "DictConfig") -> None:
+    """Measure every sampler at every number of steps; write table, figure and samples. See `conf/steps.yaml`."""
+    from cascade.commands.configuration import plain_config
+
+    plain: dict[str, Any] = plain_config(config)
+    plain["stage"] = plain["stage"]["name"]
+    out = Path(plain["out"]).expanduser()
+    settings, points = _checked(plain, out)
+    import torch
+
+    from cascade.commands.evaluate import chosen_features
+    from cascade.commands.evaluated_samples import EvaluatedSamples
+    from cascade.commands.evaluated_sides import of_data
+    from cascade.commands.figure_table import wide_console
+    from cascade.commands.steps_figure import draw_steps
+    from cascade.evaluation.figures import names_of
+    from cascade.evaluation.measurement import measure
+    from cascade.orchestrator import CascadePipeline
+    from cascade.progress import progress_bars
+
+    if plain["threads"] is not None:
+        torch.set_num_threads(plain["threads"])
+    names = [stage.name for stage in load_chain(plain["cascade"])]
+    stages = names.index(plain["stage"]) + 1
+    pipeline = CascadePipeline.load(plain["cascade"], plain["device"], plain["precision"], names[:stages])
+    first = plain["first_seed"]
+    seeds = range(first, first + plain["num_images"])
+    with exclusive(out), progress_bars() as bars:
+        samples = EvaluatedSamples(pipeline, seeds, plain["guidance_scale"], stages, settings, out / "samples")
+        side = pipeline.configs[stages - 1].resolution
+        real = of_data(
+            plain, side, plain["data"]["split"], bars, wanted=plain["num_reference"], table=samples.class_names
+        )
+        features = chosen_features(plain, bars.console)
+        reference = measure(real.pairs(), features, lambda done: bars.at("real pictures", done, real.count))
+        found = list(results(points, samples, plain["stage"], reference, features, seed=plain["seed"], bars=bars))
+        name = names_of(features)[1]
+        best = cheapest_as_good(found)
+        report = {
+            "made_by": _MADE_BY,
+            "cascade": str(plain["cascade"]),
+            "stage": plain["stage"],
+            "distance": name,
+            "features": {"name": features.name, "sha256": features.sha256, "resize": features.resize},
+            "num_images": plain["num_images"],
+            "first_seed": first,
+            "reference": real.report(),
+            "seed": plain["seed"],
+            "points": [result.to_json() for result in found],
+            "cheapest_as_good_as_the_best": dict(best.varied),
+            "version": __version__,
+        }
+        write_whole(out / REPORT, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+        title = f"{plain['stage']} of {plain['cascade']}: {plain['num_images']} pictures against {real.count} real ones"
+        write_whole(out / FIGURE, draw_steps(found, best, name, title))
+    _print(wide_console(), found, best, name, title)
+    print(f"{out / FIGURE}\n{out / REPORT}")
+
+
+def _checked(plain: Mapping[str, Any], out: Path) -> tuple[dict[str, StageSettings], list[Point]]:
+    """Everything that can be said without torch; the settings of the other stages, and the points."""
+    from cascade.commands.png import refuse_foreign
+    from cascade.data.listing import SPLITS
+    from cascade.data.source import check_source
+
+    check_threads(plain["threads"])
+    check_device_name(plain["device"])
+    check_precision(plain["precision"])
+    configs = load_chain(plain["cascade"])
+    names = [config.name for config in configs]
+    stage = plain["stage"]
+    if stage not in names:
+        raise CascadeError(f"the cascade has no stage '{stage}'; {suggest(str(stage), names)}")
+    for key, least in (("num_images", LEAST), ("first_seed", 0), ("batch", 1)):
+        if plain[key] < least:
+            raise CascadeError(f"{key}={plain[key]} must be at least {least}")
+    if plain["num_reference"] is not None and plain["num_reference"] < LEAST:
+        raise CascadeError(f"num_reference={plain['num_reference']} must be at least {LEAST}")
+    check_seed(plain["seed"])
+    check_seed(plain["first_seed"] + plain["num_images"] - 1)
+    if plain["data"]["split"] not in SPLITS:
+        raise CascadeError(f"unknown split '{plain['data']['split']}'; {suggest(plain['data']['split'], SPLITS)}")
+    check_source(plain["data"])
+    samplers, steps = plain["samplers"], plain["steps"]
+    for key, values in (("samplers", samplers), ("steps", steps)):
+        if not values or len(set(values)) < len(values):
+            raise CascadeError(f"{key}={values}: name one or more, each once")
+    for name in samplers:
+        if name not in groups_on_disk()["sampler"]:
+            raise CascadeError(f"unknown sampler '{name}'; {suggest(str(name), groups_on_disk()['sampler'])}")
+    own = dict(plain["per_stage"].get(stage, {}))
+    if taken := [key for key in ("sampler", "steps") if key in own]:
+        raise CascadeError(f"{stage}.{taken[0]} is what varies here: say samplers=[...] and steps=[...]")
+    points, stored = [], stored_samplings(plain["cascade"])
+    chosen = slice(0, names.index(stage) + 1)
+    settings = read_per_stage(plain["per_stage"], names)
+    for sampler in samplers:
+        for count in steps:
+            varied = {"sampler": sampler, "steps": count}
+            point = read_per_stage({stage: {**own, **varied}}, names)[stage]
+            planned(configs, stored, chosen, {**settings, stage: point}, plain["guidance_scale"])
+            points.append(Point(varied, point))
+    if out.exists() and not out.is_dir():
+        raise CascadeError(f"out={out} is a file")
+    refuse_foreign(out, [FIGURE])
+    _refuse_foreign_report(out / REPORT)
+    return settings, points
+
+
+def _refuse_foreign_report(file: Path) -> None:
+    if not file.exists():
+        return
+    try:
+        ours = json.loads(file.read_text(encoding="utf-8")).get("made_by") == _MADE_BY
+    except (OSError, ValueError, AttributeError):
+        ours = False
+    if not ours:
+        raise CascadeError(f"{file} was not made by {_MADE_BY}; choose another out, or move it away")
+
+
+def _print(console: "Console", found: Sequence[Result], best: Result, name: str, title: str) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from cascade.commands.figure_table import number
+
+    table = Table(title=Text(title), title_justify="left")
+    for heading, justify in (
+        ("sampler", "left"), ("steps", "right"), (name, "right"), ("± error", "right"), ("detail", "right"),
+        ("s a picture", "right"), ("", "left"),
+    ):  # fmt: skip
+        table.add_column(heading, justify=justify)
+    lowest = min(found, key=lambda result: result.distance)
+    for result in found:
+        note = "best" * (result is lowest) + ", " * (result is lowest is best) + "cheapest as good" * (result is best)
+        seconds = "" if result.seconds is None else f"{result.seconds:.3g}"
+        cells = (
+            str(result.varied["sampler"]), str(result.varied["steps"]), number(result.distance),
+            number(result.standard_error), f"{result.detail:.2f}", seconds, note,
+        )  # fmt: skip
+        table.add_row(*(Text(cell) for cell in cells))
+    console.print(table)
+    console.print("detail: power above half of Nyquist over that of the real pictures; 1 is theirs", highlight=False)

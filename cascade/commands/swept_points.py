@@ -1,0 +1,156 @@
+"""A stage sampled at several settings and compared with real pictures each time: the loop of every such table.
+
+What varies is a `Point`, some settings of one stage with the words that a table says of them; all else is the cascade's
+own. The pictures of each point are kept, and so are the seconds that they took.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cascade.files import write_whole
+
+if TYPE_CHECKING:
+    from cascade.commands.evaluated_samples import EvaluatedSamples
+    from cascade.evaluation.features import Features
+    from cascade.evaluation.measurement import Measurement
+    from cascade.progress import Bars
+    from cascade.stage_settings import StageSettings
+
+TIMES = "seconds.json"
+
+
+@dataclass(frozen=True)
+class Point:
+    """Settings of a stage, and what varies in them in words: {"sampler": "heun", "steps": 8}."""
+
+    varied: Mapping[str, Any]
+    settings: "StageSettings"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a point gives: kernel distance with its standard error, fine detail, and its price.
+
+    detail   power above half of Nyquist over that of the real pictures
+    seconds  of a picture in the stage itself, in full chunks; None where that was not measured
+    """
+
+    varied: Mapping[str, Any]
+    distance: float
+    standard_error: float
+    detail: float
+    seconds: float | None
+    num_images: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {**asdict(self), "varied": dict(self.varied)}
+
+
+@dataclass
+class StageClock:
+    """Adds up the seconds between the steps of one stage; what other stages and files take is not in it.
+
+    >>> times = iter([0.0, 1.0, 2.0, 9.0, 10.0])
+    >>> clock = StageClock("b", lambda: next(times))
+    >>> for stage, step in (("a", 0), ("b", 0), ("b", 1), ("b", 1), ("b", 2)):
+    ...     clock.at(stage, step)
+    >>> clock.seconds, clock.steps
+    (2.0, 2)
+    """
+
+    stage: str
+    now: Callable[[], float] = time.perf_counter
+    seconds: float = 0.0
+    steps: int = 0
+    _last: tuple[float, int] | None = field(default=None, repr=False)
+
+    def at(self, stage: str, step: int) -> None:
+        """Note that so many steps of a stage are done."""
+        moment = self.now()
+        if stage != self.stage:
+            self._last = None
+            return
+        if self._last is not None and step > self._last[1]:
+            self.seconds += moment - self._last[0]
+            self.steps += step - self._last[1]
+        self._last = moment, step
+
+
+def results(
+    points: Sequence[Point],
+    samples: "EvaluatedSamples",
+    stage: str,
+    reference: "Measurement",
+    features: "Features",
+    *,
+    seed: int,
+    bars: "Bars",
+) -> Iterator[Result]:
+    """Sample and measure each point in turn; `samples` has the settings of the other stages."""
+    from cascade.evaluation.kernel import kernel_distance
+    from cascade.evaluation.measurement import measure
+    from cascade.evaluation.spectrum import high_band_ratio
+
+    for number, point in enumerate(points):
+        bars.at("settings", number, len(points))
+        clock = StageClock(stage)
+        own = replace(
+            samples,
+            settings={**samples.settings, stage: point.settings},
+            on_progress=lambda name, step, total, clock=clock: _note(bars, clock, name, step, total),
+        )
+        made = measure(own, features)
+        sampler = own.plan()[-1]
+        seconds = _kept_seconds(own.folder, clock, steps=sampler.steps, chunk=sampler.chunk)
+        distance = kernel_distance(made.features, reference.features, seed)
+        detail = high_band_ratio(made.spectrum, reference.spectrum, 0.5)
+        yield Result(point.varied, distance.value, distance.standard_error, detail, seconds, len(made.features))
+    bars.at("settings", len(points), len(points))
+
+
+def cheapest_as_good(found: Sequence[Result]) -> Result:
+    """The cheapest of those that the best does not beat by more than two standard errors of their difference.
+
+    >>> a, b, c = (Result({"steps": n}, d, 0.1, 1.0, n / 10, 9) for n, d in ((4, 2.0), (8, 1.1), (16, 1.0)))
+    >>> cheapest_as_good([a, b, c]).varied
+    {'steps': 8}
+    """
+    best = min(found, key=lambda result: result.distance)
+    return min((r for r in found if not beats(best, r)), key=lambda r: math.inf if r.seconds is None else r.seconds)
+
+
+def beats(first: Result, second: Result) -> bool:
+    """Whether the first lies nearer to the real pictures, beyond two standard errors of the difference."""
+    error = math.hypot(first.standard_error, second.standard_error)
+    return second.distance - first.distance > 2 * error
+
+
+def _note(bars: "Bars", clock: StageClock, name: str, step: int, total: int) -> None:
+    clock.at(name, step)
+    bars.at(f"  {name}, steps", step, total)
+    if step >= total:
+        bars.end(f"  {name}, steps")
+
+
+def _kept_seconds(folder: Path | None, clock: StageClock, *, steps: int, chunk: int) -> float | None:
+    """Seconds of a picture over this and all earlier calls; those of this one are added to what is kept."""
+    before = _read(None if folder is None else folder / TIMES)
+    seconds, done = before["seconds"] + clock.seconds, before["steps"] + clock.steps
+    if folder is not None and clock.steps:
+        write_whole(folder / TIMES, json.dumps({"seconds": seconds, "steps": done}) + "\n")
+    return seconds / done * steps / chunk if done else None
+
+
+def _read(file: Path | None) -> dict[str, Any]:
+    try:
+        plain = json.loads("" if file is None else file.read_text(encoding="utf-8"))
+        seconds, steps = float(plain["seconds"]), int(plain["steps"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {"seconds": 0.0, "steps": 0}
+    return {"seconds": seconds, "steps": steps}

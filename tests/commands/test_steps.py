@@ -1,0 +1,95 @@
+"""`cascade steps`: every sampler at every number of steps, timed in the stage itself; made once and then only read."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from cascade.commands.command_line import main
+from cascade.commands.steps import FIGURE, REPORT
+from cascade.commands.steps_figure import draw_steps
+from cascade.commands.swept_points import Result, StageClock, beats, cheapest_as_good
+from tests.conftest import small_stage
+
+ASKED = ["stage=sr16", "samplers=[ddim,heun]", "steps=[2,3]", "num_images=5", "data.val_size=6", "features=tiny"]
+
+
+def result(steps, distance, error, seconds):
+    return Result({"sampler": "ddim", "steps": steps}, distance, error, 1.0, seconds, 9)
+
+
+@pytest.fixture(scope="module")
+def unlabelled(make_cascade, tmp_path_factory):
+    """A cascade without classes, so that any pictures are those of its kind."""
+    stages = [small_stage("tiny8", 8, chunk=4, class_names=()), small_stage("sr16", 16, 8, class_names=())]
+    return make_cascade(tmp_path_factory.mktemp("unlabelled") / "cascade", stages)
+
+
+@pytest.fixture(scope="module")
+def measured(unlabelled, tmp_path_factory):
+    out = tmp_path_factory.mktemp("steps") / "out"
+    assert main(["steps", f"cascade={unlabelled}", f"out={out}", *ASKED]) == 0
+    return out
+
+
+def test_every_pair_has_a_distance_with_its_error_and_seconds(measured):
+    report = json.loads((measured / REPORT).read_text())
+    assert [(p["varied"]["sampler"], p["varied"]["steps"]) for p in report["points"]] == [
+        ("ddim", 2), ("ddim", 3), ("heun", 2), ("heun", 3),
+    ]  # fmt: skip
+    assert all(p["standard_error"] > 0 and p["seconds"] > 0 and p["num_images"] == 5 for p in report["points"])
+    assert len({p["distance"] for p in report["points"]}) == 4
+    with Image.open(measured / FIGURE) as image:
+        assert image.width == 1200
+        assert image.text["Software"] == "cascade"
+
+
+def test_the_stage_before_is_sampled_once_and_a_rerun_samples_nothing(measured, unlabelled, monkeypatch):
+    folders = sorted(path.name.split("-")[0] for path in (measured / "samples").iterdir())
+    assert folders == ["sr16"] * 4 + ["tiny8"]
+    before = json.loads((measured / REPORT).read_text())
+    monkeypatch.setattr("cascade.stage_sampler.StageSampler.run", None)  # nothing may be sampled
+    assert main(["steps", f"cascade={unlabelled}", f"out={measured}", *ASKED]) == 0
+    assert json.loads((measured / REPORT).read_text()) == before
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["stage=sr61"], "did you mean 'sr16'?"),
+        (["stage=sr16", "sr16.steps=3"], "is what varies here"),
+        (["stage=sr16", "samplers=[ddin]"], "did you mean 'ddim'?"),
+        (["stage=sr16", "steps=[2,2]"], "each once"),
+        (["stage=sr16", "steps=[0]"], "at least 1"),
+        (["stage=tiny8", "sr16.aug_log_snr=2"], "does not run here"),
+        (["stage=sr16", "num_images=2"], "at least 3"),
+        ([], "needs stage.name=..."),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(small_cascade, here, capsys, settings, message):
+    assert main(["steps", f"cascade={small_cascade}", "out=o", "features=tiny", *settings]) == 2
+    assert message in capsys.readouterr().err
+    assert not (here / "o").exists()
+
+
+def test_what_is_within_two_errors_of_the_best_is_as_good():
+    best, near, far = result(32, 1.0, 0.3, 8.0), result(8, 1.8, 0.3, 2.0), result(4, 1.9, 0.3, 1.0)
+    assert not beats(best, near), "0.8 < 2·√2·0.3"
+    assert beats(best, far)
+    assert cheapest_as_good([best, near, far]) is near
+    assert cheapest_as_good([best, far]) is best
+
+
+def test_the_clock_counts_its_own_stage_alone():
+    now = iter([0, 10, 20, 30, 35, 50, 60.0])
+    clock = StageClock("sr", lambda: next(now))
+    for stage, step in (("base", 0), ("base", 1), ("sr", 0), ("sr", 1), ("sr", 2), ("sr", 2), ("sr", 3)):
+        clock.at(stage, step)
+    assert clock.seconds == 10 + 5 + 10
+    assert clock.steps == 3
+
+
+def test_the_same_results_are_the_same_figure():
+    found = [result(n, 1 / n, 0.1, n / 10) for n in (2, 4)]
+    assert draw_steps(found, found[1], "KID", "a title") == draw_steps(found, found[1], "KID", "a title")
+    assert draw_steps(found, found[1], "KID", "a title") != draw_steps(found, found[0], "KID", "a title")
