@@ -85,6 +85,8 @@ def test_probes_are_a_pictures_own_and_its_figure_does_not_depend_on_the_batch(p
         for seed, name, picture in [(1, "base", 0), (2, "base", 0), (1, "sr", 0), (1, "base", 1)]
     ]
     assert len(set(names)) == 4
+    draws = PictureDraws(1, "base", [0], (3, 2, 2))
+    assert draws.dequantisation().flatten()[0] != draws.uniform(0)[0], "the levels of a bound are drawn apart"
 
 
 def test_probes_are_right_on_average():
