@@ -72,7 +72,7 @@ def check_place(folder: str | Path, hold: Callable[[Path], AbstractContextManage
 def _locked(file: Path, folder: Path) -> Iterator[None]:
     try:
         handle = claim(file)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, PermissionError) as error:
         raise CascadeError(f"nothing can be written in {file.parent}; choose another folder") from error
     if handle is None:
         raise CascadeError(f"{_writer(file)} is writing to {folder}; wait until it has ended, or choose another")

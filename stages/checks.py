@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from cascade.accelerators import is_missing
+from cascade.artifact import find_stage
 from cascade.data.source import check_source
 from cascade.errors import CascadeError, suggest
 from cascade.lock import beside, check_place
@@ -50,8 +51,10 @@ def wanted_splits(trainer: Mapping[str, Any]) -> list[str]:
 
 
 def check_folders(config: Mapping[str, Any]) -> None:
-    """Refuse pictures that cannot be trained on, and a run of other settings, where a glance without torch shows it."""
+    """Refuse what a glance without torch shows: unfit pictures, an `init` that is no stage, a run of other settings."""
     check_source(config["data"], config["stage"]["resolution"], wanted_splits(config["trainer"]))
+    if config["init"] is not None:
+        find_stage(config["init"])
     if not config["fresh"] and config["name"] != SCRATCH:
         difference = RunFolder.of(config).difference(config, as_written=True)
         if difference is not None:

@@ -89,3 +89,13 @@ def test_a_folder_where_nothing_can_be_made_is_one_line():
         pytest.skip("there is no /proc, whose files nobody can make")
     with pytest.raises(CascadeError, match="nothing can be written in /proc"), beside("/proc/cascade"):
         pass
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="who may write everywhere is refused nowhere")
+def test_a_folder_that_may_not_be_written_is_one_line(tmp_path):
+    tmp_path.chmod(0o500)
+    with (
+        pytest.raises(CascadeError, match=r"nothing can be written in .*; choose another folder"),
+        beside(tmp_path / "x"),
+    ):
+        pass

@@ -1,6 +1,8 @@
 """Six classes of pictures that need no download: each is a seeded function on the unit square, at any resolution."""
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -16,6 +18,17 @@ VERSION = 2  # goes up when any picture changes
 SPLITS = ("train", "val")
 _DIRECT = 128  # smaller pictures are drawn at twice their size and shrunk
 _STRIP = 1 << 16  # pixels drawn at once, so that a field stays in the cache of the processor
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Keep torch from sharing out what is done here, thousands of small steps: on a busy machine they wait for it."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def val_size_of(size: int) -> int:
@@ -75,9 +88,10 @@ class ProceduralDataset:
 
     def image(self, i: int) -> Tensor:
         """Picture i, uint8 (3, resolution, resolution)."""
-        if self.resolution < _DIRECT:
-            return to_uint8(shrink(from_uint8(self._draw(i, 2 * self.resolution)), self.resolution))
-        return self._draw(i, self.resolution)
+        with _one_thread():
+            if self.resolution < _DIRECT:
+                return to_uint8(shrink(from_uint8(self._draw(i, 2 * self.resolution)), self.resolution))
+            return self._draw(i, self.resolution)
 
     def _draw(self, i: int, resolution: int) -> Tensor:
         scene = list(SCENES.values())[self.label(i)]

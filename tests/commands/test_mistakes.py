@@ -108,6 +108,7 @@ WRONG = [
     (["train", "runs={runs}", "name=mine", "seed=7"], "was made with seed=3, not 7; continue it with that, or use"),
     (["train", "runs={runs}", "name=mine", "seed=3", "stage.flip=false"], "was made with stage.flip=True, not False"),
     (["train", "-m", "runs={runs}", "name=mine", "stage=sr256,base64"], "seed=3, not 0; continue it with that"),
+    (["train", "init=nowhere"], "there is no stage at 'nowhere'"),
     (["sample", "cascade={cascade}", "out={file}/x"], "file/x cannot be made: Not a directory"),
     (["assemble", "stages=[{cascade}/tiny8]", "out={file}/x"], "file cannot be made: File exists"),
     (["evaluate", "cascade={cascade}", "out={file}/x"], "file/x cannot be made: Not a directory"),

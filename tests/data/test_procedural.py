@@ -158,3 +158,19 @@ def test_few_pictures_have_few_for_validation_unless_more_are_wanted() -> None:
     assert len(open_dataset({"name": "procedural", "size": 48, "val_size": None}, 16, "val")) == 6
     assert len(open_dataset({"name": "procedural", "size": 48, "val_size": 600}, 16, "val")) == 600
     assert len(open_dataset({"name": "procedural"}, 16, "val")) == 600  # as ever
+
+
+def test_a_picture_is_drawn_in_one_thread_and_is_the_same_however_many_there_are(monkeypatch) -> None:
+    before, seen = torch.get_num_threads(), []
+    drawn = procedural.Canvas.rows
+    monkeypatch.setattr(
+        procedural.Canvas, "rows", lambda *args: (seen.append(torch.get_num_threads()), drawn(*args))[1]
+    )
+    pictures = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        pictures.append(ProceduralDataset(128, size=1).image(0))
+        assert torch.get_num_threads() == threads
+    torch.set_num_threads(before)
+    assert torch.equal(*pictures)
+    assert set(seen) == {1}
