@@ -1,6 +1,7 @@
 """`cascade plan`: its numbers are those of the training that would run; what is estimated says so."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -67,6 +68,15 @@ def test_what_a_step_keeps_is_counted_once_and_grows_with_the_picture():
     kept = [_kept_bytes(TrainingStep.build(p, plain(), bf16=False)) for p in (small, large)]
     maps = 3.0 <= kept[1] / kept[0] <= 4.0
     assert maps, "four times the pixels, and an embedding that does not grow"
+
+
+def test_what_is_kept_twice_is_counted_once():
+    x = torch.ones(1000, requires_grad=True)
+    denoiser = torch.nn.Identity()
+    square = SimpleNamespace(
+        planned=SimpleNamespace(stage=SimpleNamespace(denoiser=denoiser)), forward=lambda _: (x * x).sum()
+    )
+    assert _kept_bytes(square) == 4000
 
 
 def test_the_calls_of_the_network_are_counted():
