@@ -19,9 +19,9 @@ LABELS = torch.tensor([0, 0, 0, 0, 0, 1, 1, 1, 2, 2] * 6)
 FEATURES = randn("features", shape=(60, 5)) * torch.tensor([1.0, 3.0, 0.1, 1.0, 20.0]) + LABELS[:, None].float()
 
 
-def objective(classifier, strength: float, weights: torch.Tensor) -> torch.Tensor:
+def objective(classifier, strength: float, weights: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     """The definition, written apart: each class's mean of −ln p weighs a third."""
-    log_probs = (((FEATURES.double() - classifier.mean) / classifier.scale) @ weights + classifier.bias).log_softmax(1)
+    log_probs = (((FEATURES.double() - classifier.mean) / classifier.scale) @ weights + bias).log_softmax(1)
     means = [-log_probs[c == LABELS, c].mean() for c in range(3)]
     return sum(means) / 3 + strength / 2 * weights.square().sum()
 
@@ -29,13 +29,13 @@ def objective(classifier, strength: float, weights: torch.Tensor) -> torch.Tenso
 @pytest.mark.parametrize("strength", [0.3, 0.01])
 def test_it_is_the_minimum_of_the_balanced_cross_entropy(strength):
     fitted = fit_logistic(FEATURES, LABELS, 3, strength)
-    weights = fitted.weights.clone().requires_grad_()
-    least = objective(fitted, strength, weights)
-    (gradient,) = torch.autograd.grad(least, weights)
-    assert gradient.abs().max() < 1e-6
+    weights, bias = fitted.weights.clone().requires_grad_(), fitted.bias.clone().requires_grad_()
+    least = objective(fitted, strength, weights, bias)
+    for gradient in torch.autograd.grad(least, (weights, bias)):
+        assert gradient.abs().max() < 1e-6
     for i in range(5):
-        beside = objective(fitted, strength, fitted.weights + 0.05 * randn("beside", i, shape=(5, 3)).double())
-        assert beside > least
+        beside = fitted.weights + 0.05 * randn("beside", i, shape=(5, 3)).double()
+        assert objective(fitted, strength, beside, fitted.bias) > least
 
 
 def test_one_feature_of_two_classes_has_a_closed_form():
