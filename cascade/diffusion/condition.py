@@ -57,6 +57,16 @@ class Condition:
         """Return the condition with every field on `device`."""
         return self._map(lambda field: field.to(device))
 
+    def clone(self) -> "Condition":
+        """Return the condition with its fields copied: outside of inference mode autograd may keep the copies.
+
+        >>> with torch.inference_mode():
+        ...     condition = Condition(label=torch.tensor([3]))
+        >>> condition.clone().label.is_inference()
+        False
+        """
+        return self._map(lambda field: field.clone())
+
     def _with_label(self, label: Tensor) -> "Condition":
         return Condition(label, self.low_res, self.aug_log_snr, self.augment)
 

@@ -88,9 +88,9 @@ def log_likelihood_terms(
     [-1.838, 0.693]
     """
     _check(len(x), probes, seeds, log_snr_min=log_snr_min, log_snr_max=log_snr_max, steps=steps)
-    # What is made in inference mode takes no part in autograd, so x is cloned outside of it.
+    # What is made in inference mode takes no part in autograd, so all is copied outside of it.
     with torch.inference_mode(False), torch.no_grad():
-        x = x.detach().clone()
+        x, condition = x.detach().clone(), condition.clone()
         dtype = working_dtype(x)
         vectors = None if probes is None else _rademacher(x, probes, range(len(x)) if seeds is None else seeds)
 

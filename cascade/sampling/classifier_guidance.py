@@ -163,11 +163,13 @@ def classifier_ancestral(classifier: LogProb, scale: float = 1.0, variance: Vari
 
 
 def class_gradient(log_prob: LogProb, x_t: Tensor, log_snr: Tensor, condition: Condition) -> Tensor:
-    """Return ∇ ln p(c | x_t) by x_t, of x_t's shape (B, ...); also where gradients are switched off around it.
+    """Return ∇ ln p(c | x_t) by x_t, of x_t's shape (B, ...); also where gradients are switched off around it, in
+    whichever way.
 
     >>> class_gradient(lambda x, log_snr, condition: -x.square().sum(1), torch.ones(1, 2), torch.zeros(1), Condition())
     tensor([[-2., -2.]])
     """
-    with torch.enable_grad():
-        x = x_t.detach().requires_grad_()
-        return torch.autograd.grad(log_prob(x, log_snr, condition).sum(), x)[0]
+    # What is made in inference mode takes no part in autograd, so all is copied outside of it.
+    with torch.inference_mode(False), torch.enable_grad():
+        x = x_t.detach().clone().requires_grad_()
+        return torch.autograd.grad(log_prob(x, log_snr.clone(), condition.clone()).sum(), x)[0]

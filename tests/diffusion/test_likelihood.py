@@ -191,21 +191,22 @@ def test_networks_and_pictures_in_any_mode(mode, normal):
             super().__init__()
             self.convolution = convolution
 
-        def forward(self, x, log_snr, **condition):
-            return self.convolution(x).tanh()
+        def forward(self, x, log_snr, low_res=None, **condition):
+            return self.convolution(x * low_res).tanh()
 
     denoiser = VPreconditioning(Network())
     x = 0.5 * normal(2, 3, 4, 4).float()
     with mode():
-        got = log_likelihood(denoiser, x, NOTHING, log_snr_min=-8.0, log_snr_max=2.0, steps=3)
-        probed = log_likelihood(denoiser, x, NOTHING, probes=100, log_snr_min=-8.0, log_snr_max=2.0, steps=3)
+        told = Condition(low_res=torch.ones(2, 3, 1, 1))
+        got = log_likelihood(denoiser, x, told, log_snr_min=-8.0, log_snr_max=2.0, steps=3)
+        probed = log_likelihood(denoiser, x, told, probes=100, log_snr_min=-8.0, log_snr_max=2.0, steps=3)
     assert got.dtype == torch.float32
     assert not got.requires_grad
     assert all(parameter.grad is None for parameter in denoiser.parameters())
     flat = lambda x_t, log_snr, condition: Posterior(  # noqa: E731
         denoiser(x_t.reshape(-1, 3, 4, 4), log_snr, condition).mean.flatten(1)
     )
-    again = log_likelihood(flat, x.flatten(1), NOTHING, log_snr_min=-8.0, log_snr_max=2.0, steps=3)
+    again = log_likelihood(flat, x.flatten(1), told.clone(), log_snr_min=-8.0, log_snr_max=2.0, steps=3)
     assert_close(again, got, rtol=1e-5, atol=1e-4)
     assert_close(probed, got, rtol=0, atol=2.0)
 

@@ -80,14 +80,18 @@ def test_every_sampler_takes_the_score_form():
         exact(sampler(guided, X, GRID, CONDITION, noise), sampler(ORACLE, X, GRID, CONDITION, noise))
 
 
-def test_gradients_are_taken_where_they_are_switched_off_and_leave_no_trace():
-    guided = ClassifierGuidance(ORACLE, LOG_PROB, 2.0)
-    want = guided(X, LOG_SNR, CONDITION).mean
-    with torch.no_grad():
-        got = guided(X, LOG_SNR, CONDITION).mean
+@pytest.mark.parametrize("off", [torch.no_grad, torch.inference_mode])
+def test_gradients_are_taken_where_they_are_switched_off_and_leave_no_trace(off):
+    guided, shifted = ClassifierGuidance(ORACLE, LOG_PROB, 2.0), ClassifierAncestral(LOG_PROB, 2.0)
+    want, made = guided(X, LOG_SNR, CONDITION).mean, shifted(ORACLE, X, GRID, CONDITION, noise)
+    with off():
+        # Everything is made where gradients are off, as in a user's own loop.
+        x, level, condition = X.clone(), LOG_SNR.clone(), Condition(label=CONDITION.label.clone())
+        got = guided(x, level, condition).mean
+        assert torch.equal(shifted(ORACLE, x, GRID, condition, noise), made)
     assert torch.equal(got, want)
     assert not got.requires_grad
-    assert X.grad is None
+    assert x.grad is None
 
 
 def fails(x_t, log_snr, condition):
