@@ -17,12 +17,13 @@ from torch.nn.functional import logsigmoid, softplus
 
 from cascade.diffusion.ladder import check_measures
 from cascade.diffusion.noise import LogNormalNoise, NoiseDistribution
+from cascade.diffusion.schedule import as_tensor
 
 
 class Weighting(Protocol):
-    """What the loss needs: ln w(λ)/p(λ), of λ's shape."""
+    """What the loss needs: ln w(λ)/p(λ), of λ's shape; a number is taken as float64."""
 
-    def log_ratio(self, log_snr: Tensor) -> Tensor: ...
+    def log_ratio(self, log_snr: Tensor | float) -> Tensor: ...
 
 
 def _rebind(
@@ -45,9 +46,9 @@ class UnitWeighting:
 
     noise: NoiseDistribution | None = None
 
-    def log_ratio(self, log_snr: Tensor) -> Tensor:
+    def log_ratio(self, log_snr: Tensor | float) -> Tensor:
         """Return zeros."""
-        return torch.zeros_like(log_snr)
+        return torch.zeros_like(as_tensor(log_snr))
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,9 @@ class SimpleWeighting:
     def __post_init__(self) -> None:
         check_measures(self.noise, self.reference)
 
-    def log_ratio(self, log_snr: Tensor) -> Tensor:
+    def log_ratio(self, log_snr: Tensor | float) -> Tensor:
         """Return ln p_ref(λ) − ln p(λ)."""
+        log_snr = as_tensor(log_snr)
         return _rebind(torch.zeros_like(log_snr), log_snr, self.noise, self.reference)
 
 
@@ -87,7 +89,7 @@ class ELBOWeighting:
 
     noise: NoiseDistribution
 
-    def log_ratio(self, log_snr: Tensor) -> Tensor:
+    def log_ratio(self, log_snr: Tensor | float) -> Tensor:
         """Return −ln p(λ)."""
         return -self.noise.log_density(log_snr)
 
@@ -106,8 +108,9 @@ class VWeighting:
     def __post_init__(self) -> None:
         check_measures(self.noise, self.reference)
 
-    def log_ratio(self, log_snr: Tensor) -> Tensor:
+    def log_ratio(self, log_snr: Tensor | float) -> Tensor:
         """Return ln(1 + e^{−λ}) + ln p_ref(λ) − ln p(λ)."""
+        log_snr = as_tensor(log_snr)
         return _rebind(softplus(-log_snr), log_snr, self.noise, self.reference)
 
 
@@ -125,8 +128,9 @@ class X0Weighting:
     def __post_init__(self) -> None:
         check_measures(self.noise, self.reference)
 
-    def log_ratio(self, log_snr: Tensor) -> Tensor:
+    def log_ratio(self, log_snr: Tensor | float) -> Tensor:
         """Return −λ + ln p_ref(λ) − ln p(λ)."""
+        log_snr = as_tensor(log_snr)
         return _rebind(-log_snr, log_snr, self.noise, self.reference)
 
 
@@ -144,8 +148,9 @@ class TruncatedSNRWeighting:
     def __post_init__(self) -> None:
         check_measures(self.noise, self.reference)
 
-    def log_ratio(self, log_snr: Tensor) -> Tensor:
+    def log_ratio(self, log_snr: Tensor | float) -> Tensor:
         """Return max(0, −λ) + ln p_ref(λ) − ln p(λ)."""
+        log_snr = as_tensor(log_snr)
         return _rebind((-log_snr).clamp(min=0), log_snr, self.noise, self.reference)
 
 
@@ -169,8 +174,9 @@ class P2Weighting:
             raise ValueError(f"need k above 0 and gamma at least 0, both finite, not {self.k} and {self.gamma}")
         check_measures(self.noise, self.reference)
 
-    def log_ratio(self, log_snr: Tensor) -> Tensor:
+    def log_ratio(self, log_snr: Tensor | float) -> Tensor:
         """Return −γ·ln(k + e^λ) + ln p_ref(λ) − ln p(λ)."""
+        log_snr = as_tensor(log_snr)
         offset = math.log(self.k)
         return _rebind(-self.gamma * (softplus(log_snr - offset) + offset), log_snr, self.noise, self.reference)
 
@@ -192,8 +198,9 @@ class MinSNRWeighting:
             raise ValueError(f"gamma must be positive, not {self.gamma}")
         check_measures(self.noise, self.reference)
 
-    def log_ratio(self, log_snr: Tensor) -> Tensor:
+    def log_ratio(self, log_snr: Tensor | float) -> Tensor:
         """Return min(0, ln γ − λ) + ln p_ref(λ) − ln p(λ)."""
+        log_snr = as_tensor(log_snr)
         ratio = (math.log(self.gamma) - log_snr).clamp(max=0)
         return _rebind(ratio, log_snr, self.noise, self.reference)
 
@@ -217,8 +224,9 @@ class SigmoidWeighting:
         if not math.isfinite(self.bias):
             raise ValueError(f"bias must be finite, not {self.bias}")
 
-    def log_ratio(self, log_snr: Tensor) -> Tensor:
+    def log_ratio(self, log_snr: Tensor | float) -> Tensor:
         """Return ln sigmoid(b − λ) − ln p(λ)."""
+        log_snr = as_tensor(log_snr)
         return logsigmoid(self.bias - log_snr) - self.noise.log_density(log_snr)
 
 
@@ -242,7 +250,8 @@ class EDMWeighting:
             raise ValueError(f"sigma_data must be positive, not {self.sigma_data}")
         check_measures(self.noise, self.reference or LogNormalNoise())
 
-    def log_ratio(self, log_snr: Tensor) -> Tensor:
+    def log_ratio(self, log_snr: Tensor | float) -> Tensor:
         """Return ln(1 + e^{−λ}/σ_d²) + ln p_ref(λ) − ln p(λ)."""
+        log_snr = as_tensor(log_snr)
         ratio = softplus(-log_snr - 2 * math.log(self.sigma_data))
         return _rebind(ratio, log_snr, self.noise, self.reference or LogNormalNoise())

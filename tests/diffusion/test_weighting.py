@@ -239,6 +239,9 @@ def test_every_weighting_takes_the_training_noise_by_name(name):
     weighting = build("weighting", {"name": name}, noise=noise)
     assert weighting.noise is noise
     assert weighting.log_ratio(torch.zeros(3)).shape == (3,)
+    number = weighting.log_ratio(0.3)
+    assert number.dtype == torch.float64
+    assert number == weighting.log_ratio(torch.tensor([0.3], dtype=torch.float64))
 
 
 def test_the_registry_builds_a_weighting_with_its_reference():

@@ -151,7 +151,7 @@ MUTANTS: list[Mutant] = [
     ),
     *mutants("cascade/diffusion/weighting.py", "diffusion/test_weighting.py",
         ("ratio·p_ref/p", "reference.log_density(log_snr) - noise", "reference.log_density(log_snr) + noise"),
-        ("unit, 1", "return torch.zeros_like(log_snr)", "return torch.ones_like(log_snr)"),
+        ("unit, 1", "return torch.zeros_like(", "return torch.ones_like("),
         ("simple, 1", "_rebind(torch.zeros_like", "_rebind(torch.ones_like"),
         ("ELBO, 1/p", "return -self.noise.log_density(log_snr)", "return self.noise.log_density(log_snr)"),
         ("v, 1 + e^{−λ}", "_rebind(softplus(-log_snr), log_snr", "_rebind(softplus(log_snr), log_snr"),
