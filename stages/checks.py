@@ -74,7 +74,7 @@ def _check_trainer(settings: Mapping[str, Any]) -> None:
     for key in (*not_negative, "gradient_clip"):
         if not settings[key] >= 0:
             raise CascadeError(f"trainer.{key} cannot be negative, as {settings[key]} is")
-    for key in ("checkpoint_minutes", "max_minutes"):
+    for key in ("checkpoint_minutes", "max_minutes", "max_cpu_minutes"):
         if settings[key] is not None and not settings[key] > 0:
             raise CascadeError(f"trainer.{key} must be above 0, not {settings[key]}")
     if settings["accelerator"] not in ACCELERATORS:

@@ -29,6 +29,7 @@ from cascade.progress import Bars, progress_bars
 from stages.after_step import AfterStep
 from stages.checkpoint import ResumeCheckpoint, WholeCheckpointIO
 from stages.checks import check_settings, wanted_splits
+from stages.cpu_budget import CpuBudget
 from stages.diffusion_stage import DiffusionStage
 from stages.kinds import kind_of
 from stages.launched import Launched
@@ -126,12 +127,14 @@ def _train(
     loggers = build_loggers(config, run, start)
     progress = TrainingProgress(described.name, settings["log_every"], bars)
     clock = StopAfter(math.inf if settings["max_minutes"] is None else settings["max_minutes"])
+    budget = CpuBudget(settings["max_cpu_minutes"])
     checkpoint = ResumeCheckpoint(run.path, settings["checkpoint_every"], settings["checkpoint_minutes"])
     size = _per_process(settings, processes)
     watching = _watching(config, described, validation, folder=run.path, batch=size, bars=bars)
     exporting = [ExportBest(callback, export) for callback in watching if isinstance(callback, Validation)]
     # The checkpoint stores what those before it have done at this step, and is there before the stage is replaced.
-    trainer = _trainer(config, run.path, processes, [progress, clock, *watching, checkpoint, *exporting], loggers)
+    callbacks = [progress, clock, budget, *watching, checkpoint, *exporting]
+    trainer = _trainer(config, run.path, processes, callbacks, loggers)
     meeting.agree(last=True)
     try:
         _fit(trainer, stage, _loader(config, dataset, processes, start), run.checkpoint if start else None)

@@ -41,6 +41,7 @@ FREE = (
     "trainer.checkpoint_minutes",
     "trainer.devices",
     "trainer.log_every",
+    "trainer.max_cpu_minutes",
     "trainer.max_minutes",
     "trainer.max_steps",
     "trainer.sample_every",
@@ -179,7 +180,7 @@ class RunFolder:
             RUN_ID: self.run_id,
         }
         if ended is not None:
-            stored[ENDED] = {key: ended[key] for key in ("max_minutes", "max_steps")}
+            stored[ENDED] = {key: ended[key] for key in ("max_minutes", "max_cpu_minutes", "max_steps")}
         write_whole(self.path / RUN_CONFIG, yaml.safe_dump(stored, sort_keys=False, allow_unicode=True))
 
     def ended_by_time(self, settings: Mapping[str, Any]) -> bool:

@@ -23,6 +23,7 @@ from cascade.evaluation.bits_per_dim import PictureDraws
 from cascade.evaluation.inception import WeightsMissingError
 from stages import assembly, classifier_assembly
 from stages.draws import Draws
+from stages.parts import check_parts
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 FILES = sorted(CONF.glob("*/*.yaml"))
@@ -152,7 +153,18 @@ def compose_alone(path: Path) -> None:
     assert configured("evaluate", f"{path.parent.name}={path.stem}")["choices"][path.parent.name] == path.stem
 
 
-OTHERS = {"bound": judge, "features": read_features, "logger": compose_alone}
+def build_candidates(path: Path) -> None:
+    """Every candidate composes, and all that it names can be built."""
+    listed = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert len(listed["of"]) >= 5
+    for words in listed["of"].values():
+        config = configured("train", f"stage={path.stem}", *listed["each"].split(), *words.split())
+        check_parts(config)
+        noise = registry.build("noise", config["noise"])
+        assert registry.build("weighting", config["weighting"], noise=noise) is not None
+
+
+OTHERS = {"bound": judge, "candidates": build_candidates, "features": read_features, "logger": compose_alone}
 
 
 # Experiments

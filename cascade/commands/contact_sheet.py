@@ -1,6 +1,7 @@
 """A contact sheet: small pictures in labelled rows, drawn by Pillow."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
@@ -15,7 +16,7 @@ COLUMNS, LINES, ROWS = 16, 4, 64
 _GAP, _TITLE = 4, 20
 
 
-def write_contact_sheet(path: Path, rows: Mapping[str, Sequence[Path]]) -> None:
+def write_contact_sheet(path: Path, rows: "Mapping[str, Sequence[Path | Image.Image]]") -> None:
     """Write a PNG of the pictures of each row under the row's title ("": without one)."""
     shown = {title: list(files)[: COLUMNS * LINES] for title, files in list(rows.items())[:ROWS] if files}
     columns = min(COLUMNS, max(map(len, shown.values()), default=1))
@@ -34,8 +35,8 @@ def write_contact_sheet(path: Path, rows: Mapping[str, Sequence[Path]]) -> None:
     write_whole(path, marked_png(sheet))
 
 
-def _small(file: Path) -> Image.Image:
-    with Image.open(file) as image:
+def _small(picture: Path | Image.Image) -> Image.Image:
+    with Image.open(picture) if isinstance(picture, Path) else nullcontext(picture) as image:
         # Pixels of a small picture stay squares; a large one is averaged.
         grow = max(image.size) <= CELL
         return image.convert("RGB").resize((CELL, CELL), Image.Resampling.NEAREST if grow else Image.Resampling.LANCZOS)

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +39,7 @@ def extra_keys(config: DictConfig) -> "Mapping[str, Kind]":
 def run(config: DictConfig) -> None:
     """Measure, print a table, and write `out`/evaluation.json if `out` is given. See `conf/evaluate.yaml`."""
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)
-    _check(plain)
+    check_evaluation(plain)
     out = None if plain["out"] is None else Path(plain["out"]).expanduser()
     if out is not None:
         _refuse_foreign_report(out)
@@ -51,10 +52,10 @@ def run(config: DictConfig) -> None:
         torch.set_num_threads(plain["threads"])
     with progress_bars() as bars:
         # Everything is opened and checked before the folder is touched, and computed in it.
-        opened = [METRICS[metric](plain, out, bars) for metric in METRICS if metric in plain["metrics"]]
+        opened = open_metrics(plain, out, bars, features_of(plain, bars))
         with nullcontext() if out is None else exclusive(out):
             measured = [measure() for measure in opened]
-            report = _report(plain, measured)
+            report = report_of(plain, measured)
             if out is not None:
                 write_whole(out / REPORT, json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     console = wide_console()
@@ -76,12 +77,29 @@ class Measured:
     lines: Sequence[str] = ()
 
 
-def _distances(plain: Mapping[str, Any], out: Path | None, bars: Bars) -> Callable[[], Measured]:
+Opened = Callable[[], Measured]
+"""A metric whose pictures are open: a call measures them."""
+ChooseFeatures = Callable[[], "Features"]
+
+
+def features_of(plain: Mapping[str, Any], bars: Bars) -> ChooseFeatures:
+    """What builds the features when they are first asked for: one network for all metrics, each picture seen once."""
+    from cascade.evaluation.features import RememberedFeatures
+
+    return cache(lambda: RememberedFeatures(chosen_features(plain, bars.console)))
+
+
+def open_metrics(plain: Mapping[str, Any], out: Path | None, bars: Bars, choose: ChooseFeatures) -> list[Opened]:
+    """Open the pictures of every metric that is asked for."""
+    return [METRICS[metric](plain, out, bars, choose) for metric in METRICS if metric in plain["metrics"]]
+
+
+def _distances(plain: Mapping[str, Any], out: Path | None, bars: Bars, choose: ChooseFeatures) -> Opened:
     """Open generated and real pictures and the features, and return what measures them."""
     from cascade.commands.figure_table import named
 
     generated, reference = open_sides(plain, out, bars)
-    features = chosen_features(plain, bars.console)
+    features = choose()
 
     def measure() -> Measured:
         figures, left_out = _figures(plain, generated, reference, features, bars)
@@ -99,10 +117,10 @@ def _distances(plain: Mapping[str, Any], out: Path | None, bars: Bars) -> Callab
     return measure
 
 
-def _judging(metric: str) -> Callable[[Mapping[str, Any], Path | None, Bars], Callable[[], Measured]]:
+def _judging(metric: str) -> Callable[[Mapping[str, Any], Path | None, Bars, ChooseFeatures], Opened]:
     """What opens the cascade and real pictures, and returns what judges these."""
 
-    def judge(plain: Mapping[str, Any], out: Path | None, bars: Bars) -> Callable[[], Measured]:  # noqa: ARG001
+    def judge(plain: Mapping[str, Any], out: Path | None, bars: Bars, choose: ChooseFeatures) -> Opened:  # noqa: ARG001
         from cascade.commands.figure_table import named
 
         opened = BitsPerDim.open(plain, metric, bars)
@@ -116,12 +134,12 @@ def _judging(metric: str) -> Callable[[Mapping[str, Any], Path | None, Bars], Ca
     return judge
 
 
-def _cas(plain: Mapping[str, Any], out: Path | None, bars: Bars) -> Callable[[], Measured]:
+def _cas(plain: Mapping[str, Any], out: Path | None, bars: Bars, choose: ChooseFeatures) -> Opened:
     """Open samples, photographs and the features, and return what teaches classifiers on them."""
     from cascade.commands.cas import ClassificationScores
 
     opened = ClassificationScores.open(plain, out, bars)
-    features = chosen_features(plain, bars.console)
+    features = choose()
 
     def measure() -> Measured:
         figures, record = opened.measure(features, bars)
@@ -130,10 +148,39 @@ def _cas(plain: Mapping[str, Any], out: Path | None, bars: Bars) -> Callable[[],
     return measure
 
 
-METRICS = {"distances": _distances, "cas": _cas, **{metric: _judging(metric) for metric in JUDGES}}
+def _floor(plain: Mapping[str, Any], out: Path | None, bars: Bars, choose: ChooseFeatures) -> Opened:
+    """Open photographs of both splits and the features, and return what compares real with real."""
+    from cascade.commands.photographs import Photographs
+
+    opened = Photographs.open(plain, out, bars, wanted=plain["num_images"])
+    features = choose()
+
+    def measure() -> Measured:
+        figures, record, lines = opened.floor(features, bars)
+        return Measured(figures, {"floor": record}, opened.title(), lines)
+
+    return measure
 
 
-def _check(plain: Mapping[str, Any]) -> None:
+def _memorisation(plain: Mapping[str, Any], out: Path | None, bars: Bars, choose: ChooseFeatures) -> Opened:
+    """Open samples, photographs of both splits and the features, and return what looks for copies."""
+    from cascade.commands.photographs import Photographs
+
+    opened = Photographs.open(plain, out, bars)
+    features = choose()
+
+    def measure() -> Measured:
+        figures, record = opened.memorisation(features, bars)
+        return Measured(figures, {"memorisation": record}, f"samples beside {opened.title()}")
+
+    return measure
+
+
+PHOTOGRAPHS = {"floor": _floor, "memorisation": _memorisation}
+METRICS = {"distances": _distances, "cas": _cas, **PHOTOGRAPHS, **{metric: _judging(metric) for metric in JUDGES}}
+
+
+def check_evaluation(plain: Mapping[str, Any]) -> None:
     """Everything that can be said of the command line itself, before torch is imported."""
     if (plain["cascade"] is None) == (plain["images"] is None):
         raise CascadeError("give what to evaluate: either cascade=FOLDER or images=FOLDER")
@@ -145,6 +192,11 @@ def _check(plain: Mapping[str, Any]) -> None:
     for metric in JUDGES:
         if metric in plain["metrics"]:
             check_bits_per_dim(plain, metric)
+    for metric in PHOTOGRAPHS:
+        if metric in plain["metrics"]:
+            from cascade.commands.photographs import check_photographs
+
+            check_photographs(plain, metric)
     if "cas" in plain["metrics"]:
         from cascade.commands.cas import check_cas
 
@@ -250,7 +302,7 @@ def _with_rules(figure: "Figure", generated: Pictures, reference: Pictures) -> "
     return replace(figure, resize="; ".join([*rules, figure.resize]))
 
 
-def _report(plain: Mapping[str, Any], measured: Sequence[Measured]) -> dict[str, Any]:
+def report_of(plain: Mapping[str, Any], measured: Sequence[Measured]) -> dict[str, Any]:
     from importlib.metadata import version
 
     return {

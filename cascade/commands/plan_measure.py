@@ -56,7 +56,7 @@ class Costs:
 
 def measured(planned: PlannedStage, config: Mapping[str, Any], tell: Tell) -> Costs:
     """Measure sampling, then training, by the clock and by the system's count of resident memory."""
-    chunk_seconds, sampling_bytes, arithmetic = _sampling(planned, tell)
+    chunk_seconds, sampling_bytes, arithmetic = sampling_costs(planned, tell)
     step = TrainingStep.build(planned, config)
     wanted = config["trainer"]["batch"] // config["trainer"]["accumulate"]
     tell("a training step", 0, 4)
@@ -84,7 +84,7 @@ def measured(planned: PlannedStage, config: Mapping[str, Any], tell: Tell) -> Co
         sampling_bytes=sampling_bytes,
         memory=total_memory(),
         notes={
-            "training": f"{note}; without the processes that read pictures{_busy()}",
+            "training": f"{note}; without the processes that read pictures{busy()}",
             "sampling": f"{arithmetic}, measured by a call of the network",
         },
     )
@@ -169,7 +169,7 @@ class TrainingStep:
             return self.loss(denoiser, x, log_snr, torch.ones_like(x), condition, self.weighting).mean()
 
 
-def _sampling(planned: PlannedStage, tell: Tell) -> tuple[float, float, str]:
+def sampling_costs(planned: PlannedStage, tell: Tell) -> tuple[float, float, str]:
     """Seconds of a chunk of pictures, the peak of memory, and the arithmetic, chosen as `precision=auto` does."""
     stage = planned.stage
     stage.denoiser.eval().requires_grad_(False)
@@ -223,7 +223,7 @@ class _Operations(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def _busy() -> str:
+def busy() -> str:
     """A warning where other programs compete for the processor, which makes every time too long."""
     others, cores = os.getloadavg()[0] - 1, os.cpu_count() or 1
     return (

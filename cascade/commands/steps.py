@@ -94,6 +94,7 @@ def run(config: "DictConfig") -> None:
 def _checked(plain: Mapping[str, Any], out: Path) -> tuple[dict[str, StageSettings], list[Point]]:
     """Everything that can be said without torch; the settings of the other stages, and the points."""
     from cascade.commands.png import refuse_foreign
+    from cascade.commands.reports import refuse_foreign_report
     from cascade.data.listing import SPLITS
     from cascade.data.source import check_source
 
@@ -137,19 +138,8 @@ def _checked(plain: Mapping[str, Any], out: Path) -> tuple[dict[str, StageSettin
     if out.exists() and not out.is_dir():
         raise CascadeError(f"out={out} is a file")
     refuse_foreign(out, [FIGURE])
-    _refuse_foreign_report(out / REPORT)
+    refuse_foreign_report(out / REPORT, _MADE_BY)
     return settings, points
-
-
-def _refuse_foreign_report(file: Path) -> None:
-    if not file.exists():
-        return
-    try:
-        ours = json.loads(file.read_text(encoding="utf-8")).get("made_by") == _MADE_BY
-    except (OSError, ValueError, AttributeError):
-        ours = False
-    if not ours:
-        raise CascadeError(f"{file} was not made by {_MADE_BY}; choose another out, or move it away")
 
 
 def _print(console: "Console", found: Sequence[Result], best: Result, name: str, title: str) -> None:

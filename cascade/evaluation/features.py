@@ -1,5 +1,6 @@
 """What a feature network is to every metric: a name, a size, a hash, a resize rule, and a function of pictures."""
 
+import hashlib
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
@@ -81,3 +82,26 @@ class NetworkFeatures:
                 features = self._network(self._prepare(chunk.to(self._device)))
             out.append(features[: len(part)].float().cpu())
         return torch.cat(out)
+
+
+class RememberedFeatures:
+    """The same features, each picture looked at once: several metrics ask for those of the same pictures.
+
+    >>> from cascade.evaluation.tiny import tiny_features
+    >>> features, pictures = tiny_features(), torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
+    >>> torch.equal(RememberedFeatures(features)(pictures), features(pictures))
+    True
+    """
+
+    def __init__(self, features: Features) -> None:
+        self.name, self.dim, self.sha256, self.resize = features.name, features.dim, features.sha256, features.resize
+        self._features = features
+        self._rows: dict[bytes, Tensor] = {}
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return the features of uint8 pictures (B, 3, H, W), (B, d)."""
+        keys = [hashlib.sha256(repr(image.shape).encode() + image.cpu().numpy().tobytes()).digest() for image in images]
+        new = {key: i for i, key in enumerate(keys) if key not in self._rows}
+        if new:
+            self._rows.update(zip(new, self._features(images[list(new.values())]), strict=True))
+        return torch.stack([self._rows[key] for key in keys]) if keys else self._features(images)

@@ -47,7 +47,7 @@ def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> PrecisionRecall:
     return PrecisionRecall(_covered(fake, real, _radii(real, k)), _covered(real, fake, _radii(fake, k)))
 
 
-def _squared_distances(a: Tensor, b: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
+def squared_distances(a: Tensor, b: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
     """Yield (first row, squared distances of a block of `a` to all of `b`, their rounding)."""
     norm_b = b.square().sum(1)
     for start in range(0, len(a), _BLOCK):
@@ -59,7 +59,7 @@ def _squared_distances(a: Tensor, b: Tensor) -> Iterator[tuple[int, Tensor, Tens
 def _radii(points: Tensor, k: int) -> Tensor:
     """Return the squared distance of each point to its k-th nearest other one."""
     radii = []
-    for start, squared, _ in _squared_distances(points, points):
+    for start, squared, _ in squared_distances(points, points):
         rows = torch.arange(len(squared))
         squared[rows, start + rows] = torch.inf
         radii.append(squared.kthvalue(k, dim=1).values)
@@ -69,6 +69,6 @@ def _radii(points: Tensor, k: int) -> Tensor:
 def _covered(points: Tensor, centres: Tensor, radii: Tensor) -> float:
     """Return the share of `points` that lie in at least one ball."""
     inside = 0
-    for _, squared, rounding in _squared_distances(points, centres):
+    for _, squared, rounding in squared_distances(points, centres):
         inside += int((squared <= radii + rounding).any(1).sum())
     return inside / len(points)

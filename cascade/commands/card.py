@@ -1,0 +1,195 @@
+"""`cascade card`: the model card of a cascade, composed of what other commands measure, each figure with its own."""
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cascade import __version__
+from cascade.artifact import find_cascade, load_cascade_config, load_chain
+from cascade.commands.evaluate import check_evaluation, extra_keys, features_of, open_metrics, report_of
+from cascade.errors import CascadeError
+from cascade.files import write_whole
+from cascade.lock import exclusive
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from cascade.progress import Bars
+
+__all__ = ["extra_keys", "run"]
+
+REPORT, CARD = "card.json", "card.md"
+_MADE_BY = "cascade card"
+_OF_CARD = ("about", "limits", "steps", "stages", "out", "cascade")
+_STAGE = "+per_stage."
+_OF_EVALUATION = ("metrics", "data.split", "num_images", "allow_few_images")
+"""Keys whose defaults here are not those of `cascade evaluate`."""
+
+
+def run(config: "DictConfig") -> None:
+    """Measure after each stage, and write the card. See `conf/card.yaml`."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from cascade.commands.configuration import plain_config
+
+    plain: dict[str, Any] = plain_config(config)
+    out = Path(plain["out"]).expanduser()
+    evaluations = _checked(plain, out)
+    overrides = list(HydraConfig.get().overrides.task)
+    import torch
+
+    from cascade.commands.card_text import card_text
+    from cascade.progress import progress_bars
+
+    if plain["threads"] is not None:
+        torch.set_num_threads(plain["threads"])
+    with exclusive(out), progress_bars() as bars:
+        report = {
+            "made_by": _MADE_BY,
+            "cascade": plain["cascade"],
+            "recipe": _recipe(plain["cascade"]),
+            "about": _text(plain["about"]),
+            "evaluations": {
+                name: {"command": _command(asked, overrides), **_evaluated(asked, out, bars)}
+                for name, asked in evaluations.items()
+            },
+            "steps": [_steps(Path(file).expanduser()) for file in plain["steps"]],
+            "limits": _text(plain["limits"]),
+            "version": __version__,
+        }
+        write_whole(out / REPORT, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+        write_whole(out / CARD, card_text(report))
+    print(f"{out / CARD}\n{out / REPORT}")
+
+
+def _checked(plain: Mapping[str, Any], out: Path) -> dict[str, dict[str, Any]]:
+    """What is asked of `cascade evaluate` after each stage, by its name; all that can be said without torch."""
+    from cascade.commands.photographs import sheet_of
+    from cascade.commands.png import refuse_foreign
+    from cascade.commands.reports import refuse_foreign_report
+
+    configs = load_chain(plain["cascade"])
+    counts = plain["stages"] if plain["stages"] is not None else list(range(1, len(configs) + 1))
+    if not counts or sorted(set(counts)) != counts:
+        raise CascadeError(f"stages={counts}: name one or more numbers of stages, rising")
+    found = {}
+    for count in counts:
+        running = [config.name for config in configs[:count]]
+        settings = {name: own for name, own in plain["per_stage"].items() if name in running}
+        evaluation = {**plain, "stages": count, "per_stage": settings}
+        check_evaluation(evaluation)
+        found[configs[count - 1].name] = evaluation
+    for key in ("about", "limits"):
+        if plain[key] is not None and not Path(plain[key]).expanduser().is_file():
+            raise CascadeError(f"{key}={plain[key]} is no file; give one of Markdown")
+    for file in plain["steps"]:
+        _steps(Path(file).expanduser())
+    if out.exists() and not out.is_dir():
+        raise CascadeError(f"out={out} is a file")
+    refuse_foreign(out, [sheet_of(configs[count - 1].resolution) for count in counts])
+    refuse_foreign_report(out / REPORT, _MADE_BY)
+    if (out / CARD).exists() and not (out / REPORT).exists():
+        raise CascadeError(f"{out / CARD} was not made by {_MADE_BY}; choose another out, or move it away")
+    return found
+
+
+def _evaluated(evaluation: Mapping[str, Any], out: Path, bars: "Bars") -> dict[str, Any]:
+    """The report of `cascade evaluate` with these settings; its samples and pictures lie in `out`."""
+    opened = open_metrics(evaluation, out, bars, features_of(evaluation, bars))
+    return report_of(evaluation, [measure() for measure in opened])
+
+
+def _command(evaluation: Mapping[str, Any], overrides: Sequence[str]) -> str:
+    """The `cascade evaluate` that makes the figures again: what was asked here, and what is the default here alone."""
+    from omegaconf import OmegaConf
+
+    from cascade.commands.configuration import flattened
+
+    now = flattened(OmegaConf.create({key: value for key, value in evaluation.items() if key != "per_stage"}))
+    words = {"cascade": evaluation["cascade"], "stages": evaluation["stages"]}
+    words |= {key: now[key] for key in _OF_EVALUATION}
+    for key, _, value in (text.partition("=") for text in overrides):
+        stage = key.removeprefix(_STAGE).split(".")[0]
+        if key not in _OF_CARD and (not key.startswith(_STAGE) or stage in evaluation["per_stage"]):
+            words[_written(key)] = _unquoted(value)
+    words["out"] = evaluation["out"]
+    texts = (f"{key}={_word(value)}" for key, value in words.items())
+    return shlex.join(["cascade", "evaluate", *texts])
+
+
+def _written(key: str) -> str:
+    """A key as a user writes it.
+
+    >>> _written("+per_stage.sr256.sampler.name"), _written("features")
+    ('sr256.sampler', 'features')
+    """
+    own = key.removeprefix(_STAGE)
+    return own if own == key else own.removesuffix(".name")
+
+
+def _unquoted(value: str) -> str:
+    """A text without the quotes that Hydra wants."""
+    return value[1:-1].replace("\\'", "'") if len(value) > 1 and value[0] == value[-1] == "'" else value
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{','.join(map(str, value))}]"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _recipe(cascade: str) -> list[dict[str, Any]]:
+    """What each stage says of itself, and how it is sampled here."""
+    from cascade.artifact import load_stage
+
+    folder, rows = find_cascade(cascade), []
+    for name, sampling in load_cascade_config(cascade).stages:
+        stage = load_stage(folder / name)
+        described = {
+            key: value for key, value in stage.config.to_mapping().items() if key not in ("schema", "sampling")
+        }
+        rows.append(
+            {
+                **described,
+                "parameters": sum(parameter.numel() for parameter in stage.denoiser.parameters()),
+                "sha256": stage.sha256,
+                "bytes": sum(file.stat().st_size for file in (folder / name).iterdir()),
+                "sampler": sampling.sampler,
+                "grid": sampling.grid,
+                "guidance": sampling.guidance,
+                "aug_log_snr": None if sampling.aug_log_snr is None else str(sampling.aug_log_snr),
+            }
+        )
+    return rows
+
+
+def _steps(file: Path) -> dict[str, Any]:
+    """A report of `cascade steps`, and the command that makes it again."""
+    try:
+        report = json.loads(file.read_text(encoding="utf-8"))
+        ours = report["made_by"] == "cascade steps"
+    except (OSError, ValueError, KeyError, TypeError):
+        ours = False
+    if not ours:
+        raise CascadeError(f"steps={file} is no report of cascade steps")
+    points = [point["varied"] for point in report["points"]]
+    samplers, lengths = (list(dict.fromkeys(point[key] for point in points)) for key in ("sampler", "steps"))
+    words = [
+        f"cascade={report['cascade']}",
+        f"stage={report['stage']}",
+        f"samplers={_word(samplers)}",
+        f"steps={_word(lengths)}",
+        f"num_images={report['num_images']}",
+        f"first_seed={report['first_seed']}",
+        f"seed={report['seed']}",
+        *(f"data={value}" if key == "name" else f"data.{key}={_word(value)}"
+          for key, value in report["reference"].get("data", {}).items() if value is not None),
+        f"out={file.parent}",
+    ]  # fmt: skip
+    return {**report, "command": shlex.join(["cascade", "steps", *words])}
+
+
+def _text(file: str | None) -> str | None:
+    return None if file is None else Path(file).expanduser().read_text(encoding="utf-8").strip()

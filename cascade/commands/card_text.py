@@ -1,0 +1,118 @@
+"""The model card as Markdown, of its report."""
+
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from cascade.commands.figure_table import number
+
+
+def card_text(report: Mapping[str, Any]) -> str:
+    """Return the text of `card.md`."""
+    return "\n".join(_lines(report)) + "\n"
+
+
+def _lines(report: Mapping[str, Any]) -> Iterator[str]:
+    yield f"# Model card of {report['cascade']}"
+    yield from ("", f"Made by `cascade card` of version {report['version']}; `card.json` holds the same, whole.")
+    yield from ("", "## Recipe", "")
+    yield from _table(
+        ("stage", "from → to", "network", "predicts", "parameters", "size", "images seen", "sampler", "classes"),
+        [_stage(row) for row in report["recipe"]],
+    )
+    if report["about"] is not None:
+        yield from ("", "## Data and licences", "", report["about"])
+    for name, evaluation in report["evaluations"].items():
+        yield from ("", f"## Measured after {name}", "")
+        yield from _table(
+            ("figure", "value", "± error", "", "features", "N", "real N"),
+            [_figure(figure) for figure in evaluation["figures"]],
+        )
+        for line in (*evaluation.get("left_out", ()), *_protocol(evaluation)):
+            yield from ("", line)
+        if "memorisation" in evaluation:
+            sheet = f"neighbours-{_side(report, name)}.png"
+            yield from ("", f"![the samples that lie nearest to a training picture, above it]({sheet})")
+        yield from ("", "Made again by", "", *_code(evaluation["command"]))
+    if report["steps"]:
+        yield from ("", "## Quality against steps and seconds")
+    for steps in report["steps"]:
+        yield from ("", f"### {steps['stage']}", "")
+        yield from _table(
+            ("sampler", "steps", steps["distance"], "± error", "detail", "s a picture"),
+            [_point(point) for point in steps["points"]],
+        )
+        cheapest = steps["cheapest_as_good_as_the_best"]
+        yield from ("", "The cheapest that the best does not beat beyond two standard errors: ")
+        yield from (f"{cheapest['sampler']}, {cheapest['steps']} steps. Made again by", "", *_code(steps["command"]))
+    if report["limits"] is not None:
+        yield from ("", "## Limits", "", report["limits"])
+
+
+def _side(report: Mapping[str, Any], name: str) -> int:
+    return int(next(row["resolution"] for row in report["recipe"] if row["name"] == name))
+
+
+def _stage(row: Mapping[str, Any]) -> Sequence[str]:
+    low = row["low_resolution"]
+    return (
+        row["name"],
+        f"{'noise' if low is None else low} → {row['resolution']} px",
+        row["network"]["name"],
+        row["preconditioning"]["name"],
+        f"{row['parameters'] / 1e6:.2f} M",
+        f"{row['bytes'] / 1e6:.1f} MB",
+        f"{row['images_seen']:,}",
+        row["sampler"]["name"],
+        str(len(row["class_names"])) if row["class_names"] else "none",
+    )
+
+
+def _figure(figure: Mapping[str, Any]) -> Sequence[str]:
+    error, value = figure["standard_error"], figure["value"]
+    return (
+        figure["name"],
+        number(value) if isinstance(value, int | float) else str(value),
+        number(error) if isinstance(error, int | float) else "",
+        figure["unit"],
+        figure["features"] or "pixels",
+        str(figure["num_images"]),
+        "" if figure["num_reference"] is None else str(figure["num_reference"]),
+    )
+
+
+def _point(point: Mapping[str, Any]) -> Sequence[str]:
+    return (
+        str(point["varied"]["sampler"]),
+        str(point["varied"]["steps"]),
+        number(point["distance"]),
+        number(point["standard_error"]),
+        f"{point['detail']:.2f}",
+        "" if point["seconds"] is None else f"{point['seconds']:.3g}",
+    )
+
+
+def _protocol(evaluation: Mapping[str, Any]) -> Iterator[str]:
+    """How the pictures came to be compared, in a sentence for each rule of resizing."""
+    for rule in dict.fromkeys(figure["resize"] for figure in evaluation["figures"]):
+        yield f"Resize rule: {rule}."
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    for cells in (heads, ["---"] * len(heads), *rows):
+        yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _code(command: str) -> Iterator[str]:
+    """A command as a block, at most about a hundred letters a line.
+
+    >>> list(_code("cascade evaluate out=x"))
+    ['```sh', 'cascade evaluate out=x', '```']
+    """
+    lines = [""]
+    for word in map(shlex.quote, shlex.split(command)):
+        if lines[-1] and len(lines[-1]) + len(word) > 100:
+            lines.append("  " + word)
+        else:
+            lines[-1] = f"{lines[-1]} {word}" if lines[-1] else word
+    yield from ("```sh", " \\\n".join(lines), "```")

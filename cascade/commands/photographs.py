@@ -1,0 +1,194 @@
+"""`metrics=[floor,memorisation]` of `cascade evaluate`: photographs that were trained on beside some that were not.
+
+floor         the distances of real from real, photographs of train from those of val: no samples can be expected nearer
+memorisation  how near samples lie to training pictures, beside photographs that were not trained on
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cascade.commands.evaluated_sides import Pictures, of_data, open_generated
+from cascade.commands.figure_table import named
+from cascade.errors import CascadeError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from cascade.evaluation.features import Features
+    from cascade.evaluation.figures import Figure
+    from cascade.evaluation.neighbours import Nearest
+    from cascade.progress import Bars
+
+TRAINED, UNSEEN = "train", "val"
+SHOWN = 8
+"""Pairs of the contact sheet and the report: those that lie nearest."""
+
+
+def sheet_of(side: int) -> str:
+    """The name of the contact sheet of pictures of that side."""
+    return f"neighbours-{side}.png"
+
+
+def check_photographs(plain: Mapping[str, Any], metric: str) -> None:
+    """Everything that can be said of the command line itself, before torch is imported."""
+    if plain["reference"] is not None:
+        raise CascadeError(f"{metric} compares with photographs of two splits: give data=..., not reference=")
+    if plain["memorisation"]["side"] < 1:
+        raise CascadeError(f"memorisation.side={plain['memorisation']['side']} must be at least 1")
+
+
+@dataclass(frozen=True, eq=False)
+class Photographs:
+    """Samples and photographs of both splits, opened and not yet looked at."""
+
+    plain: Mapping[str, Any]
+    out: Path | None
+    samples: Pictures
+    trained: Pictures
+    unseen: Pictures
+
+    @classmethod
+    def open(cls, plain: Mapping[str, Any], out: Path | None, bars: "Bars", wanted: int | None = None) -> "Photographs":
+        """Open all three sides; `wanted` of the training pictures (None: all)."""
+        samples, side, table = open_generated(plain, out, bars)
+        trained = of_data(plain, side, TRAINED, bars, wanted=wanted, table=table)
+        return cls(plain, out, samples, trained, of_data(plain, side, UNSEEN, bars, wanted=None, table=table))
+
+    def title(self) -> str:
+        """What the table is of."""
+        return f"{named(self.trained.source)} and {named(self.unseen.source)}"
+
+    def floor(self, features: "Features", bars: "Bars") -> "tuple[list[Figure], dict[str, Any], list[str]]":
+        """Figures, record and lines of the distances of real from real."""
+        from cascade.evaluation.figures import distances
+        from cascade.evaluation.measurement import measure
+
+        trained, unseen = (
+            measure(side.pairs(), features, lambda done, side=side: bars.at("photographs", done, side.count)).features
+            for side in (self.trained, self.unseen)
+        )
+        figures, left_out = distances(
+            trained,
+            unseen,
+            features,
+            seed=self.plain["seed"],
+            allow_few_images=self.plain["allow_few_images"],
+            neighbours=self.plain["neighbours"],
+        )
+        record = {"trained": self.trained.report(), "unseen": self.unseen.report()}
+        return [replace(figure, name=f"floor: {figure.name}") for figure in figures], record, left_out
+
+    def memorisation(self, features: "Features", bars: "Bars") -> "tuple[list[Figure], dict[str, Any]]":
+        """Figures and record of the distances to the nearest training pictures, in pixels and in features."""
+        from cascade.evaluation.neighbours import nearest
+
+        side = min(self.plain["memorisation"]["side"], self.side)
+        samples, trained, unseen = (
+            _looked_at(pictures, side, features, bars, name)
+            for pictures, name in (
+                (self.samples, "pictures to evaluate"),
+                (self.trained, "photographs that were trained on"),
+                (self.unseen, "photographs that were not"),
+            )
+        )
+        spaces = {
+            f"pixels at {side} px": [_mirrored(of[0], trained[0], side) for of in (samples, unseen)],
+            features.name: [nearest(of[1], trained[1]) for of in (samples, unseen)],
+        }
+        figures: list[Figure] = []
+        record: dict[str, Any] = {key: getattr(self, key).report() for key in ("samples", "trained", "unseen")}
+        sheet: dict[str, Nearest] = {}
+        for space, (ours, theirs) in spaces.items():
+            figures += self._figures(space, ours, theirs, features if space == features.name else None)
+            order = ours.distance.argsort()[:SHOWN].tolist()
+            record[space] = [
+                {"sample": i, "trained": int(ours.index[i]), "distance": float(ours.distance[i])} for i in order
+            ]
+            sheet[space] = ours
+        if self.out is not None:
+            self._draw(sheet)
+        return figures, record
+
+    @property
+    def side(self) -> int:
+        """That of all pictures."""
+        return int(self.trained.source["side"])
+
+    def _figures(self, space: str, ours: "Nearest", theirs: "Nearest", features: "Features | None") -> "list[Figure]":
+        from cascade.evaluation.figures import Figure
+        from cascade.evaluation.neighbours import share_nearer
+
+        common = {
+            "num_images": len(ours.distance),
+            "num_reference": self.trained.count,
+            "resize": space if features is None else features.resize,
+            "features": None if features is None else features.name,
+            "sha256": None if features is None else features.sha256,
+        }
+        unit = "levels" if features is None else ""
+        share, error = share_nearer(ours.distance, theirs.distance)
+        medians = {"of samples": ours, "of photographs not trained on": theirs}
+        return [
+            Figure(
+                "samples nearer to training pictures than such photographs (1/2: as near)",
+                share,
+                standard_error=error,
+                **common,
+            ),
+            *(
+                Figure(f"RMS distance to the nearest training picture, {of}", float(which.distance.median()),
+                       unit=unit, **{**common, "num_images": len(which.distance)})
+                for of, which in medians.items()
+            ),
+        ]  # fmt: skip
+
+    def _draw(self, spaces: "Mapping[str, Nearest]") -> None:
+        """Under each of the nearest samples its training picture."""
+        from cascade.commands.contact_sheet import write_contact_sheet
+
+        rows: dict[str, list[Any]] = {}
+        for space, ours in spaces.items():
+            order = ours.distance.argsort()[:SHOWN].tolist()
+            rows[f"samples that lie nearest to a training picture, {space}"] = _picked(self.samples, order)
+            rows[f"their training pictures, {space}"] = _picked(self.trained, [int(ours.index[i]) for i in order])
+        if self.out is not None:
+            write_contact_sheet(self.out / sheet_of(self.side), rows)
+
+
+def _looked_at(pictures: Pictures, side: int, features: "Features", bars: "Bars", name: str) -> "tuple[Tensor, Tensor]":
+    """Pixels (N, 3·side²) in levels, and features (N, d)."""
+    import torch
+
+    from cascade.data.degradation import from_uint8, shrink
+    from cascade.evaluation.measurement import measure
+
+    pixels: list[Tensor] = []
+
+    def noted() -> "Iterator[tuple[Tensor, Tensor | None]]":
+        for image, low_res in pictures.pairs():
+            pixels.append(127.5 * shrink(from_uint8(image), side).flatten())
+            yield image, low_res
+
+    found = measure(noted(), features, lambda done: bars.at(name, done, pictures.count)).features
+    return torch.stack(pixels), found
+
+
+def _mirrored(pixels: "Tensor", trained: "Tensor", side: int) -> "Nearest":
+    """The nearest of the training pictures and their mirror images, which were trained on too."""
+    from cascade.evaluation.neighbours import nearest
+
+    turned = pixels.view(-1, 3, side, side).flip(-1).flatten(1)
+    return nearest(pixels, trained).or_nearer(nearest(turned, trained))
+
+
+def _picked(pictures: Pictures, places: Sequence[int]) -> list[Any]:
+    from PIL import Image
+
+    found = {
+        i: Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
+        for i, (image, _) in enumerate(pictures.pairs())
+        if i in places
+    }
+    return [found[i] for i in places]

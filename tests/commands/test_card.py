@@ -1,0 +1,111 @@
+"""`cascade card`: every figure of the card is that of the command beside it."""
+
+import json
+import shlex
+
+import pytest
+
+from cascade.commands.card_text import card_text
+from cascade.commands.command_line import main
+from cascade.data.procedural import ProceduralDataset
+from tests.conftest import small_stage
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+DATA = ["data.size=18", "data.val_size=18", "features=tiny"]
+ASKED = [*DATA, "num_images=12", "cas.folds=2"]
+
+
+@pytest.fixture(scope="module")
+def cascade(make_cascade, tmp_path_factory):
+    """8 and 16 px, of the classes of the drawn pictures."""
+    classes = tuple(ProceduralDataset.class_names)
+    stages = [small_stage("tiny8", 8, chunk=4, class_names=classes), small_stage("sr16", 16, 8, class_names=())]
+    return make_cascade(tmp_path_factory.mktemp("card") / "cascade", stages)
+
+
+@pytest.fixture(scope="module")
+def steps(cascade, tmp_path_factory):
+    out = tmp_path_factory.mktemp("steps")
+    words = ["stage=tiny8", "samplers=[ddim]", "steps=[2,3]", "num_images=6", *DATA]
+    assert main(["steps", f"cascade={cascade}", f"out={out}", *words]) == 0
+    return out / "steps.json"
+
+
+@pytest.fixture(scope="module")
+def made(cascade, steps, tmp_path_factory):
+    out = tmp_path_factory.mktemp("made")
+    (out / "data.md").write_text("Drawn pictures, free of rights.")
+    (out / "limits.md").write_text("It has learnt nothing.")
+    texts = [f"about={out / 'data.md'}", f"limits={out / 'limits.md'}", f"steps=[{steps}]", "sr16.steps=2"]
+    assert main(["card", f"cascade={cascade}", f"out={out / 'card'}", *ASKED, *texts]) == 0
+    return out / "card"
+
+
+def report(folder, name="card.json"):
+    return json.loads((folder / name).read_text(encoding="utf-8"))
+
+
+def test_it_tells_recipe_data_figures_steps_and_limits(made):
+    text, said = (made / "card.md").read_text(encoding="utf-8"), report(made)
+    for words in ("Drawn pictures, free of rights.", "It has learnt nothing.", "noise → 8 px", "8 → 16 px", "## Recipe",
+                  "neighbours-8.png", "neighbours-16.png", "floor: KID-tiny", "ddim", "colour shift red"):  # fmt: skip
+        assert words in text
+    assert [row["name"] for row in said["recipe"]] == ["tiny8", "sr16"]
+    assert (made / "neighbours-16.png").exists()
+    after_base = {figure["name"] for figure in said["evaluations"]["tiny8"]["figures"]}
+    after_both = {figure["name"] for figure in said["evaluations"]["sr16"]["figures"]}
+    assert {"low-res RMS", "colour shift red"} <= after_both - after_base
+
+
+@pytest.mark.parametrize("stage", ["tiny8", "sr16"])
+def test_the_command_beside_the_figures_makes_them_again(made, stage, tmp_path):
+    evaluation = report(made)["evaluations"][stage]
+    program, command, *words = shlex.split(evaluation["command"])
+    assert (program, command) == ("cascade", "evaluate")
+    assert main([command, *(word for word in words if not word.startswith("out=")), f"out={tmp_path}"]) == 0
+    assert report(tmp_path, "evaluation.json")["figures"] == evaluation["figures"]
+
+
+def test_the_command_of_the_steps_makes_them_again(made, tmp_path):
+    (steps,) = report(made)["steps"]
+    program, command, *words = shlex.split(steps["command"])
+    assert (program, command) == ("cascade", "steps")
+    words = [word for word in words if not word.startswith("out=")]
+    assert main([command, *words, f"out={tmp_path}", "features=tiny"]) == 0
+    again = report(tmp_path, "steps.json")["points"]
+    assert [point["distance"] for point in again] == [point["distance"] for point in steps["points"]]
+
+
+def test_a_rerun_samples_nothing_and_says_the_same(made, cascade, steps, monkeypatch):
+    before = report(made)
+    monkeypatch.setattr("cascade.stage_sampler.StageSampler.run", None)
+    texts = [f"about={made.parent / 'data.md'}", f"limits={made.parent / 'limits.md'}", f"steps=[{steps}]"]
+    assert main(["card", f"cascade={cascade}", f"out={made}", *ASKED, *texts, "sr16.steps=2"]) == 0
+    assert report(made) == before
+    assert card_text(before) == (made / "card.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["stages=[2,1]"], "rising"),
+        (["stages=[3]"], "stages"),
+        (["about=nowhere.md"], "is no file"),
+        (["steps=[nowhere.json]"], "is no report of cascade steps"),
+        (["metrics=[cass]"], "did you mean 'cas'?"),
+        (["images=x"], "either cascade=FOLDER or images=FOLDER"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(cascade, here, capsys, words, message):
+    assert main(["card", f"cascade={cascade}", "out=o", *ASKED, *words]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (here / "o").exists()
+
+
+def test_a_card_of_somebody_else_is_not_replaced(cascade, here, capsys):
+    (here / "card.md").write_text("mine")
+    assert main(["card", f"cascade={cascade}", "out=.", *ASKED]) == 2
+    assert "was not made by cascade card" in capsys.readouterr().err
+    assert (here / "card.md").read_text() == "mine"
