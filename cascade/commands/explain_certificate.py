@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 from cascade.commands.configuration import CONF, groups_on_disk
 from cascade.commands.explain_style import rounded
 from cascade.errors import CascadeError
+from cascade.guidance_settings import asks_guides
 from cascade.registry import build, complete
 from cascade.sampling.certificate import Bands, Certificate, NotAffineError, certify
 
@@ -96,6 +97,8 @@ def certificates(config: Mapping[str, Any], bands: Bands, about: str) -> Certifi
     refused: dict[str, str] = {}
 
     def curve(name: str, sampler: Mapping[str, Any], grid: Mapping[str, Any], kept: Mapping[str, Any]) -> Curve:
+        if asks_guides(sampler):
+            refused[str(sampler)] = "it asks a classifier, and one Gaussian has no classes"
         points: list[Certificate] = []
         left_out: dict[str, str] = {}
         for n in steps if "n" in grid else (None,):  # a grid without n has one length

@@ -126,6 +126,7 @@ def test_the_certificate_holds_every_sampler_and_grid_or_a_reason(explained):
         assert all(drawn.count(config) == 1 for config in drawn), "no curve twice, for a variant of another length"
     by_name = {curve["name"]: curve for curve in found["samplers"]}
     assert "not an affine map" in by_name["predictor_corrector"]["left_out"]["4"]
+    assert "no classes" in by_name["classifier_ancestral"]["left_out"]["4"], "and not ancestral sampling's curve"
     assert [p["calls"] for p in by_name["heun"]["points"]] == [7, 11, 15]
     own = found["samplers"][0]
     assert own["name"] == "ddim (eta=1)"
