@@ -97,6 +97,7 @@ TABLE: dict[str, dict[str, str]] = {
     "ema": {
         "exponential": "cascade.diffusion.ema:ExponentialEMA",
         "power": "cascade.diffusion.power_ema:PowerEMA",
+        "power_pair": "cascade.diffusion.power_ema:PowerPairEMA",
     },
     "sampler": {
         "ancestral": "cascade.sampling.ancestral:Ancestral",
@@ -117,6 +118,7 @@ TABLE: dict[str, dict[str, str]] = {
         "uniform_log_snr": "cascade.sampling.grid:uniform_log_snr",
         "karras": "cascade.sampling.grid:karras",
         "adm_respaced": "cascade.sampling.grid:adm_respaced",
+        "strided": "cascade.sampling.grid:strided",
     },
     "guidance": {
         "none": "cascade.sampling.guidance:Unguided",

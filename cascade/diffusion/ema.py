@@ -27,6 +27,9 @@ class ExponentialEMA:
     (0.1, 0.999)
     """
 
+    others: tuple["ExponentialEMA", ...] = ()
+    """Averages of other lengths that are tracked beside it."""
+
     def __init__(self, decay: float = 0.9999, warmup: float = 10.0) -> None:
         if not 0 <= decay < 1:
             raise ValueError(f"decay must lie in [0, 1), not {decay}")

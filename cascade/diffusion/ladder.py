@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -14,8 +15,35 @@ _NEAR = 1e-4
 """How far from a level a λ may lie and still be it: float32 rounds a λ of 20 by 10⁻⁶."""
 
 
+class _Ladder:
+    """What ladders share: `log_snrs` (L,) float64, increasing, and `masses`, the probability of each."""
+
+    log_snrs: Tensor
+    masses: Tensor
+
+    def icdf(self, u: Tensor | float) -> Tensor:
+        """Return the u-quantile of λ, u ∈ [0, 1]: the first level at which the probabilities so far exceed u."""
+        u = as_tensor(u)
+        above = self.masses.cumsum(0).to(u.device)
+        # At u = 1, and where rounding leaves the sum below u, it is the last level that has any probability.
+        last = int(self.masses.nonzero()[-1])
+        index = torch.searchsorted(above, u.detach().to(above.dtype), right=True).clamp(max=last)
+        return self.log_snrs.to(u.device)[index].to(u.dtype)
+
+    def log_density(self, log_snr: Tensor | float) -> Tensor:
+        """Return ln P(λ_i) where λ is within 10⁻⁴ of a level λ_i, else −inf."""
+        log_snr = as_tensor(log_snr)
+        index = self.nearest(log_snr)
+        near = (self.log_snrs.to(log_snr)[index] - log_snr).abs() < _NEAR
+        return self.masses.to(log_snr)[index].log().where(near, -math.inf)
+
+    def nearest(self, log_snr: Tensor) -> Tensor:
+        """Return i of the level nearest to each λ, int64 of λ's shape."""
+        return (log_snr.unsqueeze(-1) - self.log_snrs.to(log_snr)).abs().argmin(-1)
+
+
 @dataclass(frozen=True)
-class LadderNoise:
+class LadderNoise(_Ladder):
     """NCSN's geometric ladder (Song & Ermon 2019, section 3.2): `levels` values of σ from `sigma_max` to `sigma_min`.
 
         λ_i = −2 ln σ_max + (i/(L − 1))·2 ln(σ_max/σ_min),  i = 0 … L − 1
@@ -63,28 +91,36 @@ class LadderNoise:
         weights = torch.tensor(given, dtype=torch.float64)
         return weights / weights.sum()
 
-    def icdf(self, u: Tensor | float) -> Tensor:
-        """Return the u-quantile of λ, u ∈ [0, 1]: the first level at which the probabilities so far exceed u."""
-        u = as_tensor(u)
-        above = self.masses.cumsum(0).to(u.device)
-        # At u = 1, and where rounding leaves the sum below u, it is the last level that has any probability.
-        last = int(self.masses.nonzero()[-1])
-        index = torch.searchsorted(above, u.detach().to(above.dtype), right=True).clamp(max=last)
-        return self.log_snrs.to(u.device)[index].to(u.dtype)
 
-    def log_density(self, log_snr: Tensor | float) -> Tensor:
-        """Return ln P(λ_i) where λ is within 10⁻⁴ of a level λ_i, else −inf."""
-        log_snr = as_tensor(log_snr)
-        table = self.log_snrs.to(log_snr.device)
-        level = log_snr.to(table.dtype)
-        index = ((level - table[0]) / (table[1] - table[0])).round().clamp(0, self.levels - 1).long()
-        near = (table[index] - level).abs() < _NEAR
-        return self.masses.to(table.device)[index].log().where(near, -math.inf).to(log_snr.dtype)
+@dataclass(frozen=True)
+class GridNoise(_Ladder):
+    """Any finitely many levels, increasing, each as often: those of a sampling grid, at which a student is trained.
+
+    >>> GridNoise((-9.0, 0.0)).icdf(torch.tensor([0.2, 0.7]))
+    tensor([-9.,  0.])
+    """
+
+    levels: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        rising = all(low < high for low, high in pairwise(self.levels))
+        if not self.levels or not rising or not all(map(math.isfinite, self.levels)):
+            raise ValueError(f"levels must be finite and increasing, and one at least, not {self.levels}")
+
+    @cached_property
+    def log_snrs(self) -> Tensor:
+        """The levels, (L,) float64."""
+        return torch.tensor(self.levels, dtype=torch.float64)
+
+    @cached_property
+    def masses(self) -> Tensor:
+        """1/L each, (L,) float64."""
+        return torch.full_like(self.log_snrs, 1 / len(self.levels))
 
 
 def check_measures(noise: NoiseDistribution, reference: NoiseDistribution | None) -> None:
     """Raise ValueError where one of the two has a density and the other probabilities: their ratio means nothing."""
-    if reference is not None and isinstance(noise, LadderNoise) != isinstance(reference, LadderNoise):
+    if reference is not None and isinstance(noise, _Ladder) != isinstance(reference, _Ladder):
         raise ValueError(
             "the noise and the weighting's reference must both be ladders, or neither: say weighting.reference=null "
             "or choose a weighting without a reference"

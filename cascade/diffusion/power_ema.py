@@ -4,7 +4,7 @@ The average at time t weighs what was there at τ ≤ t by p(τ) ∝ τ^γ. Its 
 of p over t. Any width can be rebuilt from snapshots of two: a linear combination of their profiles comes near it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from torch import Tensor, nn
@@ -39,6 +39,9 @@ class PowerEMA:
     (0.0, 0.9233)
     """
 
+    others: tuple["PowerEMA", ...] = ()
+    """Averages of other widths that are tracked beside it."""
+
     def __init__(self, sigma_rel: float = 0.1) -> None:
         self.sigma_rel, self.gamma = sigma_rel, gamma_of(sigma_rel)
 
@@ -58,23 +61,72 @@ class PowerEMA:
         move_average(ema_module, module, self.decay(step))
 
 
+class PowerPairEMA(PowerEMA):
+    """A power-function average that is exported, `sigma_rel`, and a second one of width `second`, tracked for later.
+
+    Snapshots of both are kept while training goes on, at most `count` of each (and the last), at equal distances of
+    `every` optimizer steps or a power of two times that: the longer the training, the further apart. Any width is
+    rebuilt from them afterwards. Karras et al. 2024, section 3.2. Raises ValueError where the widths are the same.
+
+    >>> ema = PowerPairEMA(0.10, 0.05, every=10, count=4)
+    >>> ema.others[0].sigma_rel, [ema.interval(step) for step in (10, 40, 50, 100)]
+    (0.05, [10, 10, 20, 40])
+    """
+
+    def __init__(self, sigma_rel: float = 0.10, second: float = 0.05, every: int = 16, count: int = 64) -> None:
+        super().__init__(sigma_rel)
+        self.others = (PowerEMA(second),)
+        if second == sigma_rel:
+            raise ValueError(f"the two averages must differ in width, and both are {second}")
+        if every < 1 or count < 2:
+            raise ValueError(f"need every of at least 1 and count of at least 2, not {every} and {count}")
+        self.every, self.count = every, count
+
+    def interval(self, step: int) -> int:
+        """The distance of the snapshots that are kept after `step` optimizer steps."""
+        interval = self.every
+        while step // interval > self.count:
+            interval *= 2
+        return interval
+
+
 def reconstruction(snapshots: Sequence[Snapshot], steps: int, sigma_rel: float) -> np.ndarray:
     """Return the weight of each snapshot in the average of width `sigma_rel` at `steps` steps; (n,) float64.
 
     The least-squares fit of the target's profile by the snapshots', A x = b of their inner products (appendix C.3,
-    algorithm 3). Raises ValueError where a snapshot is younger than the target, or none is there.
+    algorithm 3), scaled so that it adds up to 1: the average of what does not move is itself. Raises ValueError where a
+    snapshot is younger than the target, or none is there.
 
     >>> reconstruction([(100, 0.05), (100, 0.10)], 100, 0.10).round(6)
     array([-0.,  1.])
     """
+    products, target, _ = _inner_products(snapshots, steps, sigma_rel)
+    # The profiles of neighbouring snapshots are nearly the same: the smallest norm of those that fit, not any.
+    weights = np.linalg.lstsq(products, target, rcond=1e-13)[0]
+    return weights / weights.sum()
+
+
+def profile_error(snapshots: Sequence[Snapshot], steps: int, sigma_rel: float, weights: np.ndarray) -> float:
+    """Return ‖Σ weight·p − p_target‖/‖p_target‖, how far the rebuilt profile is from that of `sigma_rel` at `steps`.
+
+    >>> profile_error([(100, 0.10)], 100, 0.10, np.ones(1)) < 1e-6
+    True
+    """
+    products, target, square = _inner_products(snapshots, steps, sigma_rel)
+    return float(max(0.0, weights @ products @ weights - 2 * weights @ target + square) / square) ** 0.5
+
+
+def _inner_products(
+    snapshots: Sequence[Snapshot], steps: int, sigma_rel: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Those of the snapshots' profiles with each other (n, n) and with the target's (n,), and the target's square."""
     if not snapshots or max(at for at, _ in snapshots) > steps or min(at for at, _ in snapshots) < 1:
         raise ValueError(f"an average at {steps} steps is rebuilt from snapshots of steps 1 to {steps}")
     at = np.array([step for step, _ in snapshots], dtype=np.float64)
     gamma = np.array([gamma_of(width) for _, width in snapshots])
     products = _profile_product(at[:, None], gamma[:, None], at[None], gamma[None])
-    target = _profile_product(at, gamma, np.float64(steps), np.float64(gamma_of(sigma_rel)))
-    # The profiles of neighbouring snapshots are nearly the same: the smallest norm of those that fit, not any.
-    return np.linalg.lstsq(products, target, rcond=1e-13)[0]
+    end, delta = np.float64(steps), np.float64(gamma_of(sigma_rel))
+    return products, _profile_product(at, gamma, end, delta), _profile_product(end, delta, end, delta)
 
 
 def _profile_product(t: np.ndarray, gamma: np.ndarray, s: np.ndarray, delta: np.ndarray) -> np.ndarray:
@@ -83,8 +135,10 @@ def _profile_product(t: np.ndarray, gamma: np.ndarray, s: np.ndarray, delta: np.
     return (gamma + 1) * (delta + 1) * ratio / ((gamma + delta + 1) * np.maximum(t, s))
 
 
-def combine(states: Sequence[Mapping[str, Tensor]], weights: Sequence[float]) -> dict[str, Tensor]:
+def combine(states: Iterable[Mapping[str, Tensor]], weights: Sequence[float]) -> dict[str, Tensor]:
     """Return Σ weight·state in float64, rounded once to float32; what is no float is the last state's.
+
+    The states may come one by one: two of them are in memory.
 
     >>> import torch
     >>> combine([{"w": torch.tensor([1.0])}, {"w": torch.tensor([3.0])}], [0.5, 0.5])

@@ -94,6 +94,21 @@ def adm_respaced(betas: DiscreteBetas, respacing: str = "250") -> Tensor:
     return _to_clean(betas.log_snrs[_kept_steps(betas.steps, str(respacing))].flip(0))
 
 
+def strided(grid: Tensor, stride: int = 2) -> Tensor:
+    """Every `stride`-th level of another grid, from its first to its last: a student's, of its first teacher's.
+
+    Salimans & Ho 2022, "Progressive Distillation", algorithm 2. Raises CascadeError unless the stride divides the
+    grid's steps.
+
+    >>> strided(uniform_log_snr(-10.0, 10.0, 4), stride=2).round(decimals=2).tolist()
+    [-10.0, 3.33, inf]
+    """
+    steps = len(check_grid(grid)) - 1
+    if isinstance(stride, bool) or not isinstance(stride, int) or stride < 1 or steps % stride:
+        raise CascadeError(f"stride={stride} must be a whole number that divides the {steps} steps of the grid")
+    return grid[::stride]
+
+
 def _kept_steps(steps: int, respacing: str) -> list[int]:
     """The steps that ADM keeps of 0, ..., steps − 1, rising."""
     number = respacing.removeprefix("ddim")

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from cascade.diffusion.power_ema import PowerEMA, combine, gamma_of, reconstruction
+from cascade.diffusion.power_ema import PowerEMA, PowerPairEMA, combine, gamma_of, profile_error, reconstruction
 
 STEPS = 2048
 
@@ -49,8 +49,11 @@ def test_a_profile_is_rebuilt_from_snapshots_of_two_others(count, bound):
     stored = np.stack([profile(width, step) for step, width in snapshots])
     for sigma_rel in (0.05, 0.06, 0.07, 0.085, 0.10):
         target = profile(sigma_rel, STEPS)
-        rebuilt = reconstruction(snapshots, STEPS, sigma_rel) @ stored
-        assert np.linalg.norm(rebuilt - target) <= bound * np.linalg.norm(target)
+        weights = reconstruction(snapshots, STEPS, sigma_rel)
+        error = np.linalg.norm(weights @ stored - target) / np.linalg.norm(target)
+        assert error <= bound
+        assert profile_error(snapshots, STEPS, sigma_rel, weights) == pytest.approx(error, rel=0.05, abs=2e-5)
+        assert weights.sum() == pytest.approx(1, abs=1e-12)
     # An earlier time is within reach too, of half as many snapshots.
     target = profile(0.08, STEPS // 2)
     earlier = [i for i, (step, _) in enumerate(snapshots) if step <= STEPS // 2]
@@ -73,6 +76,29 @@ def test_weights_of_a_network_are_combined_as_their_profiles_are():
         assert rebuilt[key].dtype == torch.float32
         assert torch.allclose(rebuilt[key], value, atol=2e-2)
         assert not torch.allclose(rebuilt[key], averages[0.10].state_dict()[key], atol=2e-2)
+
+
+def test_what_does_not_move_is_its_own_average_bit_for_bit():
+    snapshots = [(step, width) for width in (0.05, 0.10) for step in range(16, 257, 16)]
+    constant = {"w": torch.randn(50, generator=torch.Generator().manual_seed(0))}
+    rebuilt = combine((constant for _ in snapshots), reconstruction(snapshots, 256, 0.08).tolist())
+    assert torch.equal(rebuilt["w"], constant["w"])
+
+
+def test_snapshots_are_bounded_and_a_function_of_the_step():
+    ema = PowerPairEMA(0.10, 0.05, every=3, count=8)
+    kept: set[int] = set()
+    for step in range(1, 2000):
+        if step % ema.interval(step) == 0:
+            kept = {at for at in kept | {step} if at % ema.interval(step) == 0}
+            assert kept == set(range(ema.interval(step), step + 1, ema.interval(step)))
+        assert len(kept) <= 8
+        if step >= 24:
+            assert len(kept) > 8 // 2 - 1
+    assert len({ema.interval(step) for step in range(1, 2000)}) == 8
+    for wrong in ({"second": 0.1}, {"every": 0}, {"count": 1}, {"second": 0.5}):
+        with pytest.raises(ValueError, match=r"differ|every|sigma_rel"):
+            PowerPairEMA(**wrong)
 
 
 def test_the_first_step_is_taken_whole_and_buffers_are_copied():
