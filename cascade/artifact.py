@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from cascade.class_tables import refuse_other_table
+from cascade.distilled import Distilled
 from cascade.errors import CascadeError, suggest
 from cascade.files import replace_folder, write_whole
 from cascade.registry import build
@@ -25,6 +26,7 @@ from cascade.stage_files import (
     MANIFEST,
     WEIGHTS,
     checked_sha256,
+    find_stage,
     read_weights,
     read_yaml,
     without_kind,
@@ -82,7 +84,7 @@ class StageConfig:
 
     `low_resolution` None makes it a base stage. `class_names` is empty for an unlabelled stage. `augmentation` holds
     the trained range of conditioning-augmentation levels, `augment_dim` the width of the geometric augmentation vector,
-    `low_res` how a super-resolution stage's network is shown the low-res picture.
+    `low_res` how a super-resolution stage's network is shown the low-res picture, `distilled` what it was distilled to.
 
     >>> sampling = StageSampling({"name": "ddim"}, {"name": "karras"})
     >>> StageConfig("base64", 64, {"name": "efficient"}, {"name": "edm"}, sampling).low_resolution is None
@@ -101,6 +103,7 @@ class StageConfig:
     images_seen: int = 0
     data_fingerprint: str = ""
     low_res: dict[str, Any] = field(default_factory=lambda: {"name": "augmented"})
+    distilled: Distilled | None = None
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -127,7 +130,8 @@ class StageConfig:
 
     def to_mapping(self) -> dict[str, Any]:
         """Return the plain mapping that `config.yaml` holds."""
-        return {"schema": SCHEMA, **asdict(self), "class_names": list(self.class_names)}
+        values = {"schema": SCHEMA, **asdict(self), "class_names": list(self.class_names)}
+        return {key: value for key, value in values.items() if key != "distilled" or value is not None}
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any], where: str) -> "StageConfig":
@@ -135,6 +139,8 @@ class StageConfig:
         values = checked(cls, without_kind(mapping, DIFFUSION, where), where, schema=True)
         values["sampling"] = StageSampling(**checked(StageSampling, values["sampling"], f"{where}: sampling"))
         values["class_names"] = tuple(values.get("class_names", ()))
+        if values.get("distilled") is not None:
+            values["distilled"] = Distilled(**checked(Distilled, values["distilled"], f"{where}: distilled"))
         return cls(**values)
 
 
@@ -179,6 +185,9 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "truncated": (bool,),
     "betas": (dict, type(None)),
     "rescale": (bool,),
+    "distilled": (dict, type(None)),
+    "steps": (int,),
+    "teacher": (str,),
 }
 _NAMED = ("network", "preconditioning", "augmentation", "low_res", "sampler", "grid", "guidance", "threshold")
 """Keys whose value is a mapping that the registry reads, so one with a `name`."""
@@ -242,22 +251,6 @@ def save_stage(
 ) -> None:
     """Write a stage's folder, or a classifier's, whole: into a new folder beside the target, then renamed over it."""
     write_stage(folder, config.to_mapping(), state)
-
-
-def find_stage(path: str | Path) -> Path:
-    """Return the stage folder that `path` means: itself, or `stage/` in a run folder."""
-    path = Path(path).expanduser()
-    for folder in (path, path / "stage"):
-        if (folder / CONFIG).is_file():
-            return folder
-    if not path.exists():
-        raise CascadeError(f"there is no stage at '{path}': no such folder")
-    hint = f"it holds no {CONFIG}"
-    if any((folder / WEIGHTS).exists() for folder in (path, path / "stage")):
-        hint = f"it is damaged, {CONFIG} is missing"
-    elif (path / "last.ckpt").exists():
-        hint = "its training has not finished"
-    raise CascadeError(f"there is no stage at '{path}': {hint}")
 
 
 def load_stage_config(path: str | Path) -> StageConfig:

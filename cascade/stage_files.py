@@ -44,22 +44,45 @@ stage (a classifier guides one: guidance=classifier)
     return {key: value for key, value in mapping.items() if key != "kind"}
 
 
+def find_stage(path: str | Path) -> Path:
+    """Return the stage folder that `path` means: itself, or `stage/` in a run folder."""
+    path = Path(path).expanduser()
+    for folder in (path, path / "stage"):
+        if (folder / CONFIG).is_file():
+            return folder
+    if not path.exists():
+        raise CascadeError(f"there is no stage at '{path}': no such folder")
+    hint = f"it holds no {CONFIG}"
+    if any((folder / WEIGHTS).exists() for folder in (path, path / "stage")):
+        hint = f"it is damaged, {CONFIG} is missing"
+    elif (path / "last.ckpt").exists():
+        hint = "its training has not finished"
+    raise CascadeError(f"there is no stage at '{path}': {hint}")
+
+
 def write_stage(folder: str | Path, config: Mapping[str, Any], state: "Mapping[str, Tensor]") -> None:
     """Write a stage folder whole: into a new folder beside the target, then renamed over it."""
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
 
     def fill(new: Path) -> None:
-        tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
-        try:
-            write_whole_with(new / WEIGHTS, lambda path: save_file(tensors, path))
-        except SafetensorError as error:
-            raise CascadeError(f"the weights in {folder} could not be written: {error}") from error
+        write_weights(new / WEIGHTS, state)
         write_whole(new / CONFIG, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
         hashes = {name: sha256_of(new / name) for name in (CONFIG, WEIGHTS)}
         write_whole(new / MANIFEST, json.dumps(hashes, indent=2) + "\n")
 
     replace_folder(folder, fill)
+
+
+def write_weights(file: Path, state: "Mapping[str, Tensor]", numbers: Mapping[str, int] | None = None) -> None:
+    """Write tensors whole, with some numbers about them."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
+    about = None if numbers is None else {key: str(value) for key, value in numbers.items()}
+    try:
+        write_whole_with(file, lambda path: save_file(tensors, path, about))
+    except SafetensorError as error:
+        raise CascadeError(f"the weights in {file.parent} could not be written: {error}") from error
 
 
 def checked_sha256(folder: Path) -> str:
@@ -75,13 +98,18 @@ def checked_sha256(folder: Path) -> str:
 
 def read_weights(folder: Path) -> "dict[str, Tensor]":
     """Read a stage's weights without executing code."""
+    return read_tensors(folder / WEIGHTS, f"stage '{folder}'")
+
+
+def read_tensors(file: Path, of: str) -> "dict[str, Tensor]":
+    """Read a file of tensors without executing code; CascadeError where `of`, whose it is, is damaged."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
-        return load_file(folder / WEIGHTS)
+        return load_file(file)
     except SafetensorError as error:
-        raise CascadeError(f"stage '{folder}' is damaged: {WEIGHTS} cannot be read ({error})") from error
+        raise CascadeError(f"{of} is damaged: {file.name} cannot be read ({error})") from error
 
 
 def read_yaml(file: Path) -> Any:

@@ -13,6 +13,7 @@ from cascade.artifact import Stage, StageSampling, check_aug_level
 from cascade.classifier import Classifier
 from cascade.data.degradation import from_uint8, to_uint8
 from cascade.diffusion import NULL_LABEL, Condition, Denoiser, Posterior, alpha_sigma
+from cascade.distilled import refuse_distilled
 from cascade.errors import CascadeError
 from cascade.guidance_settings import Guide, guides_of, with_guides
 from cascade.guides import as_function, check_guide, denoiser_of, load_guide
@@ -65,6 +66,8 @@ class StageSampler:
         `precision` is the name of an arithmetic; `load(kind, folder, device)` reads a guide.
         """
         check_aug_level(stage.config, sampling.aug_log_snr)
+        if math.isfinite(until):
+            refuse_distilled(stage.config, "a truncated stage behind one")
         arithmetic, tile = named(precision), sampling.tile
         try:
             guides = {guide: load(*guide, device) for guide in guides_of(sampling)}

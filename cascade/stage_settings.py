@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cascade.artifact import StageConfig, StageSampling, find_cascade, load_cascade_config
+from cascade.distilled import check_distilled_sampling
 from cascade.errors import CascadeError, suggest
 from cascade.guidance_settings import rescaled, with_guides, without_labels
 from cascade.registry import TABLE
@@ -168,8 +169,8 @@ def stops(samplings: Sequence[StageSampling]) -> list[float]:
 def changed(sampling: StageSampling, settings: StageSettings, config: StageConfig) -> StageSampling:
     """Return `sampling` with `settings` applied; without labels classifier-free guidance is none, whatever is asked.
 
-    Raises CascadeError for the augmentation of a base stage, which has no picture to augment, and for a level that was
-    not trained.
+    Raises CascadeError for the augmentation of a base stage, which has no picture to augment, for a level that was not
+    trained, and for what a distilled stage cannot have.
     """
     for key in ("aug_log_snr", "truncated"):
         if config.low_resolution is None and getattr(settings, key) not in (None, False):
@@ -184,12 +185,14 @@ def changed(sampling: StageSampling, settings: StageSettings, config: StageConfi
         made["guidance"] = rescaled(made["guidance"], settings.guidance_scale)
     if not config.class_names:
         made["guidance"] = without_labels(made["guidance"])
-    if settings.steps is not None:
+    if settings.steps is not None and (config.distilled is None or settings.steps != config.distilled.steps):
         made["grid"] = with_steps(made["grid"], settings.steps)
     numbers = {key: getattr(settings, key) for key in ("aug_log_snr", "truncated", "network_batch")}
     if settings.tile is not None:
         sampling = replace(sampling, tile=settings.tile or None)
-    return replace(sampling, **made, **{key: value for key, value in numbers.items() if value is not None})
+    result = replace(sampling, **made, **{key: value for key, value in numbers.items() if value is not None})
+    check_distilled_sampling(config, result)
+    return result
 
 
 def with_steps(grid: Mapping[str, Any], steps: int) -> dict[str, Any]:

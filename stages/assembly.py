@@ -1,9 +1,10 @@
 """From a configuration to the objects of a training run: the leaves are built here, no class reads configs."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from lightning.pytorch import Callback
 from torch import Tensor, nn
 
 from cascade.artifact import (
@@ -26,10 +27,14 @@ from stages.diffusion_stage import DiffusionStage, Recipe
 from stages.parts import optimizer_factory
 from stages.rehearsal import rehearse
 from stages.super_resolution_stage import SuperResolutionStage
+from stages.validation import ExportBest, Validation
 
 __all__ = [
+    "RANKED",
     "begin_with",
     "build_stage",
+    "described_at",
+    "exporting",
     "kind",
     "rehearse",
     "stage_config",
@@ -37,6 +42,10 @@ __all__ = [
     "validation_view",
 ]
 Config = Mapping[str, Any]
+Described = TypeVar("Described")
+
+RANKED = True
+"""The exported weights are those of the lowest validation loss."""
 
 GEOMETRIC_SIZES = ("scale_std", "anisotropic_std", "translation_std")
 
@@ -140,8 +149,18 @@ def begin_with(stage: DiffusionStage, folder: str, class_names: Sequence[str]) -
 def take_weights(stage: DiffusionStage, state: Mapping[str, Tensor], folder: str) -> None:
     """Load weights into a new stage and its average; refuse those of another network."""
     check_weights(stage.denoiser, state, f"init={folder}")
-    for module in (stage.denoiser, stage.average):
+    for module in (stage.denoiser, stage.average, *stage.others):
         module.load_state_dict(state)
+
+
+def described_at(config: Config, described: Described, step: int) -> Described:  # noqa: ARG001
+    """What the stage says of itself after `step` optimizer steps, but for the images seen: always the same."""
+    return described
+
+
+def exporting(config: Config, watching: Sequence[Callback], export: Callable[[int], None]) -> list[Callback]:  # noqa: ARG001
+    """What writes the stage in the course of the run, by those that watch it."""
+    return [ExportBest(callback, export) for callback in watching if isinstance(callback, Validation)]
 
 
 def training_view(config: Config, dataset: PictureDataset) -> TrainingView:

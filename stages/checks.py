@@ -11,6 +11,7 @@ from cascade.errors import CascadeError, suggest
 from cascade.lock import beside, check_place
 from cascade.requests import check_logger, check_precision, check_seed
 from cascade.trained_levels import refuse_untrained
+from stages.distill_settings import check_student
 from stages.run_folder import SCRATCH, RunFolder
 
 ACCELERATORS = ("auto", "cpu", "gpu", "mps")
@@ -19,7 +20,7 @@ ACCELERATORS = ("auto", "cpu", "gpu", "mps")
 def check_settings(config: Mapping[str, Any], processes: int) -> None:
     """Refuse numbers out of range and names that are none, each in one line; `processes` train together."""
     _check_trainer(config["trainer"])
-    (_check_denoiser if "low_resolution" in config["stage"] else _check_classifier)(config)
+    _check_kind(config)
     check_seed(config["seed"])
     for key, name in (("name", config["name"]), ("stage.name", config["stage"]["name"])):
         if not name or Path(name).name != name or name.startswith("."):
@@ -106,6 +107,16 @@ OF_DENOISERS = (
 """The groups of a stage that denoises, which one that trains a classifier does not have."""
 
 
+def _check_kind(config: Mapping[str, Any]) -> None:
+    if "teacher" in config:
+        check_student(config)
+        _check_crop(config["stage"])
+    elif "low_resolution" in config["stage"]:
+        _check_denoiser(config)
+    else:
+        _check_classifier(config)
+
+
 def _check_classifier(config: Mapping[str, Any]) -> None:
     stage = config["stage"]
     for group in OF_DENOISERS:
@@ -130,17 +141,22 @@ def _check_stage(stage: Mapping[str, Any]) -> None:
     for key in ("resolution", "low_resolution", "crop", "network_batch"):
         if stage[key] is not None and stage[key] < 1:
             raise CascadeError(f"stage.{key} must be at least 1, not {stage[key]}")
-    resolution, low, crop = stage["resolution"], stage["low_resolution"], stage["crop"]
+    resolution, low = stage["resolution"], stage["low_resolution"]
     if low is not None and (resolution % low or low == resolution):
         raise CascadeError(f"stage.resolution={resolution} must be a multiple of stage.low_resolution={low}")
-    if crop is not None and crop > resolution:
-        raise CascadeError(f"stage.crop={crop} is larger than the pictures of {resolution} px")
-    if crop is not None and low is not None and crop % (resolution // low):
-        raise CascadeError(f"stage.crop={crop} must be a multiple of the factor {resolution // low}")
+    _check_crop(stage)
     if not 0 <= stage["label_dropout"] <= 1:
         raise CascadeError(f"stage.label_dropout={stage['label_dropout']} must lie in [0, 1]")
     if low is None and stage["aug_log_snr"] is not None:
         raise CascadeError(f"stage.aug_log_snr={stage['aug_log_snr']} is of the low-res picture, and a base has none")
+
+
+def _check_crop(stage: Mapping[str, Any]) -> None:
+    resolution, low, crop = stage["resolution"], stage["low_resolution"], stage["crop"]
+    if crop is not None and crop > resolution:
+        raise CascadeError(f"stage.crop={crop} is larger than the pictures of {resolution} px")
+    if crop is not None and low is not None and crop % (resolution // low):
+        raise CascadeError(f"stage.crop={crop} must be a multiple of the factor {resolution // low}")
 
 
 def _check_batch(settings: Mapping[str, Any], processes: int) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from cascade.diffusion import Condition, Loss, PlainLoss, diffusion_loss
 from cascade.diffusion.ema import ExponentialEMA
 from cascade.diffusion.noise import NoiseDistribution
+from cascade.diffusion.power_ema import PowerEMA
 from cascade.diffusion.weighting import Weighting
 from cascade.errors import CascadeError
 from cascade.networks.dropout import seeded_dropout
@@ -38,7 +39,7 @@ class Recipe:
 
     noise: NoiseDistribution
     weighting: Weighting
-    ema: ExponentialEMA
+    ema: ExponentialEMA | PowerEMA
     optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
     run_seed: int
     global_batch: int
@@ -89,6 +90,7 @@ class DiffusionStage(LightningModule):
         super().__init__()
         self.denoiser = denoiser
         self.average = copy.deepcopy(denoiser).eval().requires_grad_(False)
+        self.others = nn.ModuleList(copy.deepcopy(self.average) for _ in recipe.ema.others)
         self.recipe = recipe
         self.loss = recipe.loss  # registered here where it has parameters
         # Losses and gradient norms since the last row of metrics; kept in checkpoints, so that the curve of a resumed
@@ -115,7 +117,16 @@ class DiffusionStage(LightningModule):
         """Training mode for the denoiser only: the average stays in evaluation mode."""
         super().train(mode)
         self.average.eval()
+        self.others.eval()
         return self
+
+    def averages(self) -> list[tuple[ExponentialEMA | PowerEMA, nn.Module]]:
+        """Each average with the rule by which it moves; the one that is exported first."""
+        return list(zip([self.recipe.ema, *self.recipe.ema.others], [self.average, *self.others], strict=True))
+
+    def place(self, step: int) -> int:
+        """Where in its training, by which rate and average go, optimizer step `step` of the run is."""
+        return step
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
         """The mean loss of a micro-batch."""
@@ -148,8 +159,12 @@ class DiffusionStage(LightningModule):
         x, condition = self.validation_examples(batch, draws)
         log_snr = batch["log_snr"].to(x)
         eps = draws.normal("eps", tuple(x.shape[1:])).to(x)
-        loss = diffusion_loss(self.average, x, log_snr, eps, condition, self.recipe.weighting)
+        loss = self.plain_loss(x, log_snr, eps, condition)
         return log_snr, loss, loss * (-self.recipe.weighting.log_ratio(log_snr)).exp()
+
+    def plain_loss(self, x: Tensor, log_snr: Tensor, eps: Tensor, condition: Condition) -> Tensor:
+        """The weighted loss of the averaged weights alone, (B,), whatever they are trained with."""
+        return diffusion_loss(self.average, x, log_snr, eps, condition, self.recipe.weighting)
 
     def _draws(self, step: int, batch: Batch) -> Draws:
         return Draws(self.recipe.run_seed, step, tuple(batch["index"].tolist()), self.recipe.global_batch)
@@ -171,12 +186,13 @@ class DiffusionStage(LightningModule):
         optimizer: torch.optim.Optimizer | LightningOptimizer,
         optimizer_closure: Callable[[], Any] | None = None,
     ) -> None:
-        """One step at the rate of its place in the run, then the average moves after it."""
-        step = self.global_step
+        """One step at the rate of its place in the run, then the averages move after it."""
+        step = self.place(self.global_step)
         for group in optimizer.param_groups:
             group["lr"] = group["full_lr"] * self.recipe.rate(step)
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        self.recipe.ema.update(self.average, self.denoiser, step)
+        for ema, average in self.averages():
+            ema.update(average, self.denoiser, step)
 
     def configure_gradient_clipping(
         self,

@@ -4,9 +4,11 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
-from stages import assembly, classifier_assembly
+from stages import assembly, classifier_assembly, distill_assembly
 
 
 def kind_of(config: Mapping[str, Any]) -> ModuleType:
-    """The assembly of what `config` describes, checked: of a classifier where its stage chose one, or of a denoiser."""
+    """The assembly of what `config` describes, checked: of a student, of a classifier, or of a denoiser."""
+    if "teacher" in config:
+        return distill_assembly
     return classifier_assembly if "classifier" in config else assembly

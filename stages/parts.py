@@ -7,21 +7,36 @@ from typing import Any
 
 import torch
 
+from cascade.diffusion.ladder import GridNoise
 from cascade.errors import CascadeError, suggest
 from cascade.guidance_settings import asks_guides
 from cascade.registry import build
+from cascade.stage_settings import with_steps
 
 
 def check_parts(config: Mapping[str, Any]) -> None:
     """Build every part that needs no data, and raise CascadeError for the first that cannot be built."""
+    build("ema", config["ema"])
+    if "teacher" in config:
+        _check_student(config)
+        return
     noise = build("noise", config["noise"])
-    for group in ("ema", "geometric"):
-        build(group, config[group])
+    build("geometric", config["geometric"])
     if "classifier" in config:
         side = config["stage"]["resolution"]
         _check_network("classifier", config["classifier"], in_channels=3, num_classes=2, size=side)
     else:
         _check_denoiser(config, noise)
+    optimizer_factory(config["trainer"]["optimizer"])
+
+
+def _check_student(config: Mapping[str, Any]) -> None:
+    build("weighting", config["weighting"], noise=GridNoise((0.0,)))
+    for group in ("guidance", "threshold"):
+        if group in config:
+            build(group, config[group], denoiser=None)
+    if "grid" in config:
+        build("grid", with_steps(config["grid"], config["stage"]["teacher_steps"]))
     optimizer_factory(config["trainer"]["optimizer"])
 
 

@@ -26,7 +26,7 @@ class SamplePictures(AfterStep):
     """Every `every_steps` steps: `samples/STEP.png`, sampled with the averaged weights by the stage's own settings.
 
     A base stage shows one picture of each class in turn. A super-resolution stage shows rows of three: the low-res
-    picture of a validation picture, its sample, the picture itself.
+    picture of a validation picture, its sample, the picture itself. `described_at(step)` says how it is sampled then.
     """
 
     def __init__(
@@ -39,8 +39,9 @@ class SamplePictures(AfterStep):
         every_steps: int,
         precision: str,
         bars: Bars,
+        described_at: Callable[[int], StageConfig],
     ) -> None:
-        self.described = described
+        self.described, self.described_at = described, described_at
         self.dataset = dataset
         self.folder = folder
         self.count = count if described.low_resolution is None else min(count, len(dataset))
@@ -58,8 +59,8 @@ class SamplePictures(AfterStep):
         from PIL import Image
         from torchvision.utils import make_grid
 
-        current = Stage(self.described, stage.average, self.folder, sha256="")
-        sampler = StageSampler.prepare(current, self.described.sampling, stage.device, self.precision)
+        current = Stage(self.described_at(trainer.global_step), stage.average, self.folder, sha256="")
+        sampler = StageSampler.prepare(current, current.config.sampling, stage.device, self.precision)
         pictures = self._rows(sampler)
         self.bars.end(_NAME)
         columns = (

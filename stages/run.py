@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from cascade.data.dataset import PictureDataset
 from cascade.data.folder import BadFile, write_bad_files
 from cascade.data.order import RunOrder
 from cascade.data.source import open_dataset, written_out
+from cascade.diffusion.power_ema import PowerPairEMA
 from cascade.errors import CascadeError
 from cascade.lock import beside
 from cascade.progress import Bars, progress_bars
@@ -31,6 +33,7 @@ from stages.checkpoint import ResumeCheckpoint, WholeCheckpointIO
 from stages.checks import check_settings, wanted_splits
 from stages.cpu_budget import CpuBudget
 from stages.diffusion_stage import DiffusionStage
+from stages.distill_settings import completed
 from stages.kinds import kind_of
 from stages.launched import Launched
 from stages.loggers import build_loggers, close_loggers
@@ -41,7 +44,8 @@ from stages.precision import PRECISIONS
 from stages.processes import Processes
 from stages.progress import TrainingProgress
 from stages.run_folder import SCRATCH, RunFolder, as_decided
-from stages.validation import ExportBest, Validation
+from stages.snapshots import KeepSnapshots
+from stages.validation import Validation
 from stages.workers import heed_the_parent_alone, is_of_killed_worker
 
 
@@ -66,7 +70,7 @@ def train(config: Mapping[str, Any], tell: Callable[[str], None], defaults: Mapp
     stands for the keys that an older run's lacks. Raises CascadeError for whatever is wrong with the configuration, the
     data or the folder that the run would continue, and where another call of `train` is writing to that folder.
     """
-    processes = Processes.here()
+    processes, config = Processes.here(), completed(config)
     check_settings(config, processes.count)
     run = RunFolder.of(config)
     with Meeting(processes, "run") as meeting, ExitStack() as held:
@@ -97,25 +101,24 @@ def _train(
     dataset, validation = _open_data(config, bars)
     kind = kind_of(config)
     described = kind.stage_config(config, dataset)
-    stage = kind.build_stage(config, described)
-    seen = 0 if config["init"] is None else kind.begin_with(stage, config["init"], described.class_names)
-    if settings["precision"] == "bf16":
-        # The faster layout for bf16 convolutions (about a sixth on a CPU); in fp32 group norm would lose by it.
-        stage.to(memory_format=torch.channels_last)
+    stage, seen = _built(config, described)
     kind.rehearse(config, described, stage, kind.training_view(config, dataset))
 
-    def export(step: int) -> None:
+    def images(step: int) -> int:
+        return seen + step * settings["batch"]
+
+    def export(step: int, folder: str = "stage") -> None:
         if first:
             bars.at("writing the stage", 0, 1)
-            final = dataclasses.replace(described, images_seen=seen + step * settings["batch"])
-            save_stage(run.path / "stage", final, stage.average.state_dict())
+            final = dataclasses.replace(kind.described_at(config, described, step), images_seen=images(step))
+            save_stage(run.path / folder, final, stage.average.state_dict())
             bars.end("writing the stage")
 
     # With fresh=true no process looks at what the first one is moving aside.
     start = 0 if fresh else run.resumed_step(stage, dataset)
     meeting.agree()
     if start >= settings["max_steps"] or (not fresh and run.ended_by_time(settings)):
-        if run.lacks_export(images=seen + start * settings["batch"]):
+        if run.lacks_export(images(start), ranked=kind.RANKED):
             run.load_weights(stage)
             export(start)
         meeting.agree(last=True)
@@ -131,7 +134,8 @@ def _train(
     checkpoint = ResumeCheckpoint(run.path, settings["checkpoint_every"], settings["checkpoint_minutes"])
     size = _per_process(settings, processes)
     watching = _watching(config, described, validation, folder=run.path, batch=size, bars=bars)
-    exporting = [ExportBest(callback, export) for callback in watching if isinstance(callback, Validation)]
+    watching += _keeping(stage.recipe.ema, run.path, described, images)
+    exporting = kind.exporting(config, watching, export)
     # The checkpoint stores what those before it have done at this step, and is there before the stage is replaced.
     callbacks = [progress, clock, budget, *watching, checkpoint, *exporting]
     trainer = _trainer(config, run.path, processes, callbacks, loggers)
@@ -146,11 +150,22 @@ def _train(
     finally:
         close_loggers(loggers)
     if checkpoint.stopped_by is None:
-        if settings["validation_images"] == 0:  # nothing chose the best weights, so the last it is
+        if settings["validation_images"] == 0 or not kind.RANKED:  # nothing chose the best weights, so the last it is
             export(trainer.global_step)
         if first and trainer.global_step < settings["max_steps"]:
             run.write_config(config, dataset, ended=settings)
     return Outcome(run.path, trainer.global_step, start, checkpoint.stopped_by)
+
+
+def _built(config: Mapping[str, Any], described: StageConfig | ClassifierConfig) -> tuple[DiffusionStage, int]:
+    """The Lightning module, and how many images its weights have seen before the run."""
+    kind, init = kind_of(config), config["init"]
+    stage = kind.build_stage(config, described)
+    seen = described.images_seen if init is None else kind.begin_with(stage, init, described.class_names)
+    if config["trainer"]["precision"] == "bf16":
+        # The faster layout for bf16 convolutions (about a sixth on a CPU); in fp32 group norm would lose by it.
+        stage.to(memory_format=torch.channels_last)
+    return stage, seen
 
 
 class WorkerKilledError(CascadeError):
@@ -319,9 +334,17 @@ def _watching(
                 every_steps=settings["sample_every"],
                 precision=settings["precision"],
                 bars=bars,
+                described_at=partial(kind_of(config).described_at, config, described),
             )
         )
     return callbacks
+
+
+def _keeping(
+    ema: Any, folder: Path, described: StageConfig | ClassifierConfig, images: Callable[[int], int]
+) -> list[Callback]:
+    """What keeps snapshots of averages that are tracked for later, if any are."""
+    return [KeepSnapshots(folder, ema, described.to_mapping(), images)] if isinstance(ema, PowerPairEMA) else []
 
 
 def _opening(

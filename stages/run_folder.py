@@ -111,10 +111,11 @@ class RunFolder:
 
         module.load_state_dict(read_checkpoint(self.path / LAST)["state_dict"])
 
-    def lacks_export(self, images: int) -> bool:
+    def lacks_export(self, images: int, *, ranked: bool = True) -> bool:
         """Whether a finished run ended between its last checkpoint, of a model that has seen `images`, and the export.
 
-        That is so where there is no stage, or an older one though the last weights were the best, or none were chosen.
+        That is so where there is no stage, or an older one though the last weights were the best, or none were chosen;
+        with `ranked` false the last are always those that are exported.
         """
         if not (self.path / "stage").exists():
             return True
@@ -123,7 +124,7 @@ class RunFolder:
         checkpoint = read_checkpoint(self.path / LAST)
         last = checkpoint["global_step"]
         chosen = checkpoint.get("callbacks", {}).get("Validation", {"best_step": last})
-        return chosen.get("best_step") == last and images_seen(self.path) != images
+        return (not ranked or chosen.get("best_step") == last) and images_seen(self.path) != images
 
     def stored(self) -> dict[str, Any] | None:
         """The configuration the run was started with, None in a new run."""

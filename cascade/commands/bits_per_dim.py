@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from cascade.class_tables import table_difference
 from cascade.commands.per_stage import read_per_stage
+from cascade.distilled import refuse_distilled
 from cascade.errors import CascadeError
 from cascade.plain_json import without_infinity
 from cascade.requests import chosen_stages
@@ -145,7 +146,10 @@ def _plan(plain: Mapping[str, Any], bound: "Bound") -> "list[StageSampler]":
     from cascade.orchestrator import CascadePipeline
 
     configs = load_chain(plain["cascade"])
-    names = [config.name for config in configs[chosen_stages(configs, plain["stages"], None)]]
+    chosen = configs[chosen_stages(configs, plain["stages"], None)]
+    names = [config.name for config in chosen]
+    for config in chosen:
+        refuse_distilled(config, "a likelihood")
     given = read_per_stage(plain["per_stage"], [config.name for config in configs])
     bare: dict[str, Any] = {"guidance": "none", "threshold": "none", "guidance_scale": None, "truncated": False}
     if bound.grid_steps is not None:

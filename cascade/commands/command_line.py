@@ -50,6 +50,9 @@ COMMANDS = {
     "import": Command(
         "cascade.commands.import_checkpoint", "make a stage of a published checkpoint", first_word="format"
     ),
+    "reconstruct-ema": Command(
+        "cascade.commands.reconstruct_ema", "make a stage of another average of a run's weights, from its snapshots"
+    ),
     "prepare": Command("cascade.commands.prepare", "decode the pictures of a stage once, into a cache"),
 }
 _FLAGS = {"-h": "help", "--help": "help", "-m": "multirun", "--multirun": "multirun", "--version": "version"}

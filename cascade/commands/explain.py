@@ -20,6 +20,8 @@ def run(config: "DictConfig") -> None:
 
     if "classifier" in config:
         raise CascadeError(f"stage '{config.stage.name}' trains a classifier, and what is explained are denoisers")
+    if "teacher" in config:
+        raise CascadeError("what is explained are denoisers that learn from pictures, and stage=distill has a teacher")
     out = Path(config.out).expanduser()
     _refuse_foreign(out)
     check_place(out)

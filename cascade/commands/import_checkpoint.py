@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from cascade.artifact import CONFIG, load_stage, save_stage
+from cascade.artifact import load_stage, save_stage
+from cascade.commands.stage_out import check_stage_out
 from cascade.errors import CascadeError, suggest
 from cascade.importers.adm_flags import ADMModel, preset, read_flags
 from cascade.lock import beside, check_place
@@ -57,11 +58,7 @@ def _check(plain: Mapping[str, Any], checkpoint: Path, out: Path) -> None:
         raise CascadeError("say how the network was made: either preset=NAME or flags=FILE.json")
     if not checkpoint.is_file():
         raise CascadeError(f"there is no checkpoint '{checkpoint}'")
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        if not (out / CONFIG).is_file():
-            raise CascadeError(f"'{out}' holds something else than a stage; give another out=")
-        if not plain["overwrite"]:
-            raise CascadeError(f"there is a stage at '{out}' already; overwrite=true puts this one in its place")
+    check_stage_out(out, overwrite=plain["overwrite"])
 
 
 def _flags(plain: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,8 @@ def run(config: "DictConfig") -> None:
     from cascade.commands.configuration import plain_config
 
     plain: dict[str, Any] = plain_config(config)
+    if "teacher" in plain:
+        raise CascadeError("a plan is of stages that learn from pictures, and stage=distill has a teacher")
     file = None if plain["json"] is None else Path(plain["json"]).expanduser()
     _check(plain, file)
 

@@ -13,11 +13,14 @@ def check_sweep(jobs: "Sequence[tuple[str, DictConfig]]") -> None:
     """Refuse a sweep for the first of its jobs that cannot be run, before any is; a job comes with how it differs."""
     from cascade.commands.configuration import plain_config
     from stages.checks import check_settings
+    from stages.distill_settings import completed
     from stages.processes import Processes
     from stages.sweep import check_all_folders, check_jobs
 
     processes = Processes.here()
-    plain = [(label, plain_config(config)) for label, config in jobs]
+    given = [(label, plain_config(config)) for label, config in jobs]
+    check_jobs(given, completed)
+    plain = [(label, completed(config)) for label, config in given]
     check_jobs(plain, lambda config: check_settings(config, processes.count))
     check_all_folders(plain)
     from stages.parts import check_parts
@@ -29,10 +32,11 @@ def run(config: "DictConfig") -> None:
     """Train the stage of `config`; a run that was stopped by a signal exits with 128 + its number."""
     from cascade.commands.configuration import defaults_of, plain_config
     from stages.checks import check_folders, check_place_of, check_settings
+    from stages.distill_settings import completed
     from stages.meeting import Meeting
     from stages.processes import Processes
 
-    plain, processes = plain_config(config), Processes.here()
+    plain, processes = completed(plain_config(config)), Processes.here()
     check_settings(plain, processes.count)
     with Meeting(processes, "command") as meeting:
         check_folders(plain)
