@@ -28,6 +28,7 @@ from stages.draws import Draws
 
 F64 = torch.float64
 STAGE = ["stage=sr256", "stage.low_resolution=8", "stage.crop=8", "stage.aug_log_snr=5", "grid.n=6"]
+STAGE += ["sampler=ddim", "sampler.eta=1"]
 SMALL = ["stage.resolution=16", "steps=[4,8]"]
 NO_DRAWING = ["stage.resolution=8", "steps=[4]"]
 
