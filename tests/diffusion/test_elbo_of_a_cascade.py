@@ -1,11 +1,25 @@
-"""The chain rule over the stages of a cascade, on the exact 1/f² cascade: every expectation is exact."""
+"""The chain rule over the stages of a cascade: on the exact 1/f² cascade, all expectations exact, and on 8 bits.
+
+The 8-bit data are four pictures, as often each, of which two have the same small one; the denoisers are exact. So
+−ln P(large) = ln 4, and what the stages' bounds add up to is known.
+"""
 
 import math
 
 import pytest
 import torch
 
-from cascade.diffusion import Condition, GaussianCascade, LogNormalNoise
+from cascade import rng
+from cascade.diffusion import (
+    Condition,
+    GaussianCascade,
+    LinearLogSNRSchedule,
+    LogNormalNoise,
+    MixtureDenoiser,
+    Posterior,
+    ScheduleNoise,
+    alpha_sigma,
+)
 from cascade.diffusion.augmentation import augment
 from cascade.diffusion.cascade_oracle import dct_matrix, pictures_of, project
 from cascade.diffusion.elbo import continuous_elbo, discrete_elbo
@@ -72,3 +86,78 @@ def test_what_is_told_lowers_the_bound_of_a_stage():
     alone = float(0.5 * (2 * math.pi * math.e * (CASCADE.variances(2) + math.exp(-LOG_SNR_MAX))).log().sum())
     assert entropies == sorted(entropies)
     assert entropies[-1] < alone
+
+
+# 8-bit pictures
+
+
+LARGE = torch.tensor([[3, 90, 200, 255], [255, 200, 90, 3], [10, 20, 30, 250], [130, 131, 0, 99]], dtype=F64)
+COUNT = 3000
+
+
+def in_range(levels):
+    return levels / 127.5 - 1
+
+
+def small_of(large):
+    """The 8-bit small pictures, (4, 1): the mean of four numbers, rounded."""
+    return large.mean(1, keepdim=True).round()
+
+
+class Named:
+    """Noise like the pictures, and a level of each one's own, by the term."""
+
+    def __init__(self, stage, size):
+        self.stage, self.size = stage, size
+
+    def normal(self, term):
+        return rng.randn("8 bits", self.stage, term, shape=(4 * COUNT, self.size)).double()
+
+    def uniform(self, term):
+        return rng.uniform("8 bits", self.stage, term, shape=(4 * COUNT,)).double()
+
+
+class Told:
+    """The exact denoiser that is told a small picture z: p(k | x_t, z) ∝ p(x_t | x_k)·p(z | small_k)."""
+
+    def __call__(self, x_t, log_snr, condition):
+        far = self.far(x_t, LARGE, log_snr) + self.far(condition.low_res, small_of(LARGE), condition.aug_log_snr)
+        return Posterior((-far / 2).softmax(1) @ in_range(LARGE))
+
+    def far(self, x, pictures, log_snr):
+        """‖x − αx_k‖²/σ², (B, K); a clean picture is taken for one with noise of 10⁻⁹."""
+        alpha, sigma = (part[:, None] for part in alpha_sigma(log_snr.clamp(max=40.0)))
+        return (x[:, None] - alpha[..., None] * in_range(pictures)).square().sum(2) / sigma.square()
+
+
+def nats_of_all_stages(aug, weights=(1.0, 1.0, 1.0, 1.0)):
+    """The mean of the sum over the stages, and its standard error."""
+    large, small = (in_range(levels).repeat(COUNT, 1) for levels in (LARGE, small_of(LARGE)))
+    base = MixtureDenoiser(torch.tensor(weights), in_range(small_of(LARGE)), torch.zeros(4, 1, 1))
+    level = torch.full((4 * COUNT,), aug, dtype=F64)
+    told = Condition(low_res=augment(small, level, Named("augmentation", 1).normal(0)), aug_log_snr=level)
+    noise = ScheduleNoise(LinearLogSNRSchedule(-10.0, 14.0))
+    nats = continuous_elbo(base, small, noise, Condition(), Named("base", 1), points=24).total
+    nats = nats + continuous_elbo(Told(), large, noise, told, Named("sr", 4), points=24).total
+    return float(nats.mean()), float(nats.std()) / len(nats) ** 0.5
+
+
+def test_of_8_bit_data_the_sum_is_the_cost_of_the_largest_picture():
+    """Told the small picture itself, a function of the large one: P(small)·P(large | small) = P(large)."""
+    value, error = nats_of_all_stages(math.inf)
+    assert error < 0.02
+    assert value == pytest.approx(math.log(4), abs=4 * error)
+
+
+@pytest.mark.parametrize(("aug", "told"), [(-9.0, 0.0), (11.0, 1.5 * math.log(2))])
+def test_told_less_it_lies_above_by_what_noise_hides(aug, told):
+    """H(small) + H(large | z) = ln 4 + H(small) − I(large; z), where H(small) = 1½ bits: all of it hidden, or none."""
+    value, error = nats_of_all_stages(aug)
+    assert value == pytest.approx(math.log(4) + 1.5 * math.log(2) - told, abs=4 * error + 0.01)
+
+
+def test_a_stage_that_is_wrong_lies_above_by_its_divergence():
+    """A base that expects the pair of the same small picture less often than it comes."""
+    value, error = nats_of_all_stages(math.inf, (0.05, 0.05, 0.45, 0.45))
+    divergence = 0.5 * math.log(0.5 / 0.1) + 0.5 * math.log(0.25 / 0.45)
+    assert value == pytest.approx(math.log(4) + divergence, abs=4 * error)
