@@ -69,6 +69,14 @@ class CascadePipeline:
 
     `configs` are all stages of the cascade in order, `stages` those whose weights are loaded, by name. The number of
     torch's threads when it is made is kept for all its sampling.
+
+    >>> from cascade.artifact import build_denoiser
+    >>> sampling = StageSampling({"name": "ddim"}, {"name": "karras", "n": 2})
+    >>> network = {"name": "efficient", "patch": 2, "channels": [8], "blocks": [1], "attention": [False]}
+    >>> config = StageConfig("base8", 8, network, {"name": "edm"}, sampling)
+    >>> stages = {"base8": Stage(config, build_denoiser(config).eval(), Path("base8"), sha256="")}
+    >>> CascadePipeline([config], [sampling], stages, precision="fp32").sample(seeds=[0, 1]).shape
+    torch.Size([2, 3, 8, 8])
     """
 
     def __init__(
@@ -210,13 +218,7 @@ class CascadePipeline:
     ) -> Tensor:
         """Return uint8 (N, 3, R, R): of class i and seed i each; a length of 1 stands for all. See `iterate`."""
         images = self.iterate(
-            classes,
-            seeds,
-            guidance_scale,
-            stages=stages,
-            settings=settings,
-            low_res=low_res,
-            on_progress=on_progress,
+            classes, seeds, guidance_scale, stages=stages, settings=settings, low_res=low_res, on_progress=on_progress
         )
         return torch.stack([image.image for image in images])
 

@@ -29,6 +29,14 @@ def test_every_public_class_has_an_example_that_is_run(room: str) -> None:
     assert without == []
 
 
+def test_what_the_library_itself_exports_has_an_example_too() -> None:
+    import cascade
+
+    exported = [getattr(cascade, name) for name in cascade.__all__]
+    assert exported
+    assert all(">>> " in (thing.__doc__ or "") for thing in exported if isinstance(thing, type))
+
+
 def test_what_is_found_is_what_the_rooms_export() -> None:
     """The classes in `__all__` are among them."""
     import cascade.diffusion
