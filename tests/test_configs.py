@@ -53,6 +53,8 @@ def test_every_choice_composes_with_a_comment_that_explains_it(choice: str) -> N
     group, name = choice.split("/")
     if group in OF_EVALUATE:
         assert composed(f"{group}={name}", command="evaluate")[group]["name"]
+    elif group == "candidates":  # those of a stage go with it
+        assert composed(f"stage={name}", command="candidates")[group]["of"]
     else:
         assert composed(f"{group}={name}")["name"]
 

@@ -29,6 +29,15 @@ class DenoisingError:
 
     augmentation, aug_log_snr  how the low-res picture is spoilt, and at which one level; None: of a base stage
     labelled                   whether the denoiser is told the class
+
+    >>> from cascade.data.procedural import ProceduralDataset
+    >>> from cascade.diffusion import UnitWeighting
+    >>> from cascade.diffusion.noise import LogNormalNoise
+    >>> view = EvaluationView(ProceduralDataset(8, "val", val_size=4))
+    >>> judge = DenoisingError(view, LogNormalNoise(), UnitWeighting(), count=4)
+    >>> exact = lambda x_t, log_snr, condition: Posterior(torch.stack([view[i]["image"] for i in range(4)]))
+    >>> judge(exact)
+    tensor([0., 0., 0., 0.], dtype=torch.float64)
     """
 
     view: EvaluationView

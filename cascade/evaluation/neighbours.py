@@ -16,7 +16,12 @@ from cascade.evaluation.precision_recall import squared_distances
 
 @dataclass(frozen=True)
 class Nearest:
-    """Of each point the nearest of some others: its `index` (N,) int64 and its `distance` (N,) float64."""
+    """Of each point the nearest of some others: its `index` (N,) int64 and its `distance` (N,) float64.
+
+    >>> one, two = Nearest(torch.tensor([0]), torch.tensor([2.0])), Nearest(torch.tensor([3]), torch.tensor([1.0]))
+    >>> one.or_nearer(two).index
+    tensor([3])
+    """
 
     index: Tensor
     distance: Tensor
