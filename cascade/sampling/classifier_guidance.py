@@ -29,7 +29,7 @@ class LogProb(Protocol):
 class LabelLogProb:
     """ln p(c | x_t) = log softmax(logits)[c] for the condition's label c; 0, which guides nowhere, for no class.
 
-    `logits(x_t, log_snr)` is (B, K): a classifier network, or an oracle's `log_class`.
+    `logits(x_t, log_snr)` is (B, K): a classifier network, or an oracle's `log_class`. Without labels it is not called.
 
     >>> from cascade.diffusion.oracle import MixtureDenoiser
     >>> oracle = MixtureDenoiser(torch.ones(2), torch.tensor([[-1.0], [1.0]]), torch.zeros(2, 1, 1))
@@ -42,9 +42,9 @@ class LabelLogProb:
 
     def __call__(self, x_t: Tensor, log_snr: Tensor, condition: Condition) -> Tensor:
         """The log-probability of each image's label, (B,)."""
-        log_probs = self.logits(x_t, log_snr).log_softmax(1)
         if condition.label is None:
-            return log_probs.new_zeros(len(log_probs))
+            return x_t.new_zeros(len(x_t))
+        log_probs = self.logits(x_t, log_snr).log_softmax(1)
         classes = log_probs.shape[1]
         label = condition.label % (classes + 1)
         named = label < classes
@@ -58,8 +58,8 @@ class ClassifierGuidance:
     On ε̂ it subtracts σ·s·∇, on v̂ it subtracts (σ/α)·s·∇, to the score it adds s·∇. With the exact classifier, scale 1
     and an unconditional denoiser it is the exact conditional denoiser; around a conditional one it is ADM-G's
     sharpening. To guide what a network knows without classes, wrap it in `Unconditional`. ClassifierGuidance with scale
-    0 reduces to the denoiser, without a call of the classifier; so does any scale when the condition has no label. Else
-    the covariance is dropped, and the rest of the posterior is the denoiser's.
+    0 reduces to the denoiser, without a call of the classifier; where `log_prob` does not depend on x_t its mean is the
+    denoiser's. But for scale 0 the covariance is dropped, and the rest of the posterior is the denoiser's.
 
     Dhariwal & Nichol 2021, equation 14 and algorithm 2. There x̂ is clipped before guiding: nest a StaticThreshold for
     that. Raises CascadeError unless the scale is finite.
@@ -82,7 +82,7 @@ class ClassifierGuidance:
     def __call__(self, x_t: Tensor, log_snr: Tensor, condition: Condition) -> Posterior:
         """The guided posterior."""
         posterior = self.denoiser(x_t, log_snr, condition)
-        if self.scale == 0 or condition.label is None:
+        if self.scale == 0:
             return posterior
         level = over(log_snr, x_t)
         # σ²/α = sigmoid(−λ)/√sigmoid(λ).
@@ -129,7 +129,7 @@ class ClassifierAncestral:
             if step.ends_clean:
                 return posterior.mean
             noise = randn(step.index)
-            if self.scale != 0 and condition.label is not None:
+            if self.scale != 0:
                 gradient = class_gradient(self.log_prob, x, step.t.of_each(x), condition)
                 # √Σ z + sΣ∇ = √Σ (z + s√Σ∇): the root is symmetric.
                 noise = noise + self.scale * ancestral.scaled(gradient, step, posterior)
@@ -172,4 +172,7 @@ def class_gradient(log_prob: LogProb, x_t: Tensor, log_snr: Tensor, condition: C
     # What is made in inference mode takes no part in autograd, so all is copied outside of it.
     with torch.inference_mode(False), torch.enable_grad():
         x = x_t.detach().clone().requires_grad_()
-        return torch.autograd.grad(log_prob(x, log_snr.clone(), condition.clone()).sum(), x)[0]
+        value = log_prob(x, log_snr.clone(), condition.clone()).sum()
+        if not value.requires_grad:  # of no class it says the same of every x_t
+            return torch.zeros_like(x_t)
+        return torch.autograd.grad(value, x, materialize_grads=True)[0]

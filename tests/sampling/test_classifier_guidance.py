@@ -98,14 +98,31 @@ def fails(x_t, log_snr, condition):
     raise AssertionError("the classifier was called")
 
 
-def test_scale_0_and_no_label_reduce_to_the_denoiser_without_a_call_of_the_classifier():
-    for scale, condition in ((0.0, CONDITION), (3.0, Condition())):
-        guided = ClassifierGuidance(ORACLE, fails, scale)(X, LOG_SNR, condition)
-        assert torch.equal(guided.mean, ORACLE(X, LOG_SNR, condition).mean)
-        assert guided.covariance is not None
-        for variance in ("small", "large", "optimal"):
-            got = ClassifierAncestral(fails, scale, variance)(ORACLE, X, GRID, condition, noise)
-            assert torch.equal(got, Ancestral(variance)(ORACLE, X, GRID, condition, noise))
+@pytest.mark.parametrize(
+    ("log_prob", "scale", "condition"),
+    [
+        (fails, 0.0, CONDITION),
+        (LabelLogProb(fails), 3.0, Condition()),
+        (lambda x_t, log_snr, condition: torch.ones(len(x_t), requires_grad=True), 3.0, CONDITION),
+    ],
+    ids=["scale 0", "no label", "the same everywhere"],
+)
+def test_what_says_nothing_of_x_reduces_to_the_denoiser_and_is_not_called_for_nothing(log_prob, scale, condition):
+    guided = ClassifierGuidance(ORACLE, log_prob, scale)(X, LOG_SNR, condition)
+    assert torch.equal(guided.mean, ORACLE(X, LOG_SNR, condition).mean)
+    assert (guided.covariance is not None) == (scale == 0)
+    for variance in ("small", "large", "optimal"):
+        got = ClassifierAncestral(log_prob, scale, variance)(ORACLE, X, GRID, condition, noise)
+        assert torch.equal(got, Ancestral(variance)(ORACLE, X, GRID, condition, noise))
+
+
+def test_a_class_that_the_function_itself_names_needs_no_label():
+    """It is asked whatever the condition says: ln p(2 | x_t) makes the unconditional oracle that of class 2."""
+    log_prob = lambda x_t, log_snr, condition: ORACLE.log_class(x_t, log_snr)[:, 2]  # noqa: E731
+    second = Condition(label=torch.full((6,), 2))
+    exact(ClassifierGuidance(ORACLE, log_prob, 1.0)(X, LOG_SNR, Condition()).mean, ORACLE(X, LOG_SNR, second).mean)
+    shifted = ClassifierAncestral(log_prob, 2.0)(ORACLE, X, GRID, Condition(), noise)
+    exact(shifted, ClassifierAncestral(LOG_PROB, 2.0)(Unconditional(ORACLE), X, GRID, second, noise))
 
 
 def test_a_guided_mean_has_no_covariance_and_keeps_the_fraction():
