@@ -6,6 +6,7 @@ Found by looking, so a new file is tried at once. What is trained is small: `net
 import re
 import shlex
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -15,14 +16,16 @@ from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
 from cascade import registry, rng
-from cascade.artifact import StageConfig
+from cascade.artifact import StageConfig, save_stage
 from cascade.data.procedural import ProceduralDataset
 from cascade.data.views import EvaluationView
 from cascade.diffusion import Condition, GaussianDenoiser
 from cascade.evaluation.bits_per_dim import PictureDraws
 from cascade.evaluation.inception import WeightsMissingError
-from stages import assembly, classifier_assembly
+from stages import assembly
+from stages.distill_settings import completed
 from stages.draws import Draws
+from stages.kinds import kind_of
 from stages.parts import check_parts
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -53,7 +56,8 @@ def of_train(path: Path) -> list[Any]:
     _, words = said(path)
     given = dict(word.split("=", 1) for word in words)
     stages = given.pop("stage", "base64").split(",")
-    small = [] if group == "network" or "classifier" in path.as_posix() else ["network=tiny"]
+    own = group == "network" or "classifier" in path.as_posix() or "teacher" in given  # another network, or none
+    small = [] if own else ["network=tiny"]
     settings = [*(f"{key}={value}" for key, value in given.items() if key != "data.root")]
     configs = [configured("train", f"stage={stage}", *settings) for stage in stages]
     assert name in {config["choices"][group] for config in configs}, "it tries something else"
@@ -72,7 +76,23 @@ def shrunk(config: dict[str, Any]) -> dict[str, Any]:
 def take_a_step(config: dict[str, Any]) -> None:
     """One of training, and where there is a sampler the first two of sampling."""
     config = shrunk(config)
-    kind = classifier_assembly if "classifier" in config else assembly
+    if "teacher" in config:
+        with TemporaryDirectory() as folder:
+            take_a_step_of(taught(config, Path(folder) / "teacher"))
+    else:
+        take_a_step_of(config)
+
+
+def taught(config: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The config with a teacher there, a stage with `network=tiny` of 32 px."""
+    trained = shrunk(configured("train", "stage=base64", "network=tiny"))
+    described = assembly.stage_config(trained, ProceduralDataset(32, "train", size=4))
+    save_stage(folder, described, assembly.build_stage(trained, described).average.state_dict())
+    return completed({**config, "teacher": str(folder)})
+
+
+def take_a_step_of(config: dict[str, Any]) -> None:
+    kind = kind_of(config)
     dataset = ProceduralDataset(32, "train", size=4)
     described = kind.stage_config(config, dataset)
     stage = kind.build_stage(config, described)

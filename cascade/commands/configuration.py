@@ -12,7 +12,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 from cascade.errors import CascadeError
 from cascade.flat import flat
@@ -108,7 +108,11 @@ def flattened(config: DictConfig) -> dict[str, Any]:
 def plain_config(config: DictConfig, *, throw_on_missing: bool = True) -> dict[str, Any]:
     """A composed config as plain values, resolved; Hydra's own node is left out."""
     own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-    plain = OmegaConf.to_container(own, resolve=True, throw_on_missing=throw_on_missing)
+    try:
+        plain = OmegaConf.to_container(own, resolve=True, throw_on_missing=throw_on_missing)
+    except InterpolationKeyError as error:
+        wanted = str(error.msg).split("'")[1]
+        raise CascadeError(f"{error.full_key} is that of '{wanted}', which there is not under these choices") from error
     return {str(key): value for key, value in plain.items()}
 
 

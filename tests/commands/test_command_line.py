@@ -205,7 +205,9 @@ def test_the_table_of_kinds_names_keys_that_exist():
             known |= {key, f"{command} {key}"}
         for group in groups_of(command):
             for choice in groups_on_disk()[group]:
-                keys = yaml.safe_load((CONF / group / f"{choice}.yaml").read_text("utf-8"))
+                text = (CONF / group / f"{choice}.yaml").read_text("utf-8")
+                keys = yaml.safe_load(text)
+                known |= {f"{command} {key}" for key in keys if "@package _global_" in text}
                 known |= {f"{group}.{key}" for key in [*keys, *flattened(OmegaConf.create(keys))]}
     assert set(KINDS) <= known
 
