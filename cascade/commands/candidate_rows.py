@@ -121,9 +121,9 @@ class Candidate:
         from cascade.artifact import load_stage
         from cascade.commands.plan_measure import sampling_costs
 
-        load, name = os.getloadavg()[0], f"  {self.label}, CPU seconds"
+        load, name, budget = os.getloadavg()[0], f"  {self.label}, CPU seconds", int(60 * self.minutes)
         log = self.out / "runs" / f"{self.name}.log"
-        train_in_process(self.words(), log, lambda used: bars.at(name, int(used), int(60 * self.minutes)))
+        train_in_process(self.words(), log, lambda used: bars.at(name, min(int(used), budget), budget))
         bars.end(name)
         run = self.out / "runs" / self.name / planned.stage.config.name
         stage = load_stage(run)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from cascade import __version__
 from cascade.commands.candidate_rows import Candidate, Failed, Row
+from cascade.commands.written import shell_line, written
 from cascade.errors import CascadeError, suggest
 from cascade.files import write_whole
 from cascade.lock import exclusive
@@ -32,7 +33,8 @@ def run(config: "DictConfig") -> None:
 
     plain: dict[str, Any] = plain_config(config)
     out = Path(plain["out"]).expanduser()
-    candidates = _checked(plain, out, list(HydraConfig.get().overrides.task))
+    given = written(HydraConfig.get().overrides.task)
+    candidates = _checked(plain, out, given)
 
     from cascade.commands.candidates_figure import draw_candidates
     from cascade.commands.figure_table import wide_console
@@ -50,6 +52,7 @@ def run(config: "DictConfig") -> None:
         bars.at("candidates", len(candidates), len(candidates))
         report = {
             "made_by": _MADE_BY,
+            "command": shell_line("candidates", given),
             "stage": plain["stage"]["name"],
             "minutes": plain["minutes"],
             **common,
@@ -70,7 +73,7 @@ def run(config: "DictConfig") -> None:
     print(f"{out / FIGURE}\n{out / REPORT}" if ranked else out / REPORT)
 
 
-def _checked(plain: Mapping[str, Any], out: Path, overrides: Sequence[str]) -> list[Candidate]:
+def _checked(plain: Mapping[str, Any], out: Path, asked: Mapping[str, str]) -> list[Candidate]:
     """The candidates; everything that can be said of the command line without torch."""
     from cascade.commands.png import refuse_foreign
     from cascade.commands.reports import refuse_foreign_report
@@ -88,7 +91,7 @@ def _checked(plain: Mapping[str, Any], out: Path, overrides: Sequence[str]) -> l
         if label not in listed:
             raise CascadeError(f"unknown candidate '{label}'; {suggest(str(label), listed)}")
     check_source(plain["data"], stage["resolution"], ["train", "val"])
-    given = _settings([text for text in overrides if text.split("=")[0].split(".")[0] not in _OWN])
+    given = {key: text for key, text in asked.items() if key.split(".")[0] not in _OWN}
     if taken := [key for key in _RUNS if key in given]:
         raise CascadeError(f"{taken[0]} is this command's to choose: the runs lie in out, for so many minutes=")
     each = _settings(shlex.split(plain["candidates"]["each"]))

@@ -1,14 +1,14 @@
 """`cascade card`: the model card of a cascade, composed of what other commands measure, each figure with its own."""
 
 import json
-import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cascade import __version__
 from cascade.artifact import find_cascade, load_cascade_config, load_chain
 from cascade.commands.evaluate import check_evaluation, extra_keys, features_of, open_metrics, report_of
+from cascade.commands.written import shell_line, written
 from cascade.errors import CascadeError
 from cascade.files import write_whole
 from cascade.lock import exclusive
@@ -23,7 +23,6 @@ __all__ = ["extra_keys", "run"]
 REPORT, CARD = "card.json", "card.md"
 _MADE_BY = "cascade card"
 _OF_CARD = ("about", "limits", "steps", "stages", "out", "cascade")
-_STAGE = "+per_stage."
 _OF_EVALUATION = ("metrics", "data.split", "num_images", "allow_few_images")
 """Keys whose defaults here are not those of `cascade evaluate`."""
 
@@ -37,7 +36,8 @@ def run(config: "DictConfig") -> None:
     plain: dict[str, Any] = plain_config(config)
     out = Path(plain["out"]).expanduser()
     evaluations = _checked(plain, out)
-    overrides = list(HydraConfig.get().overrides.task)
+    given = written(HydraConfig.get().overrides.task)
+    names = [stage.name for stage in load_chain(plain["cascade"])]
     import torch
 
     from cascade.commands.card_text import card_text
@@ -52,7 +52,7 @@ def run(config: "DictConfig") -> None:
             "recipe": _recipe(plain["cascade"]),
             "about": _text(plain["about"]),
             "evaluations": {
-                name: {"command": _command(asked, overrides), **_evaluated(asked, out, bars)}
+                name: {"command": _command(asked, given, names[asked["stages"] :]), **_evaluated(asked, out, bars)}
                 for name, asked in evaluations.items()
             },
             "steps": [_steps(Path(file).expanduser()) for file in plain["steps"]],
@@ -101,37 +101,19 @@ def _evaluated(evaluation: Mapping[str, Any], out: Path, bars: "Bars") -> dict[s
     return report_of(evaluation, [measure() for measure in opened])
 
 
-def _command(evaluation: Mapping[str, Any], overrides: Sequence[str]) -> str:
-    """The `cascade evaluate` that makes the figures again: what was asked here, and what is the default here alone."""
+def _command(evaluation: Mapping[str, Any], given: Mapping[str, str], others: Collection[str]) -> str:
+    """The `cascade evaluate` that makes the figures again: what was asked here, and what is the default here alone.
+
+    `others` are stages that do not run yet, whose settings do not belong to it.
+    """
     from omegaconf import OmegaConf
 
     from cascade.commands.configuration import flattened
 
     now = flattened(OmegaConf.create({key: value for key, value in evaluation.items() if key != "per_stage"}))
-    words = {"cascade": evaluation["cascade"], "stages": evaluation["stages"]}
-    words |= {key: now[key] for key in _OF_EVALUATION}
-    for key, _, value in (text.partition("=") for text in overrides):
-        stage = key.removeprefix(_STAGE).split(".")[0]
-        if key not in _OF_CARD and (not key.startswith(_STAGE) or stage in evaluation["per_stage"]):
-            words[_written(key)] = _unquoted(value)
-    words["out"] = evaluation["out"]
-    texts = (f"{key}={_word(value)}" for key, value in words.items())
-    return shlex.join(["cascade", "evaluate", *texts])
-
-
-def _written(key: str) -> str:
-    """A key as a user writes it.
-
-    >>> _written("+per_stage.sr256.sampler.name"), _written("features")
-    ('sr256.sampler', 'features')
-    """
-    own = key.removeprefix(_STAGE)
-    return own if own == key else own.removesuffix(".name")
-
-
-def _unquoted(value: str) -> str:
-    """A text without the quotes that Hydra wants."""
-    return value[1:-1].replace("\\'", "'") if len(value) > 1 and value[0] == value[-1] == "'" else value
+    words = {key: _word(now[key]) for key in ("cascade", "stages", *_OF_EVALUATION)}
+    own = {key: text for key, text in given.items() if key not in _OF_CARD and key.split(".")[0] not in others}
+    return shell_line("evaluate", {**words, **own, "out": evaluation["out"]})
 
 
 def _word(value: Any) -> str:
@@ -166,7 +148,7 @@ def _recipe(cascade: str) -> list[dict[str, Any]]:
 
 
 def _steps(file: Path) -> dict[str, Any]:
-    """A report of `cascade steps`, and the command that makes it again."""
+    """A report of `cascade steps`."""
     try:
         report = json.loads(file.read_text(encoding="utf-8"))
         ours = report["made_by"] == "cascade steps"
@@ -174,21 +156,7 @@ def _steps(file: Path) -> dict[str, Any]:
         ours = False
     if not ours:
         raise CascadeError(f"steps={file} is no report of cascade steps")
-    points = [point["varied"] for point in report["points"]]
-    samplers, lengths = (list(dict.fromkeys(point[key] for point in points)) for key in ("sampler", "steps"))
-    words = [
-        f"cascade={report['cascade']}",
-        f"stage={report['stage']}",
-        f"samplers={_word(samplers)}",
-        f"steps={_word(lengths)}",
-        f"num_images={report['num_images']}",
-        f"first_seed={report['first_seed']}",
-        f"seed={report['seed']}",
-        *(f"data={value}" if key == "name" else f"data.{key}={_word(value)}"
-          for key, value in report["reference"].get("data", {}).items() if value is not None),
-        f"out={file.parent}",
-    ]  # fmt: skip
-    return {**report, "command": shlex.join(["cascade", "steps", *words])}
+    return report
 
 
 def _text(file: str | None) -> str | None:

@@ -43,8 +43,10 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
             [_point(point) for point in steps["points"]],
         )
         cheapest = steps["cheapest_as_good_as_the_best"]
-        yield from ("", "The cheapest that the best does not beat beyond two standard errors: ")
-        yield from (f"{cheapest['sampler']}, {cheapest['steps']} steps. Made again by", "", *_code(steps["command"]))
+        best = f"{cheapest['sampler']} in {cheapest['steps']} steps"
+        yield from ("", f"The cheapest that the best does not beat by two standard errors: {best}.")
+        if "command" in steps:  # older reports do not say
+            yield from ("", "Made again by", "", *_code(steps["command"]))
     if report["limits"] is not None:
         yield from ("", "## Limits", "", report["limits"])
 

@@ -34,6 +34,8 @@ def extra_keys(config: "DictConfig") -> "Mapping[str, Kind]":
 
 def run(config: "DictConfig") -> None:
     """Measure every sampler at every number of steps; write table, figure and samples. See `conf/steps.yaml`."""
+    from hydra.core.hydra_config import HydraConfig
+
     from cascade.commands.configuration import plain_config
 
     plain: dict[str, Any] = plain_config(config)
@@ -47,6 +49,7 @@ def run(config: "DictConfig") -> None:
     from cascade.commands.evaluated_sides import of_data
     from cascade.commands.figure_table import wide_console
     from cascade.commands.steps_figure import draw_steps
+    from cascade.commands.written import shell_line, written
     from cascade.evaluation.figures import names_of
     from cascade.evaluation.measurement import measure
     from cascade.orchestrator import CascadePipeline
@@ -72,6 +75,7 @@ def run(config: "DictConfig") -> None:
         best = cheapest_as_good(found)
         report = {
             "made_by": _MADE_BY,
+            "command": shell_line("steps", written(HydraConfig.get().overrides.task)),
             "cascade": str(plain["cascade"]),
             "stage": plain["stage"],
             "distance": name,

@@ -71,7 +71,7 @@ def test_the_command_of_the_steps_makes_them_again(made, tmp_path):
     program, command, *words = shlex.split(steps["command"])
     assert (program, command) == ("cascade", "steps")
     words = [word for word in words if not word.startswith("out=")]
-    assert main([command, *words, f"out={tmp_path}", "features=tiny"]) == 0
+    assert main([command, *words, f"out={tmp_path}"]) == 0
     again = report(tmp_path, "steps.json")["points"]
     assert [point["distance"] for point in again] == [point["distance"] for point in steps["points"]]
 
