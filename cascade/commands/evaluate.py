@@ -177,7 +177,7 @@ def _memorisation(plain: Mapping[str, Any], out: Path | None, bars: Bars, choose
 
 
 PHOTOGRAPHS = {"floor": _floor, "memorisation": _memorisation}
-METRICS = {"distances": _distances, "cas": _cas, **PHOTOGRAPHS, **{metric: _judging(metric) for metric in JUDGES}}
+METRICS = {"distances": _distances, **PHOTOGRAPHS, "cas": _cas, **{metric: _judging(metric) for metric in JUDGES}}
 
 
 def check_evaluation(plain: Mapping[str, Any]) -> None:
