@@ -143,17 +143,15 @@ def check(
     """
     own, groups, values = _sorted_settings(command, settings)
     line = _Line(command, values, sweep, extra_keys)
-    choices = {
-        group: _group_choices(group, text, sweep)
-        for group, text in groups.items()
-        if text != "null" or default_groups(command).get(group, "") is not None  # null is such a group's default
-    }
+    nulls = [group for group, text in groups.items() if text == "null"]
+    choices = {group: _group_choices(group, text, sweep) for group, text in groups.items() if group not in nulls}
     _need_mandatory_groups(command, choices)
     own_overrides = [*(ours for ours in _OURS if ours.split("=")[0] not in own), *own.values()]
     jobs = []
     for chosen in _variations(choices):
         picks = [*own_overrides, *(f"{group}={choice}" for group, choice in chosen.items())]
         config = _compose_groups(command, chosen, own_overrides)
+        _refuse_nulls(nulls, config)
         where = f" with {' '.join(f'{g}={c}' for g, c in chosen.items())}" if sweep and chosen else ""
         texts = _check_keys(line, config, picks, where)
         full = composed(command, [*picks, *(f"{key}={options[0]}" for key, options in texts.items())])
@@ -211,11 +209,22 @@ def _group_choices(group: str, text: str, sweep: bool) -> list[str]:
         if name in available:
             continue
         if name == "null":
-            raise CascadeError(f"{group}=null: a {group} is needed; choose from {', '.join(available)}")
+            raise CascadeError(_needed(group))
         if not sweep and len(parts := split_commas(text)) > 1 and all(part in available for part in parts):
             raise CascadeError(f'{group}={text}: several choices are a sweep and need -m: -m "{group}={text}"')
         raise CascadeError(f"unknown {group} '{name}'; {suggest(name, available)}")
     return names
+
+
+def _refuse_nulls(groups: Sequence[str], config: DictConfig) -> None:
+    """null takes nothing away: it is right where nothing is chosen, by default or by the stage."""
+    for group in groups:
+        if config.hydra.runtime.choices.get(group) is not None:
+            raise CascadeError(_needed(group))
+
+
+def _needed(group: str) -> str:
+    return f"{group}=null: a {group} is needed here; choose from {', '.join(groups_on_disk()[group])}"
 
 
 def _unquoted(text: str) -> str:

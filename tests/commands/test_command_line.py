@@ -138,6 +138,12 @@ def test_groups_change_the_defaults_and_null_takes_one_away(spy, here):
     assert (config.stage.resolution, config.name, config.data.name) == (256, "debug", "folder")
 
 
+def test_null_is_right_where_nothing_is_chosen(spy, here):
+    assert main(["train", "stage=classifier64", "network=null", "guidance=null"]) == 0
+    assert main(["train", "stage=base64", "classifier=null"]) == 0
+    assert ["network" in config for config in spy] == [False, True]
+
+
 def test_a_sweep_runs_every_combination_and_leaves_nothing(spy, here):
     assert main(["train", "-m", "stage=base64,sr256", "seed=1,2", "name='a,b'"]) == 0
     assert [(c.stage.name, c.seed, c.name) for c in spy] == [

@@ -46,7 +46,11 @@ WRONG = [
     # groups and choices
     (["train", "stage=base46"], "did you mean 'base64'?"),
     (["train", "stge=base64"], "did you mean 'stage'?"),
-    (["train", "stage=null"], "a stage is needed; choose from base64"),
+    (["train", "stage=null"], "a stage is needed here; choose from base64"),
+    (["train", "stage=classifier64", "classifier=null"], "a classifier is needed here; choose from adm"),
+    (["train", "stage=classifier64", "classifier=amd"], "did you mean 'adm'?"),
+    (["train", "stage=classifier64", "network=tiny"], "which has no network; leave it out"),
+    (["train", "stage=base64", "classifier=adm"], "trains a denoiser, not a classifier"),
     (["train", "debug=fats"], "did you mean 'fast'?"),
     (["train", "network=resnet"], "choose from"),
     (["sample", "network=tiny", "cascade={cascade}", "out=o"], "'sample' has no group 'network'"),
@@ -122,7 +126,7 @@ WRONG = [
     (["train", "seed=1,2"], "needs -m"),
     (["train", "-m", "stage=base64,sr26"], "did you mean 'sr256'?"),
     (["train", "-m", "stage=glob(x*)"], "matches nothing; choose from base64"),
-    (["train", "-m", "stage=base64,sr256", "weighting.sigma_data=1"], "with stage=sr256"),
+    (["train", "-m", "stage=base64,sr256", "guidance.scale=1"], "with stage=sr256"),
     (["train", "-m", "stage=base64,sr256", "trainer.batch=7", "trainer.accumulate=2"], "(with stage=base64)"),
     (
         ["train", "-m", "stage=base64,sr256", "stage.crop=66"],
@@ -186,6 +190,7 @@ def content(*folders: Path) -> dict[Path, int]:
     return {path: path.lstat().st_mtime_ns for folder in folders for path in [folder, *folder.rglob("*")]}
 
 
+@pytest.mark.timeout(60)  # a line that has become right would train
 @pytest.mark.parametrize(
     ("argv", "message"), WRONG, ids=lambda value: " ".join(value) if isinstance(value, list) else ""
 )
