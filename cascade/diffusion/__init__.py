@@ -32,7 +32,7 @@ from cascade.diffusion.loss import Loss, PlainLoss, diffusion_loss
 from cascade.diffusion.multi_scale import MultiScaleLoss
 from cascade.diffusion.noise import LogNormalNoise, LogNormalSchedule, NoiseDistribution, ScheduleNoise
 from cascade.diffusion.oracle import GaussianDenoiser, MixtureDenoiser
-from cascade.diffusion.power_ema import PowerEMA
+from cascade.diffusion.power_ema import PowerEMA, PowerPairEMA
 from cascade.diffusion.preconditioning import (
     EDMPreconditioning,
     EpsPreconditioning,
@@ -109,6 +109,7 @@ __all__ = [
     "PlainLoss",
     "Posterior",
     "PowerEMA",
+    "PowerPairEMA",
     "Prior",
     "ResidualPreconditioning",
     "ReverseStep",
