@@ -1,5 +1,6 @@
 """The parts of a convolutional network: two norms, a residual block told by an embedding, shrink, grow, the head."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -117,6 +118,27 @@ class PixelHead(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) → (B, out_channels, patch·H, patch·W)."""
         return F.pixel_shuffle(self.conv(x), self.patch)
+
+
+def places(x: Tensor, count: int) -> Tensor:
+    """Where each pixel of x (B, C, H, W) is: (1, count, H, W), the lowest waves cos(πju)·cos(πkv) on the unit square.
+
+    Down the picture j and across it k half waves, in the order of j + k, then of j, without the constant; u and v are
+    of the pixels' centres, so a larger picture is told the same places on a finer grid.
+
+    >>> places(torch.zeros(1, 8, 1, 2), 1)
+    tensor([[[[ 0.7071, -0.7071]]]])
+    """
+    each = range(count + 1)
+    waves = sorted(((down, across) for down in each for across in each if down + across), key=lambda w: (sum(w), w))
+    rows, columns = (
+        torch.cos(
+            math.pi
+            * torch.outer(torch.arange(count + 1, device=x.device), torch.arange(0.5, side, device=x.device) / side)
+        )
+        for side in x.shape[-2:]
+    )
+    return torch.stack([torch.outer(rows[down], columns[across]) for down, across in waves[:count]])[None].to(x.dtype)
 
 
 def zeroed(layer: nn.Conv2d) -> nn.Conv2d:
