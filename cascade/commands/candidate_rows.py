@@ -13,9 +13,15 @@ from cascade.errors import CascadeError
 from cascade.files import write_whole
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from cascade.commands.plan_stage import PlannedStage
     from cascade.evaluation.denoising_error import DenoisingError
     from cascade.progress import Bars
+
+
+_TIMES = 3
+"""So often sampling is timed; the least is the network's own."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +29,7 @@ class Row:
     """What is known of a trained candidate.
 
     losses       of each validation picture, by the loss that is common to all
+    thirds       their mean over the noisiest third of the levels, over the middle, and over the cleanest
     images_seen  in training, and the processor's seconds that it took
     parameters   of the network; FLOP of its call for a training crop
     seconds      of sampling one picture at full size by the stage's own grid
@@ -32,6 +39,7 @@ class Row:
     label: str
     settings: Mapping[str, str]
     losses: tuple[float, ...]
+    thirds: tuple[float, ...]
     images_seen: int
     cpu_seconds: float
     parameters: int
@@ -47,7 +55,8 @@ class Row:
     def beyond(self, other: "Row") -> tuple[float, float]:
         """How much larger its loss is than the other's, and the standard error of that: picture by picture.
 
-        >>> common = dict(label="", settings={}, images_seen=1, cpu_seconds=1, parameters=1, flop=1, seconds=1, load=0)
+        >>> told = dict(label="", settings={}, thirds=())
+        >>> common = {**told, **dict(images_seen=1, cpu_seconds=1, parameters=1, flop=1, seconds=1, load=0)}
         >>> Row(losses=(2.0, 5.0), **common).beyond(Row(losses=(1.0, 4.0), **common))
         (1.0, 0.0)
         """
@@ -59,7 +68,13 @@ class Row:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        return {**asdict(self), "settings": dict(self.settings), "losses": list(self.losses), "loss": self.loss}
+        return {
+            **asdict(self),
+            "settings": dict(self.settings),
+            "losses": list(self.losses),
+            "thirds": list(self.thirds),
+            "loss": self.loss,
+        }
 
 
 @dataclass(frozen=True)
@@ -129,11 +144,12 @@ class Candidate:
         stage = load_stage(run)
         losses = judge(stage.denoiser, lambda done: bars.at(f"  {self.label}, judged", done, judge.count, "pictures"))
         bars.end(f"  {self.label}, judged")
-        chunk_seconds, _, _ = sampling_costs(planned, lambda *_: None)
+        chunk_seconds = min(sampling_costs(planned, lambda *_: None)[0] for _ in range(_TIMES))
         return Row(
             self.label,
             self.settings,
-            tuple(losses.tolist()),
+            tuple(losses.mean(1).tolist()),
+            thirds(losses, judge.log_snr()),
             images_seen=stage.config.images_seen,
             cpu_seconds=_cpu_seconds(run / "last.ckpt"),
             parameters=planned.crop_cost.parameters,
@@ -141,6 +157,17 @@ class Candidate:
             seconds=chunk_seconds / stage.config.sampling.network_batch,
             load=load,
         )
+
+
+def thirds(losses: "Tensor", log_snr: "Tensor") -> tuple[float, ...]:
+    """The mean of `losses` over each third of the levels `log_snr`, the noisiest first; both of one shape.
+
+    >>> import torch
+    >>> thirds(torch.tensor([[5.0, 1.0, 3.0]]), torch.tensor([[9.0, -9.0, 0.0]]))
+    (1.0, 3.0, 5.0)
+    """
+    order = log_snr.flatten().argsort()
+    return tuple(float(part.mean()) for part in losses.flatten()[order].tensor_split(3) if len(part))
 
 
 def _cpu_seconds(checkpoint: Path) -> float:
@@ -156,6 +183,6 @@ def _read(file: Path, asked: Mapping[str, Any]) -> Row | None:
         if plain["asked"] != asked:
             return None
         row = {key: value for key, value in plain["row"].items() if key != "loss"}
-        return Row(**{**row, "losses": tuple(row["losses"])})
+        return Row(**{**row, "losses": tuple(row["losses"]), "thirds": tuple(row["thirds"])})
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -160,7 +160,7 @@ def _table(ranked: Sequence[Row], title: str) -> Any:
 
     table = Table(title=Text(title), title_justify="left")
     for heading, justify in (
-        ("candidate", "left"), ("loss", "right"), ("more than the best", "right"), ("CPU min", "right"),
+        ("candidate", "left"), ("loss", "right"), ("more than the best", "right"), ("noisy, middle, clean λ", "right"), ("CPU min", "right"),
         ("images", "right"), ("a CPU s", "right"), ("parameters", "right"), ("GFLOP a crop", "right"),
         ("s to sample", "right"), ("load", "right"),
     ):  # fmt: skip
@@ -169,6 +169,7 @@ def _table(ranked: Sequence[Row], title: str) -> Any:
         more, error = row.beyond(ranked[0])
         cells = (
             row.label, f"{row.loss:.4f}", "" if row is ranked[0] else f"{more:.4f} ± {error:.4f}",
+            ", ".join(f"{third:.3g}" for third in row.thirds),
             f"{row.cpu_seconds / 60:.1f}", str(row.images_seen), f"{row.images_seen / row.cpu_seconds:.1f}",
             f"{row.parameters / 1e6:.2f} M", f"{row.flop / 1e9:.2f}", f"{row.seconds:.3g}", f"{row.load:.1f}",
         )  # fmt: skip

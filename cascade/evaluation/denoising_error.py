@@ -21,9 +21,9 @@ from cascade.errors import CascadeError
 
 @dataclass(frozen=True)
 class DenoisingError:
-    """ratio(λ)·‖ε − ε̂‖²/CHW of the first `count` pictures of a view, each a mean over `levels` levels.
+    """ratio(λ)·‖ε − ε̂‖²/CHW of the first `count` pictures of a view, each at `levels` levels.
 
-    L_i = 1/K Σ_k ratio(λ_ik)·e^{λ_ik}·‖x_i − x̂(α x_i + σ ε_ik)‖²/CHW. The count·K levels together are one from each
+    L_ik = ratio(λ_ik)·e^{λ_ik}·‖x_i − x̂(α x_i + σ ε_ik)‖²/CHW, whose mean is the loss. The count·K levels together are one from each
     stratum of p(λ), `noise`; `weighting` is bound to it. Of a posterior the mean alone is judged. Levels and noise
     belong to (picture, k), so two denoisers meet the same, and their difference is known better than either.
 
@@ -37,7 +37,7 @@ class DenoisingError:
     >>> judge = DenoisingError(view, LogNormalNoise(), UnitWeighting(), count=4)
     >>> exact = lambda x_t, log_snr, condition: Posterior(torch.stack([view[i]["image"] for i in range(4)]))
     >>> judge(exact)
-    tensor([0., 0., 0., 0.], dtype=torch.float64)
+    tensor([[0.], [0.], [0.], [0.]], dtype=torch.float64)
     """
 
     view: EvaluationView
@@ -59,7 +59,7 @@ class DenoisingError:
 
     @torch.no_grad()
     def __call__(self, denoiser: Denoiser, done: Callable[[int], object] = lambda _: None) -> Tensor:
-        """Return the loss of each picture, (count,) float64; `done(n)` is told after n pictures.
+        """Return the loss of each picture at each of its levels, (count, levels) float64; `done(n)` is told after n pictures.
 
         Raises CascadeError where one is not finite.
         """
@@ -74,11 +74,11 @@ class DenoisingError:
             shown = [self.view[i] for i in indices]
             x = torch.stack([view["image"] for view in shown])
             condition = self._condition(shown, indices)
-            total = torch.zeros(len(indices), dtype=torch.float64)
+            found = []
             for k in range(self.levels):
                 eps = torch.stack([rng.randn("denoising error", "eps", i, k, shape=x.shape[1:]) for i in indices])
-                total += diffusion_loss(mean_alone, x, log_snr[list(indices), k], eps, condition, self.weighting)
-            parts.append(total / self.levels)
+                found.append(diffusion_loss(mean_alone, x, log_snr[list(indices), k], eps, condition, self.weighting))
+            parts.append(torch.stack(found, 1).double())
             done(indices.stop)
         losses = torch.cat(parts)
         if not bool(losses.isfinite().all()):

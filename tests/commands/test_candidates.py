@@ -44,7 +44,7 @@ def here_instead(words, log, tell):
 
 
 def row(label="a", losses=(1.0, 2.0), images=100, seconds=0.5):
-    return Row(label, {}, losses, images, 60.0, 1000, 10**9, seconds, 0.1)
+    return Row(label, {}, losses, (1.0, 2.0, 3.0), images, 60.0, 1000, 10**9, seconds, 0.1)
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +62,7 @@ def test_each_has_its_loss_its_price_and_a_failure_its_reason(made):
     assert "\n" not in failed["reason"]
     for candidate in (one, two):
         assert len(candidate["losses"]) == 6
+        assert sum(candidate["thirds"]) == pytest.approx(3 * candidate["loss"]), "12 levels, four a third"
         assert candidate["images_seen"] == 4
         assert candidate["cpu_seconds"] > 0
         assert candidate["seconds"] > 0

@@ -52,9 +52,9 @@ def test_nothing_predicted_costs_the_power_of_the_picture(view):
     """x̂ = 0: ratio(λ)·e^λ·‖x‖²/CHW, whatever the noise."""
     judging = judge(view)
     found = judging(lambda x_t, log_snr, condition: Posterior(torch.zeros_like(x_t)))
-    power = torch.stack([view[i]["image"].double().square().mean() for i in range(6)])
+    power = torch.stack([view[i]["image"].double().square().mean() for i in range(6)])[:, None]
     level = judging.log_snr().double()
-    weight = (level.exp() + 4).mean(1)  # (1 + e^{−λ}/¼)·e^λ, p(λ) being its own reference
+    weight = level.exp() + 4  # (1 + e^{−λ}/¼)·e^λ, p(λ) being its own reference
     torch.testing.assert_close(found, power * weight, rtol=1e-5, atol=0)
 
 

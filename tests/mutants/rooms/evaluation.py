@@ -37,7 +37,7 @@ MUTANTS: list[Mutant] = [
     ),
     *mutants("cascade/evaluation/denoising_error.py", "evaluation/test_denoising_error_is_one_for_all.py",
         ("the middle of a stratum", "(strata.double() + 0.5)", "strata.double()"),
-        ("the mean over the levels", "parts.append(total / self.levels)", "parts.append(total)"),
+        ("levels beside each other", "torch.stack(found, 1)", "torch.stack(found[::-1], 1)"),
         ("each picture's own level", "log_snr[list(indices), k]", "log_snr[list(indices), 0]"),
         ("the mean of a posterior alone", "Posterior(denoiser(x_t, log_snr, condition).mean)",
          "denoiser(x_t, log_snr, condition)"),
