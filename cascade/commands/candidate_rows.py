@@ -68,13 +68,8 @@ class Row:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        return {
-            **asdict(self),
-            "settings": dict(self.settings),
-            "losses": list(self.losses),
-            "thirds": list(self.thirds),
-            "loss": self.loss,
-        }
+        listed = {"settings": dict(self.settings), "losses": list(self.losses), "thirds": list(self.thirds)}
+        return {**asdict(self), **listed, "loss": self.loss}
 
 
 @dataclass(frozen=True)

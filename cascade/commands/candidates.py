@@ -160,7 +160,8 @@ def _table(ranked: Sequence[Row], title: str) -> Any:
 
     table = Table(title=Text(title), title_justify="left")
     for heading, justify in (
-        ("candidate", "left"), ("loss", "right"), ("more than the best", "right"), ("noisy, middle, clean λ", "right"), ("CPU min", "right"),
+        ("candidate", "left"), ("loss", "right"), ("more than the best", "right"), ("noisy, middle, clean λ", "right"),
+        ("CPU min", "right"),
         ("images", "right"), ("a CPU s", "right"), ("parameters", "right"), ("GFLOP a crop", "right"),
         ("s to sample", "right"), ("load", "right"),
     ):  # fmt: skip

@@ -23,9 +23,9 @@ from cascade.errors import CascadeError
 class DenoisingError:
     """ratio(λ)·‖ε − ε̂‖²/CHW of the first `count` pictures of a view, each at `levels` levels.
 
-    L_ik = ratio(λ_ik)·e^{λ_ik}·‖x_i − x̂(α x_i + σ ε_ik)‖²/CHW, whose mean is the loss. The count·K levels together are one from each
-    stratum of p(λ), `noise`; `weighting` is bound to it. Of a posterior the mean alone is judged. Levels and noise
-    belong to (picture, k), so two denoisers meet the same, and their difference is known better than either.
+    L_ik = ratio(λ_ik)·e^{λ_ik}·‖x_i − x̂(α x_i + σ ε_ik)‖²/CHW, whose mean is the loss. The count·K levels together are
+    one from each stratum of p(λ), `noise`; `weighting` is bound to it. Of a posterior the mean alone is judged. Levels
+    and noise belong to (picture, k), so two denoisers meet the same, and their difference is known better than either.
 
     augmentation, aug_log_snr  how the low-res picture is spoilt, and at which one level; None: of a base stage
     labelled                   whether the denoiser is told the class
@@ -36,8 +36,8 @@ class DenoisingError:
     >>> view = EvaluationView(ProceduralDataset(8, "val", val_size=4))
     >>> judge = DenoisingError(view, LogNormalNoise(), UnitWeighting(), count=4)
     >>> exact = lambda x_t, log_snr, condition: Posterior(torch.stack([view[i]["image"] for i in range(4)]))
-    >>> judge(exact)
-    tensor([[0.], [0.], [0.], [0.]], dtype=torch.float64)
+    >>> judge(exact)[:, 0]
+    tensor([0., 0., 0., 0.], dtype=torch.float64)
     """
 
     view: EvaluationView
@@ -59,9 +59,9 @@ class DenoisingError:
 
     @torch.no_grad()
     def __call__(self, denoiser: Denoiser, done: Callable[[int], object] = lambda _: None) -> Tensor:
-        """Return the loss of each picture at each of its levels, (count, levels) float64; `done(n)` is told after n pictures.
+        """Return the loss of each picture at each of its levels, (count, levels) float64.
 
-        Raises CascadeError where one is not finite.
+        `done(n)` is told after n pictures. Raises CascadeError where one is not finite.
         """
 
         def mean_alone(x_t: Tensor, log_snr: Tensor, condition: Condition) -> Posterior:
