@@ -48,10 +48,6 @@ class ADMClassifier(nn.Module):
         super().__init__()
         if pool not in POOLS:
             raise ValueError(f"unknown pool '{pool}'; {suggest(pool, POOLS)}")
-        self.in_channels, self.num_classes, self.size, self.channels = in_channels, num_classes, size, channels
-        self.patch, self.multiple = patch, patch * 2 ** (len(channel_mult) - 1)
-        if patch < 1 or size % self.multiple:
-            raise ValueError(f"size={size} must be a multiple of {self.multiple}, patch times 2 for each level below")
         widths = Widths(
             channels=channels,
             channel_mult=tuple(channel_mult),
@@ -65,6 +61,10 @@ class ADMClassifier(nn.Module):
             conv_resample=conv_resample,
             dropout=dropout,
         )
+        self.in_channels, self.num_classes, self.size, self.channels = in_channels, num_classes, size, channels
+        self.patch, self.multiple = patch, patch * 2 ** (len(channel_mult) - 1)
+        if patch < 1 or size % self.multiple:
+            raise ValueError(f"size={size} must be a multiple of {self.multiple}, patch times 2 for each level below")
         dim = 4 * channels
         self.time_embed = nn.Sequential(nn.Linear(channels, dim), nn.SiLU(), nn.Linear(dim, dim))
         encoder = ADMEncoder(in_channels * patch**2, dim, widths)

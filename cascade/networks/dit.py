@@ -9,7 +9,7 @@ from cascade.networks.adaln import AdaLNBlock, AdaLNHead
 from cascade.networks.dropout import Dropout
 from cascade.networks.embedding import ConditionEmbedding
 from cascade.networks.layers import check_fits, check_sizes
-from cascade.networks.tokens import TokenAttention, linear, patches, picture, sincos_positions
+from cascade.networks.tokens import TokenAttention, hidden_width, linear, patches, picture, sincos_positions
 
 
 def mlp(dim: int, hidden: int, dropout: float) -> nn.Module:
@@ -62,7 +62,7 @@ class DiT(nn.Module):
         self.embedding = ConditionEmbedding(dim, num_classes, augment_dim)
         self.input = linear(in_channels * patch**2, dim)
         self.blocks = nn.ModuleList(
-            AdaLNBlock(dim, TokenAttention(dim, heads), mlp(dim, int(mlp_ratio * dim), dropout), norm, dim)
+            AdaLNBlock(dim, TokenAttention(dim, heads), mlp(dim, hidden_width(dim, mlp_ratio), dropout), norm, dim)
             for _ in range(depth)
         )
         self.output = AdaLNHead(dim, out_channels * patch**2, norm, dim)

@@ -13,6 +13,7 @@ from cascade.networks.layers import check_fits, check_sizes
 from cascade.networks.tokens import (
     RMSNorm,
     TokenAttention,
+    hidden_width,
     linear,
     patches,
     picture,
@@ -89,7 +90,7 @@ class JiT(nn.Module):
         self.patch, self.multiple, self.class_start = patch, patch, class_start
         self.head_dim = dim // heads
         norm: Callable[[], nn.Module] = lambda: RMSNorm(dim, eps=1e-6)  # noqa: E731
-        hidden, middle = int(int(mlp_ratio * dim) * 2 / 3), range(depth // 4, 3 * (depth // 4))
+        hidden, middle = int(hidden_width(dim, mlp_ratio) * 2 / 3), range(depth // 4, 3 * (depth // 4))
         self.embedding = ConditionEmbedding(dim, num_classes, augment_dim)
         self.squeeze = linear(in_channels * patch**2, bottleneck, bias=False)
         self.input = linear(bottleneck, dim)

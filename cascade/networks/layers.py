@@ -161,6 +161,6 @@ def check_fits(x: Tensor, in_channels: int, multiple: int) -> None:
 def check_sizes(sizes: Mapping[str, int | Sequence[int]], least: int = 1) -> None:
     """Refuse (ValueError) a size, or one of several, below `least`, by its name."""
     for name, size in sizes.items():
-        smallest = min(size) if isinstance(size, Sequence) else size
+        smallest = min(size, default=least) if isinstance(size, Sequence) else size
         if smallest < least:
             raise ValueError(f"{name} must be at least {least}, not {smallest}")

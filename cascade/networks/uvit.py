@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from cascade.networks.dropout import Dropout
 from cascade.networks.embedding import ConditionEmbedding
 from cascade.networks.layers import NORMS, Grow, PixelHead, ResidualBlock, Shrink, check_fits, check_sizes
-from cascade.networks.tokens import TokenAttention, linear, sincos_positions
+from cascade.networks.tokens import TokenAttention, hidden_width, linear, sincos_positions
 
 
 class ViTBlock(nn.Module):
@@ -106,7 +106,7 @@ class UViT(nn.Module):
         self.input = nn.Conv2d(in_channels * patch**2, channels[0], 3, padding=1)
         self.down, self.shrink = convolutions(), nn.ModuleList(Shrink(widths[i], widths[i + 1]) for i in levels)
         self.transformer = nn.ModuleList(
-            ViTBlock(dim, heads, int(mlp_ratio * dim), dropout, embedding_dim) for _ in range(depth)
+            ViTBlock(dim, heads, hidden_width(dim, mlp_ratio), dropout, embedding_dim) for _ in range(depth)
         )
         self.grow = nn.ModuleList(Grow(widths[i + 1], widths[i]) for i in levels)
         self.fuse, self.up = fuse(), convolutions()

@@ -23,6 +23,18 @@ WRONG = [
     ("jit", {"bottleneck": 0}, "bottleneck must be at least 1, not 0"),
     ("jit", {"class_start": 8}, "class_start=8 names none of the 8 blocks"),
     ("jit", {"dim": 264}, "heads whose width 4 divides, not 66"),
+    ("dit", {"mlp_ratio": 0.0}, "mlp_ratio=0.0 makes no width of 192"),
+    ("uvit", {"mlp_ratio": float("inf")}, "mlp_ratio=inf makes no width of"),
+    ("jit", {"mlp_ratio": -1.0}, "mlp_ratio=-1.0 makes no width of 256"),
+    ("edm2", {"channels": 0}, "channels must be at least 1, not 0"),
+    ("edm2", {"head_channels": 0}, "head_channels must be at least 1, not 0"),
+    ("edm2", {"channel_mult": []}, "channel_mult names no level"),
+    ("adm", {"channels": 0}, "channels must be at least 1, not 0"),
+    ("adm", {"channel_mult": []}, "channel_mult names no level"),
+    ("adm", {"channel_mult": [1, -2]}, "channel_mult times channels must be at least 1, not -"),
+    ("adm", {"head_channels": 0}, "head_channels must be at least 1, not 0"),
+    ("adm", {"head_channels": None, "heads": 0}, "heads must be at least 1, not 0"),
+    ("adm", {"blocks": -1}, "blocks must be at least 0, not -1"),
     ("jit", {"heads": 3}, "3 heads do not divide a width of 256"),
 ]
 
@@ -34,3 +46,17 @@ def test_a_size_that_makes_no_network_is_named(name, options, why):
     assert str(error.value).startswith(f"network '{name}': ")
     assert why in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"channels": 0}, "channels must be at least 1, not 0"),
+        ({"channel_mult": []}, "channel_mult names no level"),
+        ({"head_channels": 0}, "head_channels must be at least 1, not 0"),
+        ({"patch": 0}, "size=64 must be a multiple of 0"),
+    ],
+)
+def test_no_such_size_makes_a_classifier_either(options, why):
+    with pytest.raises(CascadeError, match=f"classifier 'adm': {why}"):
+        build("classifier", {"name": "adm", "num_classes": 2, **options})
