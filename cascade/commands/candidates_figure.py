@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from cascade.commands.candidate_rows import Row
-from cascade.commands.explain_style import BLUE, GREY, as_png, new_figure, style
+from cascade.commands.explain_style import BLUE, GREY, INK, as_png, label_ends, new_figure, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,7 +17,7 @@ def draw_candidates(ranked: Sequence[Row], title: str) -> bytes:
         figure.text(0.07, 0.975, title, va="top", fontsize=13, fontweight="bold")
         about = "one loss for all, with the standard error of its difference from the best"
         figure.text(0.07, 0.92, about, va="top", fontsize=10.5, color=GREY)
-        panels = figure.add_axes((0.07, 0.13, 0.41, 0.7)), figure.add_axes((0.56, 0.13, 0.41, 0.7))
+        panels = figure.add_axes((0.07, 0.13, 0.28, 0.7)), figure.add_axes((0.57, 0.13, 0.28, 0.7))
         _draw(panels[0], ranked, [row.images_seen for row in ranked], "pictures seen in training")
         _draw(panels[1], ranked, [row.seconds for row in ranked], "seconds of sampling a picture")
         panels[0].set_ylabel("validation loss")
@@ -26,11 +26,19 @@ def draw_candidates(ranked: Sequence[Row], title: str) -> bytes:
 
 def _draw(axes: "Axes", ranked: Sequence[Row], places: Sequence[float], label: str) -> None:
     axes.set_xscale("log")
+    axes.set_yscale("log")
     for row, place in zip(ranked, places, strict=True):
-        best = row is ranked[0]
         error = row.beyond(ranked[0])[1]
-        axes.errorbar([place], [row.loss], [error], marker="o", capsize=2, color=BLUE if best else GREY)
-        words = {"xytext": (6, 4), "textcoords": "offset points", "fontsize": 9}
-        axes.annotate(row.label, (place, row.loss), fontweight="bold" if best else "normal", **words)
-    axes.set_xlim(min(places) / 1.3, 2.2 * max(places))
+        axes.errorbar([place], [row.loss], [error], marker="o", capsize=2, color=BLUE if row is ranked[0] else GREY)
+    axes.set_xlim(min(places) / 1.3, 1.3 * max(places))
+    low, high = ranked[0].loss, ranked[-1].loss
+    room = (high / low) ** 0.1 * 1.02
+    axes.set_ylim(low / room, high * room)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(lambda value, _: f"{value:.4g}")
+        axis.set_minor_formatter(lambda value, _: f"{value:.3g}")
+    axes.tick_params(which="minor", labelsize=8)
     axes.set_xlabel(label)
+    ends = {row.label: (float(place), row.loss) for row, place in zip(ranked, places, strict=True)}
+    looks = {row.label: BLUE if row is ranked[0] else INK for row in ranked}
+    label_ends(axes, ends, looks, ranked[0].label)
