@@ -10,19 +10,27 @@ from pathlib import Path
 import pytest
 
 from cascade.accelerators import is_missing
-from cascade.commands.command_line import main
+from cascade.commands.command_line import COMMANDS, main
 
 WRONG = [
     # commands and flags
     ([], "no command"),
     (["tain"], "did you mean 'train'?"),
     (["Train"], "did you mean 'train'?"),
-    (["zzz"], "choose from assemble, evaluate, explain, import, plan, prepare, sample, steps, train"),
+    (["zzz"], f"choose from {', '.join(sorted(COMMANDS))}"),
     (["train", "--multrun"], "did you mean '--multirun'?"),
     (["train", "seed=1", "--seed=3"], "seed=..."),
     (["train", "--cfg", "job"], "unknown option '--cfg'"),
     (["sample", "-m", "seeds=1"], "works with train only"),
     (["sample", "cascade={cascade}", "out=o", "--multirun"], "works with train only"),
+    # students, and averages of a run
+    (["train", "stage=distill"], "needs teacher=..."),
+    (["train", "stage=distill", "teacher=nowhere"], "there is no stage at 'nowhere'"),
+    (["train", "stage=distill", "teacher={cascade}/sr16", "stage.steps=5"], "32 steps cannot be halved to 5"),
+    (["train", "-m", "stage=distill", "teacher=nowhere,{cascade}/sr16"], "no stage at 'nowhere'"),
+    (["reconstruct-ema", "run=nowhere", "sigma_rel=0.1", "out=o"], "there is no run at 'nowhere'"),
+    (["reconstruct-ema", "run={cascade}", "sigma_rel=0.1", "out=o"], "has no snapshots"),
+    (["reconstruct-ema", "sigma_rell=0.1"], "did you mean 'sigma_rel'?"),
     # the form of a setting
     (["train", "base64"], "did you mean 'stage=base64'?"),
     (["train", "sed"], "did you mean 'seed=...'?"),

@@ -62,7 +62,7 @@ def test_an_average_that_was_tracked_is_rebuilt_from_32_snapshots_of_two_others(
         away = torch.stack([(truth[key] - state[key]).square().sum() for key in truth]).sum().sqrt()
         exported = load_stage(run).denoiser.state_dict()
         other = torch.stack([(truth[key] - exported[key]).square().sum() for key in truth]).sum().sqrt()
-        print(width, away/moved, away/other)
+        print(width, away / moved, away / other)
         assert away < 2e-3 * moved
         assert away < 0.1 * other
     assert capsys.readouterr().out.count("of 32 snapshots of each width; its profile is 0.0") == 3
@@ -97,7 +97,10 @@ def test_snapshots_of_a_run_that_was_stopped_are_those_of_an_unbroken_one(tmp_pa
         train(composed(tmp_path / "b", *words, "trainer.max_steps=24"), print)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     monkeypatch.undo()
-    assert train(composed(tmp_path / "b", *words, "trainer.max_steps=24"), print).resumed_from == 14
+    assert max(step for step, _ in files(tmp_path / "b")) == 16
+    assert train(composed(tmp_path / "b", *words, "trainer.max_steps=15"), print).resumed_from == 14
+    assert sorted({step for step, _ in files(tmp_path / "b")}) == [4, 8, 12, 15]
+    assert train(composed(tmp_path / "b", *words, "trainer.max_steps=24"), print).resumed_from == 15
     assert sorted({at for at, _ in files(tmp_path / "a")}) == [8, 16, 24]
     assert files(tmp_path / "a") == files(tmp_path / "b")
     last = [torch.load(tmp_path / name / "r/base64/last.ckpt", weights_only=True)["state_dict"] for name in "ab"]
