@@ -66,9 +66,17 @@ def guides_of(sampling: "StageSampling") -> list[Guide]:
     >>> guides_of(StageSampling(sampler=asks, grid={"name": "karras"}))
     [('classifier', 'runs/mine/classifier64')]
     """
-    found: list[Guide] = []
-    with_guides(sampling, lambda kind, folder: found.append((kind, folder)))
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys([*guides_in(sampling.guidance), *guides_in(sampling.sampler)]))
+
+
+def guides_in(config: Guidance) -> list[Guide]:
+    """Return the guides that a guidance or a sampler asks.
+
+    >>> guides_in({"name": "interval", "guided": {"name": "autoguidance", "weak": "runs/small/base64"}})
+    [('weak', 'runs/small/base64')]
+    """
+    inner = guides_in(config["guided"]) if "guided" in config else []
+    return inner + [(key, config[key]) for key in GUIDES if key in config]
 
 
 def with_guides(sampling: "StageSampling", change: Callable[[str, str], Any]) -> "StageSampling":
@@ -83,7 +91,7 @@ def asks_guides(config: Guidance) -> bool:
     >>> asks_guides({"name": "autoguidance", "scale": 2.0, "weak": "runs/small/base64"})
     True
     """
-    return any(key in config for key in GUIDES) or ("guided" in config and asks_guides(config["guided"]))
+    return bool(guides_in(config))
 
 
 def _with_guides(config: Guidance, change: Callable[[str, str], Any]) -> dict[str, Any]:

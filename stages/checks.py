@@ -8,6 +8,7 @@ from cascade.accelerators import is_missing
 from cascade.artifact import find_stage
 from cascade.data.source import check_source
 from cascade.errors import CascadeError, suggest
+from cascade.guidance_settings import guides_in
 from cascade.lock import beside, check_place
 from cascade.requests import check_logger, check_precision, check_seed
 from cascade.trained_levels import refuse_untrained
@@ -52,10 +53,13 @@ def wanted_splits(trainer: Mapping[str, Any]) -> list[str]:
 
 
 def check_folders(config: Mapping[str, Any]) -> None:
-    """Refuse what a glance without torch shows: unfit pictures, an `init` that is no stage, a run of other settings."""
+    """Refuse what a glance without torch shows: unfit pictures, no stage at a place that is named, a run of others."""
     check_source(config["data"], config["stage"]["resolution"], wanted_splits(config["trainer"]))
     if config["init"] is not None:
         find_stage(config["init"])
+    for group in ("guidance", "sampler"):
+        for _, folder in guides_in(config.get(group, {})):
+            find_stage(folder)
     if not config["fresh"] and config["name"] != SCRATCH:
         difference = RunFolder.of(config).difference(config, as_written=True)
         if difference is not None:

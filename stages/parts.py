@@ -45,6 +45,7 @@ def _check_denoiser(config: Mapping[str, Any], noise: Any) -> None:
     build("weighting", config["weighting"], noise=noise)
     for group in ("loss", "sampler", "grid"):
         build(group, config[group])
+    build("preconditioning", config["preconditioning"], network=None)
     build("threshold", config["threshold"], denoiser=None)
     if not asks_guides(config["guidance"]):
         build("guidance", config["guidance"], denoiser=None)

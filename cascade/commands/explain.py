@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cascade.commands.reports import refuse_foreign_report
 from cascade.errors import CascadeError
 from cascade.lock import check_place, exclusive
 
@@ -22,6 +23,10 @@ def run(config: "DictConfig") -> None:
         raise CascadeError(f"stage '{config.stage.name}' trains a classifier, and what is explained are denoisers")
     if "teacher" in config:
         raise CascadeError("what is explained are denoisers that learn from pictures, and stage=distill has a teacher")
+    if not config.steps or min(config.steps) < 1:
+        raise CascadeError(f"steps={list(config.steps)}: lengths of grids, for example steps=[4,8,16]")
+    if config.picture < 0:
+        raise CascadeError(f"picture={config.picture} must be at least 0")
     out = Path(config.out).expanduser()
     _refuse_foreign(out)
     check_place(out)
@@ -53,11 +58,4 @@ def _refuse_foreign(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise CascadeError(f"out={out} is a file; choose a folder")
     refuse_foreign(out, [LEVELS, CERTIFICATE])
-    report = out / REPORT
-    if report.exists():
-        try:
-            ours = json.loads(report.read_text(encoding="utf-8")).get("made_by") == _MADE_BY
-        except (OSError, ValueError, AttributeError):
-            ours = False
-        if not ours:
-            raise CascadeError(f"{report} was not made by cascade; choose another out, or move it away")
+    refuse_foreign_report(out / REPORT, _MADE_BY)

@@ -119,7 +119,7 @@ def _diffused(config: dict[str, Any], shown: list[float]) -> Tensor:
     """One drawn picture at each level, with the same noise."""
     side = config["stage"]["resolution"]
     dataset = ProceduralDataset(side, "val")
-    if not 0 <= config["picture"] < len(dataset):
+    if config["picture"] >= len(dataset):
         raise CascadeError(f"picture={config['picture']}: there are drawn pictures 0 to {len(dataset) - 1}")
     picture = from_uint8(dataset.image(config["picture"]))
     crop = min(side, config["stage"]["crop"] or side, _SHOWN)

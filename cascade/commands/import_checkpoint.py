@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from cascade.artifact import load_stage, save_stage
+from cascade.artifact import check_name, load_stage, save_stage
 from cascade.commands.stage_out import check_stage_out
 from cascade.errors import CascadeError, suggest
 from cascade.importers.adm_flags import ADMModel, preset, read_flags
@@ -28,8 +28,8 @@ def run(config: DictConfig) -> None:
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)
     checkpoint, out = (Path(plain[key]).expanduser() for key in ("checkpoint", "out"))
     _check(plain, checkpoint, out)
-    check_place(out, beside)
     model = read_flags(_flags(plain))
+    check_place(out, beside)
     from cascade.importers import adm
     from cascade.importers.torch_file import read_state
 
@@ -56,6 +56,12 @@ def _check(plain: Mapping[str, Any], checkpoint: Path, out: Path) -> None:
         raise CascadeError(f"unknown dtype '{plain['dtype']}'; {suggest(plain['dtype'], DTYPES)}")
     if (plain["preset"] is None) == (plain["flags"] is None):
         raise CascadeError("say how the network was made: either preset=NAME or flags=FILE.json")
+    if plain["name"] is not None:
+        check_name(plain["name"])
+    if plain["class_names"] is not None:
+        _read_names(plain["class_names"])
+    if plain["verify"] is not None and not Path(plain["verify"]).expanduser().is_dir():
+        raise CascadeError(f"verify={plain['verify']} is no folder")
     if not checkpoint.is_file():
         raise CascadeError(f"there is no checkpoint '{checkpoint}'")
     check_stage_out(out, overwrite=plain["overwrite"])
@@ -82,16 +88,20 @@ def _name(model: ADMModel) -> str:
 
 def _class_names(file: str | None, rows: int) -> tuple[str, ...]:
     if file is not None:
-        try:
-            lines = Path(file).expanduser().read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise CascadeError(f"class_names={file} cannot be read: {error}") from error
-        return tuple(line.strip() for line in lines if line.strip())
+        return _read_names(file)
     if rows != 1000:
         return tuple(str(number) for number in range(rows))
     from torchvision.models import ResNet18_Weights
 
     return tuple(ResNet18_Weights.IMAGENET1K_V1.meta["categories"])
+
+
+def _read_names(file: str) -> tuple[str, ...]:
+    try:
+        lines = Path(file).expanduser().read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CascadeError(f"class_names={file} cannot be read: {error}") from error
+    return tuple(line.strip() for line in lines if line.strip())
 
 
 def _verify(out: Path, model: ADMModel, folder: Path, checkpoint: Path) -> None:

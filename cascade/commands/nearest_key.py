@@ -48,13 +48,16 @@ def unknown_key(command: str, key: str, keys: Sequence[str], where: str) -> str:
 
 
 def _nearest(key: str, candidates: Sequence[str]) -> str | None:
-    """The candidate most like `key`; its last part counts most ("lr" is near "trainer.optimizer.lr")."""
+    """The candidate most like `key`: its last part counts most ("lr" is near "trainer.optimizer.lr"), and its depth."""
     parent, _, leaf = key.rpartition(".")
 
     def likeness(candidate: str) -> float:
         other_parent, _, other_leaf = candidate.rpartition(".")
         same_leaf = SequenceMatcher(None, leaf, other_leaf).ratio()
-        return same_leaf * (1 + SequenceMatcher(None, parent, other_parent).ratio()) / 2 if same_leaf > 0.6 else 0.0
+        if same_leaf <= 0.6:
+            return 0.0
+        as_deep = 0.25 * (parent.count(".") == other_parent.count(".") and bool(parent) == bool(other_parent))
+        return same_leaf * (1 + SequenceMatcher(None, parent, other_parent).ratio()) / 2 + as_deep
 
     best = max(candidates, key=likeness, default=None)
     return best if best is not None and likeness(best) > 0.4 else None

@@ -6,7 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cascade.commands.plan_cards import CARDS
+from cascade.commands.reports import refuse_foreign_report
+from cascade.data.source import check_source
 from cascade.errors import CascadeError, suggest
+from cascade.requests import check_precision
+from cascade.trained_levels import refuse_untrained
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -57,15 +61,25 @@ def _check(plain: Mapping[str, Any], file: Path | None) -> None:
             raise CascadeError(f"trainer.{key} must be at least 1, not {trainer[key]}")
     if trainer["batch"] % trainer["accumulate"]:
         raise CascadeError(f"trainer.batch={trainer['batch']} is no multiple of trainer.accumulate")
-    if file is not None and file.is_dir():
-        raise CascadeError(f"json={file} is a folder; name a file")
-    if file is not None and file.exists():
-        try:
-            ours = json.loads(file.read_text(encoding="utf-8")).get("made_by") == _MADE_BY
-        except (OSError, ValueError, AttributeError):
-            ours = False
-        if not ours:
-            raise CascadeError(f"json={file} was not made by {_MADE_BY}; choose another file, or move it away")
+    check_precision(trainer["precision"])
+    _check_stage(plain)
+    check_source(plain["data"])
+    if file is not None:
+        if file.is_dir():
+            raise CascadeError(f"json={file} is a folder; name a file")
+        if above := [parent for parent in file.parents if parent.exists() and not parent.is_dir()]:
+            raise CascadeError(f"json={file} cannot be made: {above[0]} is a file")
+        refuse_foreign_report(file, _MADE_BY)
+
+
+def _check_stage(plain: Mapping[str, Any]) -> None:
+    stage = plain["stage"]
+    if "low_resolution" not in stage:
+        raise CascadeError(f"a plan is of stages that make pictures, and '{stage['name']}' makes none")
+    if stage["crop"] is not None and not 1 <= stage["crop"] <= stage["resolution"]:
+        raise CascadeError(f"stage.crop={stage['crop']} must be from 1 to the {stage['resolution']} px of the pictures")
+    if stage["aug_log_snr"] is not None:
+        refuse_untrained(plain["augmentation"], stage["aug_log_snr"])
 
 
 def _report(planned: "PlannedStage", plain: Mapping[str, Any], costs: "Costs") -> dict[str, Any]:

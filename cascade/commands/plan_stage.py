@@ -10,7 +10,6 @@ from torch import Tensor
 
 from cascade.artifact import NETWORK_CONTEXT, Stage, StageConfig, StageSampling, build_denoiser
 from cascade.diffusion import Condition, Posterior
-from cascade.errors import CascadeError
 from cascade.guidance_settings import with_guides, without_labels
 from cascade.networks.flops import Cost, cost
 from cascade.registry import build, complete
@@ -60,8 +59,6 @@ def planned_stage(config: Config) -> PlannedStage:
 
 def _described(config: Config) -> StageConfig:
     stage = config["stage"]
-    if "low_resolution" not in stage:
-        raise CascadeError(f"plan is of stages that make pictures, and '{stage['name']}' makes none")
     base = stage["low_resolution"] is None
     level = stage["aug_log_snr"]
     if not base and level is None:
@@ -93,9 +90,8 @@ def _classes(data: Config) -> tuple[str, ...]:
     """The classes of the data; its pictures are not looked at."""
     from cascade.data.cache import read_index
     from cascade.data.listing import list_pictures
-    from cascade.data.source import check_source, open_dataset
+    from cascade.data.source import open_dataset
 
-    check_source(data)
     if data["name"] == "folder":
         return tuple(list_pictures(Path(data["root"]).expanduser(), "all", data.get("labelled", True)).class_names)
     if data["name"] == "cache":

@@ -13,7 +13,7 @@ from cascade.commands.per_stage import read_per_stage, stage_keys
 from cascade.commands.swept_points import Point, Result, cheapest_as_good, results
 from cascade.errors import CascadeError, suggest
 from cascade.files import write_whole
-from cascade.lock import exclusive
+from cascade.lock import check_place, exclusive
 from cascade.requests import check_device_name, check_precision, check_seed, check_threads
 from cascade.stage_settings import StageSettings, planned, stored_samplings
 
@@ -143,6 +143,7 @@ def _checked(plain: Mapping[str, Any], out: Path) -> tuple[dict[str, StageSettin
         raise CascadeError(f"out={out} is a file")
     refuse_foreign(out, [FIGURE])
     refuse_foreign_report(out / REPORT, _MADE_BY)
+    check_place(out)
     return settings, points
 
 
