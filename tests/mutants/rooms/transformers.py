@@ -28,7 +28,7 @@ MUTANTS: list[Mutant] = [
         ("shift before scale in the head", "shift, scale = self", "scale, shift = self"),
     ),
     *mutants("cascade/networks/dit.py", "networks/test_dit_and_jit_are_their_papers.py",
-        ("4 times as wide an MLP", "int(mlp_ratio * dim)", "int(2 * dim)"),
+        ("4 times as wide an MLP", "hidden_width(dim, mlp_ratio)", "hidden_width(dim, mlp_ratio / 2)"),
         ("silu of the condition", "F.silu(self.embedding(log_snr, label, augment, extra))",
          "self.embedding(log_snr, label, augment, extra)"),
         ("rows before columns", "sincos_positions(height // self.patch, width // self.patch",
