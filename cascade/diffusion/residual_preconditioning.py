@@ -73,7 +73,7 @@ class EDMResidualPreconditioning(EDMPreconditioning):
     tensor(0.2500)
     """
 
-    def __init__(self, network: nn.Module, sigma_data: float = 0.1, learn_variance: bool = False) -> None:
+    def __init__(self, network: nn.Module, sigma_data: float = 0.07, learn_variance: bool = False) -> None:
         super().__init__(network, sigma_data, learn_variance)
 
     def forward(self, x_t: Tensor, log_snr: Tensor, condition: Condition) -> Posterior:
