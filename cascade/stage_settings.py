@@ -207,6 +207,15 @@ def with_steps(grid: Mapping[str, Any], steps: int) -> dict[str, Any]:
     return {**grid, "respacing": f"{stride}{steps}"}
 
 
+def teacher_grid(teacher: StageConfig, steps: int, grid: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return the config of the grid of `steps` steps that is halved for the students of a stage.
+
+    It is `grid`, or the stage's own where that is None; a stage that was distilled itself has no other than its own.
+    """
+    own = teacher.sampling.grid
+    return dict(own) if teacher.distilled else with_steps(own if grid is None else grid, steps)
+
+
 def _chosen(present: Mapping[str, Any], choice: Choice | None) -> dict[str, Any]:
     if choice is None:
         return dict(present)

@@ -15,7 +15,7 @@ from cascade.distilled import DDIM, Distilled
 from cascade.guidance_settings import NO_GUIDANCE, without_labels
 from cascade.registry import build, complete
 from cascade.stage_files import checked_sha256
-from cascade.stage_settings import with_steps
+from cascade.stage_settings import teacher_grid
 from stages.assembly import begin_with, kind, training_numbers, training_view, validation_view
 from stages.diffusion_stage import Recipe
 from stages.distill_settings import Rounds
@@ -56,7 +56,7 @@ def stage_config(config: Config, dataset: PictureDataset) -> StageConfig:
         checked_sha256(find_stage(folder)),
         guidance if teacher.class_names else without_labels(guidance),
     )
-    grid = own.grid if teacher.distilled else with_steps(config.get("grid", own.grid), stage["teacher_steps"])
+    grid = teacher_grid(teacher, stage["teacher_steps"], config.get("grid"))
     sampling = replace(
         own,
         sampler=dict(DDIM),

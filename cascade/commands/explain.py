@@ -19,10 +19,6 @@ def run(config: "DictConfig") -> None:
     """Write the report and the two figures into `out`; nothing is written before everything is made."""
     from omegaconf import OmegaConf
 
-    if "classifier" in config:
-        raise CascadeError(f"stage '{config.stage.name}' trains a classifier, and what is explained are denoisers")
-    if "teacher" in config:
-        raise CascadeError("what is explained are denoisers that learn from pictures, and stage=distill has a teacher")
     if not config.steps or min(config.steps) < 1:
         raise CascadeError(f"steps={list(config.steps)}: lengths of grids, for example steps=[4,8,16]")
     if config.picture < 0:
@@ -41,14 +37,24 @@ def run(config: "DictConfig") -> None:
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)
     with exclusive(out):
         levels = noise_levels(plain)
-        certified = certificates(plain, levels.bands, levels.data)
-        report = {"made_by": _MADE_BY, "config": levels.config, **levels.report(), "certificate": certified.report()}
-        figures = {LEVELS: draw_levels(levels), CERTIFICATE: draw_certificates(certified)}
+        report = {"made_by": _MADE_BY, "config": levels.config, **levels.report(), "certificate": None}
+        figures, lines = {LEVELS: draw_levels(levels)}, levels.summary()
+        if levels.grid is None:
+            lines.append(
+                "certificate: none, a classifier is not sampled; give sampler and grid to see theirs beside it"
+            )
+        else:
+            certified = certificates(levels.trained.config, levels.bands, levels.data)
+            report["certificate"] = certified.report()
+            figures[CERTIFICATE] = draw_certificates(certified)
+            lines += certified.summary()
         text = json.dumps(without_infinity(report), indent=1, ensure_ascii=False, allow_nan=False)
         write_whole(out / REPORT, text + "\n")
         for name, png in figures.items():
             write_whole(out / name, png)
-    for line in [*levels.summary(), *certified.summary(), *(str(out / name) for name in (*figures, REPORT))]:
+        if CERTIFICATE not in figures:  # one that stands there is ours, and of another config
+            (out / CERTIFICATE).unlink(missing_ok=True)
+    for line in [*lines, *(str(out / name) for name in (*figures, REPORT))]:
         print(line)
 
 

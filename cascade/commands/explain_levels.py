@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from cascade.commands.explain_style import rounded, short
+from cascade.commands.explain_trained import Trained, trained
 from cascade.data.degradation import from_uint8
 from cascade.data.procedural import ProceduralDataset
 from cascade.diffusion import diffuse
@@ -21,6 +22,7 @@ PICTURES = 5
 _SHOWN = 256  # at most so many pixels of a picture are shown, so that its noise is not averaged away
 _TAIL = 1e-3  # share of the drawn levels that the axis may leave out at either end
 _EXPLAINED = ("noise", "weighting", "loss", "sampler", "grid", "augmentation")
+_OF_STAGE = ("name", "resolution", "low_resolution", "crop", "aug_log_snr")
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +30,10 @@ class NoiseLevels:
     """All that the figure shows (`explain_levels_figure`).
 
     config        of what is explained, complete
-    loss          w(λ)·E‖ε − ε̂‖² of the exact denoiser of 1/f² pictures at the profile's levels: what training leaves
+    trained       how the levels are drawn and weighed, and what the weight is of
+    loss          w(λ)·E‖ε − ε̂‖² of the exact denoiser of 1/f² pictures at the profile's levels: what training leaves;
+                  None of what learns no denoiser from pictures
+    grid          the levels sampled, None of a classifier without one
     span          the ends of the λ axis
     shown         the levels at which the picture is shown; `pictures` (5, 3, s, s) in [−1, 1] are these
     augmentation  trained range and level at sampling, None in a base
@@ -36,9 +41,10 @@ class NoiseLevels:
     """
 
     config: dict[str, Any]
+    trained: Trained
     profile: TrainingProfile
-    loss: Tensor
-    grid: Tensor
+    loss: Tensor | None
+    grid: Tensor | None
     span: tuple[float, float]
     shown: list[float]
     pictures: Tensor
@@ -48,27 +54,32 @@ class NoiseLevels:
 
     def report(self) -> dict[str, Any]:
         """The numbers behind the figure, as plain JSON values."""
-        curves = {key: rounded(getattr(self.profile, key)) for key in ("log_snr", "p", "w", "w_on_x")}
+        curves = {key: getattr(self.profile, key) for key in ("log_snr", "p", "w")}
+        if self.trained.on_x is not None:
+            curves["w_on_x"] = self.profile.w_on_x
+        if self.loss is not None:
+            curves["exact_loss"] = self.loss
         return {
             "training": {
                 "measure": "probability" if self.profile.ladder else "density",
-                **curves,
-                "exact_loss": rounded(self.loss),
+                "w_is_of": f"{self.trained.on} ({self.trained.chosen})",
+                **{key: rounded(curve) for key, curve in curves.items()},
             },
             "pictures": {"log_snr": self.shown},
-            "sampling": {"log_snr": rounded(self.grid)},
+            "sampling": None if self.grid is None else {"log_snr": rounded(self.grid)},
             "augmentation": self.augmentation,
         }
 
     def summary(self) -> list[str]:
         """Lines for a person."""
-        first, last = (f"{self.grid[i]:.2f}" for i in (0, -2))
         middle = [f"{round(level, 1) + 0.0:.1f}" for level in _quantiles(self.profile, [0.05, 0.5, 0.95])]
         lines = [
-            f"training: half of the levels lie below log_snr {middle[1]}, 90 % between {middle[0]} and {middle[2]}",
-            f"sampling: {len(self.grid) - 1} steps from log_snr {first} to {last}"
-            + (", then the clean picture" if self.grid[-1] == math.inf else ""),
+            f"training: half of the levels lie below log_snr {middle[1]}, 90 % between {middle[0]} and {middle[2]}"
         ]
+        if self.grid is not None:
+            first, last = (f"{self.grid[i]:.2f}" for i in (0, -2))
+            clean = ", then the clean picture" if self.grid[-1] == math.inf else ""
+            lines.append(f"sampling: {len(self.grid) - 1} steps from log_snr {first} to {last}{clean}")
         if self.augmentation and self.augmentation["trained"]:
             low, high = self.augmentation["trained"]
             lines.append(
@@ -89,22 +100,28 @@ def levels_of_255(aug_log_snr: float) -> float:
 
 def noise_levels(config: dict[str, Any]) -> NoiseLevels:
     """Build what a config of `cascade train` names, and read its levels; raises CascadeError for what is wrong."""
-    noise = build("noise", config["noise"])
-    profile = training_profile(noise, build("weighting", config["weighting"], noise=noise), points=1001)
-    grid = build("grid", config["grid"])
+    found = trained(config)
+    config = found.config
+    profile = training_profile(found.noise, found.weighting, points=1001)
+    grid = build("grid", config["grid"]) if "grid" in config else None
     augmentation = _augmentation(config)
-    finite = grid[grid.isfinite()]
-    low, high = _quantiles(profile, [_TAIL, 1 - _TAIL])
-    span = math.floor(min(low, float(finite[0]))) - 0.5, math.ceil(max(high, float(finite[-1]))) + 0.5
+    ends = _quantiles(profile, [_TAIL, 1 - _TAIL])
+    if grid is not None:
+        ends += grid[grid.isfinite()].tolist()
+    span = math.floor(min(ends)) - 0.5, math.ceil(max(ends)) + 0.5
     cell = (span[1] - span[0]) / PICTURES
     shown = [round(span[0] + (k + 0.5) * cell, 2) for k in range(PICTURES)]
     stage = config["stage"]
     bands, data = _gaussian(stage, augmentation)
-    loss = profile.w * bands.denoising_loss(profile.log_snr)
-    described = {group: complete(group, config[group]) for group in _EXPLAINED}
-    described["stage"] = {key: stage[key] for key in ("name", "resolution", "low_resolution", "crop", "aug_log_snr")}
+    loss = profile.w * bands.denoising_loss(profile.log_snr) if found.remains else None
+    described: dict[str, Any] = {group: complete(group, config[group]) for group in _EXPLAINED if group in config}
+    described["stage"] = {key: stage.get(key) for key in _OF_STAGE}
+    if "teacher" in config:
+        described["teacher"] = {"folder": config["teacher"], **{key: stage[key] for key in ("teacher_steps", "steps")}}
     pictures = _diffused(config, shown)
-    return NoiseLevels(described, profile, loss, grid, span, shown, pictures, augmentation, bands, data)
+    return NoiseLevels(
+        described, found, profile, loss, grid, span, shown, pictures, augmentation, bands, data + found.walked
+    )
 
 
 def _gaussian(stage: dict[str, Any], augmentation: dict[str, Any] | None) -> tuple[Bands, str]:
@@ -122,7 +139,7 @@ def _diffused(config: dict[str, Any], shown: list[float]) -> Tensor:
     if config["picture"] >= len(dataset):
         raise CascadeError(f"picture={config['picture']}: there are drawn pictures 0 to {len(dataset) - 1}")
     picture = from_uint8(dataset.image(config["picture"]))
-    crop = min(side, config["stage"]["crop"] or side, _SHOWN)
+    crop = min(side, config["stage"].get("crop") or side, _SHOWN)
     start = (side - crop) // 2
     picture = picture[:, start : start + crop, start : start + crop].expand(len(shown), -1, -1, -1)
     eps = randn("explain", config["picture"], shape=picture.shape[1:]).expand_as(picture)
@@ -131,8 +148,8 @@ def _diffused(config: dict[str, Any], shown: list[float]) -> Tensor:
 
 def _augmentation(config: dict[str, Any]) -> dict[str, Any] | None:
     stage = config["stage"]
-    if stage["low_resolution"] is None:
-        if config["augmentation"]["name"] != "none":
+    if stage.get("low_resolution") is None:
+        if config.get("augmentation", {"name": "none"})["name"] != "none":
             raise CascadeError("augmentation is of the low-res picture; a base has none: say augmentation=none")
         return None
     augmentation = build("augmentation", config["augmentation"])

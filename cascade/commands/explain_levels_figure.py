@@ -23,15 +23,16 @@ from cascade.commands.explain_style import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from torch import Tensor
 
 
 def draw_levels(levels: NoiseLevels) -> bytes:
     """The figure as a PNG, 1200 px wide: the picture, p(λ) and w(λ), the grid, the augmentation, on one λ axis."""
     with style():
-        rows = [3.6, 0.8] if levels.augmentation is None else [3.6, 0.8, 1.0]
-        height = 7.9 + (1.3 if levels.augmentation else 0)
+        rows = [3.6, *([] if levels.grid is None else [0.8]), *([] if levels.augmentation is None else [1.0])]
+        height = 6.8 + (0 if levels.grid is None else 1.1) + (1.3 if levels.augmentation else 0)
         figure = new_figure(height)
-        axes = figure.subplots(len(rows), 1, sharex=True, gridspec_kw={"height_ratios": rows})
+        axes = figure.subplots(len(rows), 1, sharex=True, squeeze=False, gridspec_kw={"height_ratios": rows})[:, 0]
         figure.subplots_adjust(left=0.075, right=0.975, bottom=0.65 / height, top=1 - 3.4 / height, hspace=0.42)
         stage = levels.config["stage"]
         sides = [str(side) for side in (stage["low_resolution"], stage["resolution"]) if side]
@@ -43,9 +44,10 @@ def draw_levels(levels: NoiseLevels) -> bytes:
         axes[0].set_xlim(*levels.span)
         _draw_pictures(figure, axes[0], levels)
         _draw_curves(axes[0], levels)
-        _draw_grid(axes[1], levels)
+        if levels.grid is not None:
+            _draw_grid(axes[1], levels.grid, levels.config["grid"]["name"])
         if levels.augmentation is not None:
-            _draw_augmentation(axes[2], levels.augmentation, levels.span)
+            _draw_augmentation(axes[-1], levels.augmentation, levels.span)
         bottom = axes[-1]
         bottom.set_xticks(_ticks(levels.span, 2))
         bottom.set_xlabel("log-SNR λ = ln(α²/σ²)")
@@ -77,15 +79,16 @@ def _draw_curves(axes: "Axes", levels: NoiseLevels) -> None:
     profile = levels.profile
     inside = (profile.log_snr >= levels.span[0]) & (profile.log_snr <= levels.span[1])
     x = profile.log_snr[inside].numpy()
-    noise, weighting, loss = (levels.config[group]["name"] for group in ("noise", "weighting", "loss"))
-    # What a loss adds is no function of λ alone: scales, a second term, a weight that is learnt.
-    around = "" if loss == "plain" else f",\ninside loss={loss}"
-    looks = [
-        (profile.p, BLUE, "-", f"p(λ), levels drawn\n(noise={noise})"),
-        (profile.w, ORANGE, "-", f"w(λ) on ‖ε − ε̂‖²\n(weighting={weighting}{around})"),
-        (profile.w_on_x, GREEN, (0, (5, 1.5)), "e$^λ$w(λ), the same\non ‖x − x̂‖²"),
-        (levels.loss, PURPLE, (0, (1, 1)), "loss that remains, exact\ndenoiser, 1/f² pictures"),
+    trained = levels.trained
+    looks: list[tuple[Tensor, str, Any, str]] = [
+        (profile.p, BLUE, "-", f"p(λ), levels drawn\n({trained.drawn})"),
+        # Of a classifier it is p once more.
+        (profile.w, ORANGE, "-" if trained.on_x else (0, (3, 3)), f"w(λ) on {trained.on}\n({trained.chosen})"),
     ]
+    if trained.on_x is not None:
+        looks.append((profile.w_on_x, GREEN, (0, (5, 1.5)), f"e$^λ$w(λ), the same\non {trained.on_x}"))
+    if levels.loss is not None:
+        looks.append((levels.loss, PURPLE, (0, (1, 1)), "loss that remains, exact\ndenoiser, 1/f² pictures"))
     peaks = []
     for curve, colour, dash, text in looks:
         y = profile.share(curve)[inside].numpy()
@@ -123,16 +126,14 @@ def _label_peaks(axes: "Axes", peaks: list[tuple[float, float, str, str]], span:
         )  # fmt: skip
 
 
-def _draw_grid(axes: "Axes", levels: NoiseLevels) -> None:
-    grid = levels.config["grid"]
-    finite = levels.grid[levels.grid.isfinite()].numpy()
+def _draw_grid(axes: "Axes", grid: "Tensor", name: str) -> None:
+    finite = grid[grid.isfinite()].numpy()
     axes.vlines(finite, 0, 1, color=RED, linewidth=1.4)
     axes.set_ylim(0, 1.9)
     axes.set_yticks([])
     axes.grid(visible=False, axis="y")
-    steps = len(levels.grid) - 1
-    end = ", then the clean picture" if levels.grid[-1] == math.inf else ""
-    axes.set_title(f"What is sampled: grid={grid['name']}, {steps} steps")
+    end = ", then the clean picture" if grid[-1] == math.inf else ""
+    axes.set_title(f"What is sampled: grid={name}, {len(grid) - 1} steps")
     for level, side, text in ((finite[0], "left", "starts at "), (finite[-1], "right", "")):
         line = f"{text}{signed(level)}{end if side == 'right' else ''}"
         axes.text(level, 1.15, line, color=RED, ha=side, va="bottom", fontsize=10)

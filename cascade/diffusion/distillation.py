@@ -65,6 +65,15 @@ def two_step_target(  # noqa: PLR0917
     return two_step_mean(first, second, log_snr_t, log_snr_m, log_snr_s)
 
 
+def student_noise(log_snrs: Tensor) -> GridNoise:
+    """Return the levels of the student of a teacher with the grid `log_snrs` (2n+1,), each as often: every second.
+
+    >>> student_noise(torch.tensor([-2.0, 0.0, 2.0, 4.0, torch.inf], dtype=torch.float64)).levels
+    (-2.0, 2.0)
+    """
+    return GridNoise(tuple(log_snrs[:-1:2].tolist()))
+
+
 @dataclass(frozen=True, eq=False)
 class DistillationLoss:
     """The loss ratio(λ)·e^λ·‖x̃ − x̂‖² of a student against two steps of `teacher`; e^λ‖x̃ − x̂‖² = ‖ε̃ − ε̂‖².
@@ -86,7 +95,7 @@ class DistillationLoss:
     @property
     def noise(self) -> GridNoise:
         """The student's levels, each as often."""
-        return GridNoise(tuple(self.log_snrs[:-1:2].tolist()))
+        return student_noise(self.log_snrs)
 
     def __call__(  # noqa: PLR0917
         self, denoiser: Denoiser, x: Tensor, log_snr: Tensor, eps: Tensor, condition: Condition, weighting: Weighting

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cascade.diffusion.ladder import LadderNoise
+from cascade.diffusion.ladder import GridNoise, LadderNoise
 from cascade.diffusion.noise import NoiseDistribution
 from cascade.diffusion.weighting import Weighting
 
@@ -51,7 +51,7 @@ def training_profile(noise: NoiseDistribution, weighting: Weighting, points: int
     >>> round(profile.total(profile.p), 6), round(float(profile.w[profile.log_snr >= -1][0]), 2)
     (1.0, 0.5)
     """
-    if ladder := isinstance(noise, LadderNoise):
+    if ladder := isinstance(noise, LadderNoise | GridNoise):
         log_snr = noise.log_snrs
     else:
         ends = noise.icdf(torch.tensor([0.0, 1.0], dtype=torch.float64)).tolist()

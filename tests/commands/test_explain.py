@@ -262,6 +262,32 @@ def test_a_ladder_and_a_grid_that_ends_early_can_be_drawn():
     assert draw_certificates(certified).startswith(b"\x89PNG")
 
 
+def test_a_classifier_is_explained_by_what_it_draws(tmp_path, capsys):
+    """Weight 1 on the cross entropy: w is p. Nothing is sampled, and no certificate of another config stays."""
+    small = ["stage=classifier64", "stage.resolution=16", f"out={tmp_path}"]
+    assert main(["explain", *small, "sampler=ddim", "grid=karras", "steps=[4]"]) == 0
+    report = json.loads((tmp_path / REPORT).read_text())
+    assert report["config"]["grid"]["name"] == "karras"
+    assert report["certificate"]["samplers"][0]["points"] != []
+    assert (tmp_path / CERTIFICATE).exists()
+    assert main(["explain", *small]) == 0
+    assert "a classifier is not sampled" in capsys.readouterr().out
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([REPORT, LEVELS])
+    report = json.loads((tmp_path / REPORT).read_text())
+    assert report["certificate"] is report["sampling"] is report["augmentation"] is None
+    training = report["training"]
+    assert training["w_is_of"] == "−ln p(class | x_t) (cross entropy, weight 1)"
+    assert training["w"] == training["p"]
+    assert not {"w_on_x", "exact_loss"} & set(training)
+    noise = registry.build("noise", report["config"]["noise"])
+    levels = torch.tensor(training["log_snr"], dtype=F64)
+    p = torch.tensor(training["p"], dtype=F64)
+    inside = slice(1, -1)  # rounding moves the ends out of the support
+    torch.testing.assert_close(p[inside], noise.log_density(levels[inside]).exp(), rtol=1e-4, atol=1e-12)
+    assert float(torch.trapezoid(p, levels)) == pytest.approx(1, abs=1e-3)
+    assert len(report["pictures"]["log_snr"]) == 5
+
+
 def test_labels_are_moved_apart_and_stay_in_order():
     places = apart([0.1, 0.1, 0.12, 0.9], 0.1)
     assert places == pytest.approx([0.1067 - 0.1, 0.1067, 0.1067 + 0.1, 0.9], abs=1e-3)

@@ -13,11 +13,14 @@ from omegaconf import OmegaConf
 from cascade import CascadePipeline, rng
 from cascade.artifact import build_denoiser, load_stage, load_stage_config, save_stage
 from cascade.commands.command_line import main
+from cascade.commands.explain_certificate import certificates
+from cascade.commands.explain_levels import noise_levels
+from cascade.commands.explain_levels_figure import draw_levels
 from cascade.data.procedural import ProceduralDataset
 from cascade.diffusion import Condition, diffuse
 from cascade.diffusion.distillation import two_step_target
 from cascade.sampling import ClassifierFree, StaticThreshold
-from stages.distill_assembly import build_stage, stage_config
+from stages.distill_assembly import build_stage, described_at, stage_config
 from stages.distill_settings import completed
 from stages.draws import Draws
 from stages.run import train
@@ -227,9 +230,44 @@ def test_what_a_distillation_cannot_have_is_told_in_one_line(tmp_path, teachers,
 
 
 def test_other_commands_say_that_a_student_has_a_teacher(teachers, capsys):
-    for command in ("explain", "plan"):
-        assert main([command, "stage=distill", f"teacher={teachers / 'tiny8'}"]) == 2
-        assert "stage=distill has a teacher" in capsys.readouterr().err
+    assert main(["plan", "stage=distill", f"teacher={teachers / 'tiny8'}"]) == 2
+    assert "stage=distill has a teacher" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["tiny8", "sr16"])
+def test_explained_is_what_the_first_round_trains(tmp_path, teachers, name):
+    """Its levels, their weight, and the grid and sampler of its student."""
+    config = completed(composed(tmp_path, teachers / name, "weighting=v"))
+    described = stage_config(config, ProceduralDataset(8, "train", size=12))
+    recipe = build_stage(config, described).recipe
+    sides = {"picture": 3, "steps": [4]}
+    found = noise_levels({**composed(tmp_path, teachers / name, "weighting=v"), **sides})
+    assert found.trained.noise == recipe.noise
+    assert torch.equal(found.profile.log_snr, recipe.noise.log_snrs)
+    assert torch.equal(found.profile.p, recipe.noise.masses)
+    ratio = found.profile.w / found.profile.p
+    torch.testing.assert_close(ratio, recipe.weighting.log_ratio(recipe.noise.log_snrs).exp())
+    first = described_at(config, described, 1).sampling
+    assert found.config["grid"] == first.grid
+    assert found.config["sampler"] == first.sampler
+    assert found.loss is None, "its target is no picture"
+    assert found.config["stage"]["resolution"] == described.resolution
+    assert (found.augmentation is None) == (described.low_resolution is None)
+    assert draw_levels(found).startswith(b"\x89PNG")
+    certified = certificates({**found.trained.config, "steps": [4]}, found.bands, found.data)
+    assert "as its teacher in 8 steps" in certified.about
+    assert [point.steps for point in certified.samplers[0].points] == [4]
+
+
+def test_what_cannot_be_explained_of_a_student_is_said(tmp_path, teachers, capsys):
+    """Halvings that are none, and a teacher with steps of its own."""
+    words = ["explain", "stage=distill", f"teacher={teachers / 'tiny8'}", f"out={tmp_path / 'o'}"]
+    assert main([*words, "stage.steps=5"]) == 2
+    assert "32 steps cannot be halved to 5" in capsys.readouterr().err
+    run = train(composed(tmp_path, teachers / "tiny8"), print).folder
+    assert main([*words[:2], f"teacher={run}", words[3], "stage.steps=1"]) == 2
+    assert "makes 2 steps; say stage.teacher_steps=2" in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
 
 
 def test_other_classes_and_another_first_teacher_are_refused(tmp_path, teachers, small_cascade, capsys):

@@ -15,7 +15,7 @@ MUTANTS: list[Mutant] = [
          "first, log_snr_t, log_snr_m), log_snr_t,"),
         ("the first step ends at m", "ddim_step(x_t, first, log_snr_t, log_snr_m)",
          "ddim_step(x_t, first, log_snr_t, log_snr_s)"),
-        ("the student's levels are every second", "self.log_snrs[:-1:2]", "self.log_snrs[:-1]"),
+        ("the student's levels are every second", "log_snrs[:-1:2].tolist()", "log_snrs[:-1].tolist()"),
         ("a student's level is the teacher's 2i-th", "2 * self.noise.nearest(level)", "self.noise.nearest(level)"),
         ("the weight is of ε, e^λ on x", "(weighting.log_ratio(t) + t).exp()", "weighting.log_ratio(t).exp()"),
         ("at x_t = αx + σε", "x_t = diffuse(x, eps, t)", "x_t = diffuse(x, eps, m)"),
