@@ -204,6 +204,8 @@ class DiscreteBetas:
         # Below 21 steps the linear ladder's largest beta reaches 1.
         if self.steps < (21 if self.kind == "linear" else 2):
             raise ValueError(f"too few steps for a {self.kind} ladder: {self.steps}")
+        if self.steps > 100_000:
+            raise ValueError(f"a ladder has at most 100000 steps, not {self.steps}")
 
     @cached_property
     def betas(self) -> Tensor:

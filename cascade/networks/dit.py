@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from cascade.networks.adaln import AdaLNBlock, AdaLNHead
 from cascade.networks.dropout import Dropout
 from cascade.networks.embedding import ConditionEmbedding
-from cascade.networks.layers import check_fits, check_sizes
+from cascade.networks.layers import check_counts, check_fits, check_sizes
 from cascade.networks.tokens import TokenAttention, hidden_width, linear, patches, picture, sincos_positions
 
 
@@ -54,7 +54,7 @@ class DiT(nn.Module):
     ) -> None:
         super().__init__()
         check_sizes({"patch": patch, "dim": dim, "heads": heads})
-        check_sizes({"depth": depth}, least=0)
+        check_counts({"depth": depth})
         self.in_channels, self.out_channels, self.embedding_dim = in_channels, out_channels, dim
         self.patch, self.multiple = patch, patch
         sincos_positions(1, 1, dim)  # refuses a width that has no positions

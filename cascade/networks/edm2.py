@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from cascade.errors import CascadeError
 from cascade.networks.dropout import Dropout
 from cascade.networks.embedding import label_row
-from cascade.networks.layers import check_fits, check_sizes
+from cascade.networks.layers import check_counts, check_fits, check_sizes
 from cascade.networks.magnitude import MPConv, MPFourier, mp_cat, mp_silu, mp_sum, normalize
 
 CLIP = 256.0
@@ -118,7 +118,10 @@ class EDM2UNet(nn.Module):
         if not channel_mult:
             raise ValueError("channel_mult names no level")
         check_sizes({"channels": channels, "channel_mult": channel_mult, "head_channels": head_channels, "size": size})
-        check_sizes({"blocks": blocks}, least=0)
+        check_counts({"blocks": blocks})
+        for name, balance in {"label_balance": label_balance, "concat_balance": concat_balance}.items():
+            if not 0 <= balance <= 1:
+                raise ValueError(f"{name} is a share in [0, 1], not {balance}")
         widths = [channels * mult for mult in channel_mult]
         dim = max(widths)
         self.in_channels, self.out_channels, self.embedding_dim = in_channels, out_channels, dim

@@ -9,7 +9,17 @@ from torch import Tensor, nn
 
 from cascade.networks.attention import SelfAttention
 from cascade.networks.embedding import ConditionEmbedding
-from cascade.networks.layers import NORMS, Grow, PixelHead, ResidualBlock, Shrink, check_fits, check_sizes, places
+from cascade.networks.layers import (
+    NORMS,
+    Grow,
+    PixelHead,
+    ResidualBlock,
+    Shrink,
+    check_counts,
+    check_fits,
+    check_sizes,
+    places,
+)
 
 
 class EfficientUNet(nn.Module):
@@ -61,7 +71,7 @@ class EfficientUNet(nn.Module):
             )
         sizes = {"patch": patch, "channels": channels, "head_channels": head_channels, "embedding_dim": embedding_dim}
         check_sizes(sizes)
-        check_sizes({"blocks": blocks, "place_features": place_features}, least=0)
+        check_counts({"blocks": blocks, "place_features": place_features})
         if norm not in NORMS:
             raise ValueError(f"norm is one of {', '.join(NORMS)}, not '{norm}'")
         self.in_channels, self.out_channels, self.embedding_dim = in_channels, out_channels, embedding_dim

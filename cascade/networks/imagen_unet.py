@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from cascade.networks.attention import SelfAttention
 from cascade.networks.dropout import Dropout
 from cascade.networks.embedding import ConditionEmbedding
-from cascade.networks.layers import GroupNorm, check_fits, check_sizes, zeroed
+from cascade.networks.layers import GroupNorm, check_counts, check_fits, check_sizes, zeroed
 
 
 class ResNetBlock(nn.Module):
@@ -110,7 +110,7 @@ class ImagenUNet(nn.Module):
                 f"{len(attention)}"
             )
         check_sizes({"channels": channels, "head_channels": head_channels, "embedding_dim": embedding_dim})
-        check_sizes({"blocks": blocks}, least=0)
+        check_counts({"blocks": blocks})
         self.in_channels, self.out_channels, self.embedding_dim = in_channels, out_channels, embedding_dim
         self.multiple = 2 ** len(channels)
         above = (channels[0], *channels[:-1])

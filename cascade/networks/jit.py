@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from cascade.networks.adaln import AdaLNBlock, AdaLNHead
 from cascade.networks.dropout import Dropout
 from cascade.networks.embedding import ConditionEmbedding
-from cascade.networks.layers import check_fits, check_sizes
+from cascade.networks.layers import check_counts, check_fits, check_sizes
 from cascade.networks.tokens import (
     RMSNorm,
     TokenAttention,
@@ -82,8 +82,9 @@ class JiT(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        check_sizes({"patch": patch, "dim": dim, "heads": heads, "depth": depth, "bottleneck": bottleneck})
-        check_sizes({"class_tokens": class_tokens}, least=0)
+        check_sizes({"patch": patch, "dim": dim, "heads": heads, "bottleneck": bottleneck})
+        check_counts({"depth": depth}, least=1)
+        check_counts({"class_tokens": class_tokens})
         if not 0 <= class_start < depth:
             raise ValueError(f"class_start={class_start} names none of the {depth} blocks")
         self.in_channels, self.out_channels, self.embedding_dim = in_channels, out_channels, dim

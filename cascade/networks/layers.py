@@ -158,9 +158,25 @@ def check_fits(x: Tensor, in_channels: int, multiple: int) -> None:
         raise CascadeError(f"{height}×{width} pixels do not fit the network: make both multiples of {multiple}")
 
 
-def check_sizes(sizes: Mapping[str, int | Sequence[int]], least: int = 1) -> None:
-    """Refuse (ValueError) a size, or one of several, below `least`, by its name."""
+WIDEST, DEEPEST = 16_384, 1_000
+"""The most channels and the most blocks: beyond them a wrong number would fill the memory before anything is said."""
+
+
+def check_sizes(sizes: Mapping[str, int | Sequence[int]], least: int = 1, most: int = WIDEST) -> None:
+    """Refuse (ValueError) a size, or one of several, below `least` or above `most`, by its name."""
     for name, size in sizes.items():
-        smallest = min(size, default=least) if isinstance(size, Sequence) else size
-        if smallest < least:
-            raise ValueError(f"{name} must be at least {least}, not {smallest}")
+        each = size if isinstance(size, Sequence) else [size]
+        if min(each, default=least) < least:
+            raise ValueError(f"{name} must be at least {least}, not {min(each)}")
+        if max(each, default=most) > most:
+            raise ValueError(f"{name} must be at most {most}, not {max(each)}")
+
+
+def check_counts(counts: Mapping[str, int | Sequence[int]], least: int = 0) -> None:
+    """Refuse (ValueError) a number of blocks, or of what else is made one by one, as `check_sizes` does a size.
+
+    >>> check_counts({"depth": 10**9})
+    Traceback (most recent call last):
+    ValueError: depth must be at most 1000, not 1000000000
+    """
+    check_sizes(counts, least, DEEPEST)

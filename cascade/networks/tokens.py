@@ -1,10 +1,10 @@
 """A picture as a row of tokens: patches and back, where they lie, and attention among them."""
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from cascade.networks.layers import WIDEST
 
 
 def patches(x: Tensor, size: int) -> Tensor:
@@ -131,7 +131,7 @@ def hidden_width(dim: int, mlp_ratio: float) -> int:
     >>> hidden_width(192, 4.0)
     768
     """
-    if not 1 <= mlp_ratio * dim < math.inf:
+    if not 1 <= mlp_ratio * dim <= 8 * WIDEST:
         raise ValueError(f"mlp_ratio={mlp_ratio} makes no width of {dim}")
     return int(mlp_ratio * dim)
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from cascade.networks.dropout import Dropout
 from cascade.networks.embedding import ConditionEmbedding
-from cascade.networks.layers import NORMS, Grow, PixelHead, ResidualBlock, Shrink, check_fits, check_sizes
+from cascade.networks.layers import NORMS, Grow, PixelHead, ResidualBlock, Shrink, check_counts, check_fits, check_sizes
 from cascade.networks.tokens import TokenAttention, hidden_width, linear, sincos_positions
 
 
@@ -81,7 +81,7 @@ class UViT(nn.Module):
         if not len(channels) == len(blocks) > 0:
             raise ValueError(f"channels and blocks name the same levels, not {len(channels)} and {len(blocks)}")
         check_sizes({"patch": patch, "channels": channels, "dim": dim, "heads": heads, "embedding_dim": embedding_dim})
-        check_sizes({"blocks": blocks, "depth": depth}, least=0)
+        check_counts({"blocks": blocks, "depth": depth})
         if norm not in NORMS:
             raise ValueError(f"norm is one of {', '.join(NORMS)}, not '{norm}'")
         sincos_positions(1, 1, dim)  # refuses a width that has no positions

@@ -14,6 +14,9 @@ from cascade.diffusion import DiscreteBetas, Schedule
 from cascade.errors import CascadeError
 from cascade.sampling.transition import check_grid
 
+_LONGEST = 100_000
+"""The most steps: beyond them a wrong number would fill the memory before anything is said."""
+
 
 def uniform_t(schedule: Schedule, n: int) -> Tensor:
     """The levels of `schedule` at t = 1, 1 − 1/n, ..., 1/n, then +inf in the place of t = 0.
@@ -138,6 +141,8 @@ def _kept_steps(steps: int, respacing: str) -> list[int]:
 def _checked(n: int) -> int:
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:
         raise CascadeError(f"a grid has a whole number n ≥ 1 of steps, not {n}")
+    if n > _LONGEST:
+        raise CascadeError(f"a grid has at most {_LONGEST} steps, not {n}")
     return n
 
 

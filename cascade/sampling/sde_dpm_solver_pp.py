@@ -9,6 +9,9 @@ from cascade.diffusion import Condition, Denoiser
 from cascade.errors import CascadeError
 from cascade.sampling.transition import Noise, check_order, transitions
 
+_MOST_ETA = 100
+"""Far beyond what keeps anything of x_t in a step of a usual grid: more is a slip of the pen."""
+
 
 @dataclass(frozen=True)
 class SDEDPMSolverPP:
@@ -23,7 +26,7 @@ class SDEDPMSolverPP:
     η = 1, and so to Ancestral("small"); between 0 and 1 the two η count differently.
 
     Lu et al. 2022, "DPM-Solver++", the solvers of SDEs (their λ is half of ours); η as in k-diffusion and, as τ², in
-    Xue et al. 2023 (SA-Solver). Raises CascadeError for another order and for an η that is negative or infinite.
+    Xue et al. 2023 (SA-Solver). Raises CascadeError for another order and for an η that is negative or above 100.
 
     >>> import torch; from cascade.diffusion import Condition
     >>> from cascade.diffusion.oracle import GaussianDenoiser
@@ -38,8 +41,8 @@ class SDEDPMSolverPP:
 
     def __post_init__(self) -> None:
         check_order(self.order, (1, 2), "SDE-DPM-Solver++")
-        if not 0 <= self.eta < math.inf:
-            raise CascadeError(f"eta={self.eta} must be at least 0 and finite")
+        if not 0 <= self.eta <= _MOST_ETA:
+            raise CascadeError(f"eta={self.eta} must be from 0 to {_MOST_ETA}")
 
     def __call__(self, denoiser: Denoiser, x: Tensor, log_snrs: Tensor, condition: Condition, randn: Noise) -> Tensor:
         """Sample; one network call for each step, and one draw of noise when η > 0."""

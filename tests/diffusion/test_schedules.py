@@ -326,6 +326,7 @@ def test_the_largest_possible_numbers_are_not_refused():
         lambda: DiscreteBetas("quadratic", 1000),
         lambda: DiscreteBetas("linear", 20),
         lambda: DiscreteBetas("cosine", 1),
+        lambda: DiscreteBetas("cosine", 10**9),
         lambda: SigmoidSchedule(3.0, -3.0),
         lambda: SigmoidSchedule(tau=0.0),
         lambda: SigmoidSchedule(tau=0.01),

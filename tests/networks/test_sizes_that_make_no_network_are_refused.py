@@ -24,6 +24,7 @@ WRONG = [
     ("jit", {"class_start": 8}, "class_start=8 names none of the 8 blocks"),
     ("jit", {"dim": 264}, "heads whose width 4 divides, not 66"),
     ("dit", {"mlp_ratio": 0.0}, "mlp_ratio=0.0 makes no width of 192"),
+    ("dit", {"mlp_ratio": 1e9}, "mlp_ratio=1000000000.0 makes no width of 192"),
     ("uvit", {"mlp_ratio": float("inf")}, "mlp_ratio=inf makes no width of"),
     ("jit", {"mlp_ratio": -1.0}, "mlp_ratio=-1.0 makes no width of 256"),
     ("edm2", {"channels": 0}, "channels must be at least 1, not 0"),
@@ -35,6 +36,19 @@ WRONG = [
     ("adm", {"head_channels": 0}, "head_channels must be at least 1, not 0"),
     ("adm", {"head_channels": None, "heads": 0}, "heads must be at least 1, not 0"),
     ("adm", {"blocks": -1}, "blocks must be at least 0, not -1"),
+    *[(name, {"depth": 10**9}, "depth must be at most 1000, not 1000000000") for name in ("dit", "jit", "uvit")],
+    ("efficient", {"blocks": [1, 10**9, 1]}, "blocks must be at most 1000, not 1000000000"),
+    ("efficient", {"channels": [64, 10**9, 128]}, "channels must be at most 16384, not 1000000000"),
+    ("efficient", {"place_features": 10**9}, "place_features must be at most 1000, not 1000000000"),
+    ("imagen_unet", {"blocks": [10**9, 1, 1]}, "blocks must be at most 1000, not 1000000000"),
+    *[(name, {"blocks": 10**9}, "blocks must be at most 1000, not 1000000000") for name in ("edm2", "adm")],
+    ("dit", {"dim": 10**9}, "dim must be at most 16384, not 1000000000"),
+    ("jit", {"class_tokens": 10**9}, "class_tokens must be at most 1000, not 1000000000"),
+    *[
+        ("edm2", {f"{what}_balance": float("inf")}, f"{what}_balance is a share in [0, 1]")
+        for what in ("label", "concat")
+    ],
+    ("edm2", {"label_balance": -0.1}, "label_balance is a share in [0, 1], not -0.1"),
     ("jit", {"heads": 3}, "3 heads do not divide a width of 256"),
 ]
 

@@ -131,6 +131,7 @@ def test_a_variance_that_the_denoiser_does_not_give_is_refused(variance, says):
         (lambda: SDEDPMSolverPP(3), "order"),
         (lambda: SDEDPMSolverPP(eta=-0.1), "eta"),
         (lambda: SDEDPMSolverPP(eta=math.inf), "eta"),
+        (lambda: SDEDPMSolverPP(eta=1e30), "must be from 0 to 100"),
         (lambda: SDEDPMSolverPP(eta=math.nan), "eta"),
         (lambda: DPMSolverPP(0), "order"),
         (lambda: DPMSolverPP(4), "order"),
