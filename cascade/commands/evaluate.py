@@ -15,6 +15,7 @@ from cascade.artifact import load_chain
 from cascade.commands.bits_per_dim import JUDGES, BitsPerDim, check_bits_per_dim
 from cascade.commands.evaluated_sides import LEAST, Pictures, check_cascade, open_sides
 from cascade.commands.per_stage import stage_keys
+from cascade.commands.reports import refuse_foreign_report
 from cascade.errors import CascadeError, suggest
 from cascade.files import write_whole
 from cascade.lock import check_place, exclusive
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from cascade.evaluation.figures import Figure
 
 REPORT = "evaluation.json"
+_MADE_BY = "cascade evaluate"
 
 
 def extra_keys(config: DictConfig) -> "Mapping[str, Kind]":
@@ -42,7 +44,7 @@ def run(config: DictConfig) -> None:
     check_evaluation(plain)
     out = None if plain["out"] is None else Path(plain["out"]).expanduser()
     if out is not None:
-        _refuse_foreign_report(out)
+        refuse_foreign_report(out / REPORT, _MADE_BY)
         check_place(out)
     import torch
 
@@ -55,7 +57,7 @@ def run(config: DictConfig) -> None:
         opened = open_metrics(plain, out, bars, features_of(plain, bars))
         with nullcontext() if out is None else exclusive(out):
             measured = [measure() for measure in opened]
-            report = report_of(plain, measured)
+            report = {"made_by": _MADE_BY, **report_of(plain, measured)}
             if out is not None:
                 write_whole(out / REPORT, json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     console = wide_console()
@@ -230,18 +232,6 @@ def check_evaluation(plain: Mapping[str, Any]) -> None:
         raise CascadeError(f"out={plain['out']} is a file")
     if plain["logger"]["wandb"] and plain["out"] is None:
         raise CascadeError("logger=wandb needs a place for its files: give out=FOLDER")
-
-
-def _refuse_foreign_report(out: Path) -> None:
-    """An evaluation.json of another program is not ours to replace."""
-    if not (out / REPORT).exists():
-        return
-    try:
-        report = json.loads((out / REPORT).read_text(encoding="utf-8"))
-    except (ValueError, OSError):
-        report = None
-    if not isinstance(report, dict) or not {"figures", "versions"} <= set(report):
-        raise CascadeError(f"{out / REPORT} is no report of cascade evaluate; choose another out, or move it away")
 
 
 def _skipped(side: Pictures, which: str) -> list[str]:

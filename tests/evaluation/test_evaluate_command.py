@@ -181,7 +181,7 @@ def test_a_folder_of_samples_is_read_by_its_manifest(tmp_path):
         (["images={a}", "stages=2"], "stages is a setting of a cascade, and images={a} samples none"),
         (["images={a}", "guidance_scale=2"], "guidance_scale is a setting of a cascade"),
         (["images={a}", "logger.mode=ofline"], "did you mean 'offline'?"),
-        (["images={a}", "out={report}"], "is no report of cascade evaluate"),
+        (["images={a}", "out={report}"], "was not made by cascade evaluate"),
         (["cascade={cascade}", "sr.stepps=2"], "did you mean 'sr.steps'?"),
         (["cascade={cascade}", "sr.sampler=dimm"], "stage 'sr': unknown sampler 'dimm'; did you mean 'ddim'?"),
         (["cascade={cascade}", "stages=1", "sr.steps=2"], "stage 'sr' does not run here"),
