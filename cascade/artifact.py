@@ -111,6 +111,8 @@ class StageConfig:
             value = getattr(self, key)
             if value is not None and value < 1:
                 raise CascadeError(f"stage '{self.name}': {key} must be at least 1, not {value}")
+            if value is not None and value > 65_536:  # it would fill the memory before anything is said
+                raise CascadeError(f"stage '{self.name}': {key} must be at most 65536, not {value}")
         if self.low_resolution is not None and self.resolution % self.low_resolution:
             raise CascadeError(
                 f"stage '{self.name}': resolution {self.resolution} is no multiple of low_resolution "

@@ -102,6 +102,7 @@ def test_super_resolution_stages_and_dropout_are_measured_too(tmp_path, capsys):
         (["card=h10"], "did you mean 'h100'?"),
         (["card=h100", "utilisation=0"], "is a share of the peak"),
         (["trainer.batch=0"], "trainer.batch must be at least 1"),
+        (["stage.resolution=1000000000"], "resolution must be at most 65536, not 1000000000"),
         (["trainer.batch=3", "trainer.accumulate=2"], "no multiple"),
         (["json=."], "is a folder"),
         (["data=folder"], "data.root"),
