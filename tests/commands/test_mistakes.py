@@ -131,7 +131,6 @@ WRONG = [
     (["steps", "cascade={cascade}", "stage=sr16", "out={file}/x"], "file/x cannot be made: Not a directory"),
     (["explain", "steps=[0]"], "lengths of grids"),
     (["explain", "picture=-1"], "picture=-1 must be at least 0"),
-    (["explain", "stage=classifier64", "sampler=ddim"], "give sampler and grid both"),
     (["import", "adn", "checkpoint={file}", "out=o"], "did you mean 'adm'?"),
     (["import", "adm", "checkpoint={file}", "out=o"], "either preset=NAME or flags=FILE.json"),
     (["import", "adm", "checkpoint={file}", "preset=64x64_difusion", "out=o"], "did you mean '64x64_diffusion'?"),
