@@ -44,7 +44,7 @@ def run(config: "DictConfig") -> None:
                 "certificate: none, a classifier is not sampled; give sampler and grid to see theirs beside it"
             )
         else:
-            certified = certificates(levels.trained.config, levels.bands, levels.data)
+            certified = certificates(levels.trained.config, levels.bands, levels.data, levels.trained.note)
             report["certificate"] = certified.report()
             figures[CERTIFICATE] = draw_certificates(certified)
             lines += certified.summary()

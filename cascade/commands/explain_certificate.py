@@ -39,6 +39,7 @@ class Certificates:
     steps: int
     samplers: list[Curve]
     grids: list[Curve]
+    note: str
 
     def report(self) -> dict[str, Any]:
         """The numbers behind the figure, as plain JSON values."""
@@ -52,6 +53,7 @@ class Certificates:
             "data": self.about,
             "unit": "nats, KL(output || data) of one colour",
             "outside": _OUTSIDE,
+            **({"note": self.note} if self.note else {}),
             "config_steps": self.steps,
             "bands": {key: rounded(column) for key, column in numbers.items()},
             "samplers": [self._curve("sampler", curve) for curve in self.samplers],
@@ -83,10 +85,11 @@ class Certificates:
         ]
 
 
-def certificates(config: Mapping[str, Any], bands: Bands, about: str) -> Certificates:
+def certificates(config: Mapping[str, Any], bands: Bands, about: str, note: str = "") -> Certificates:
     """Certify the config's sampler and grid, every other sampler of `conf/` on its grid, and its sampler on the others.
 
-    `bands` are the data, `about` says what they are. A sampler that cannot be certified is kept with the reason.
+    `bands` are the data, `about` says what they are, `note` what else is to be said. A sampler that cannot be
+    certified is kept with the reason.
     """
     own_grid, own_sampler = config["grid"], config["sampler"]
     own = len(build("grid", own_grid)) - 1
@@ -113,7 +116,7 @@ def certificates(config: Mapping[str, Any], bands: Bands, about: str) -> Certifi
 
     samplers = [curve(name, sampler, own_grid, sampler) for name, sampler in _choices("sampler", config)]
     grids = [curve(name, own_sampler, grid, grid) for name, grid in _choices("grid", config)]
-    return Certificates(bands, about, own, samplers, grids)
+    return Certificates(bands, about, own, samplers, grids, note)
 
 
 def _choices(group: str, config: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -25,7 +25,8 @@ def draw_certificates(found: Certificates) -> bytes:
         figure.text(0.07, 0.985, f"Sampler certificate: {own}", va="top", fontsize=15, fontweight="bold")
         lines = [
             f"Data: {found.about}",
-            "The KL is exact; nothing is trained or drawn. Guidance and thresholding (not affine) are left out.",
+            "The KL is exact; nothing is trained or drawn. Guidance and thresholding (not affine) are left out. "
+            + found.note,
         ]
         figure.text(0.07, 0.945, "\n".join(lines), va="top", fontsize=10.5, color=GREY, linespacing=1.4)
         _draw_kl(left, found.samplers, found.steps)

@@ -119,9 +119,7 @@ def noise_levels(config: dict[str, Any]) -> NoiseLevels:
     if "teacher" in config:
         described["teacher"] = {"folder": config["teacher"], **{key: stage[key] for key in ("teacher_steps", "steps")}}
     pictures = _diffused(config, shown)
-    return NoiseLevels(
-        described, found, profile, loss, grid, span, shown, pictures, augmentation, bands, data + found.walked
-    )
+    return NoiseLevels(described, found, profile, loss, grid, span, shown, pictures, augmentation, bands, data)
 
 
 def _gaussian(stage: dict[str, Any], augmentation: dict[str, Any] | None) -> tuple[Bands, str]:

@@ -21,7 +21,7 @@ class Trained:
     drawn    what chooses the levels, in words; `chosen`, what chooses the weight
     on       what the weight is of; `on_x` the same as a distance of pictures, None where it is no distance
     remains  whether what the loss leaves is known: of the exact denoiser of pictures
-    walked   what a certificate of its grid tells beside that of the exact denoiser
+    note     what is said beside the certificate, which is of the exact denoiser
     """
 
     config: dict[str, Any]
@@ -32,7 +32,7 @@ class Trained:
     on: str
     on_x: str | None
     remains: bool
-    walked: str = ""
+    note: str = ""
 
 
 def trained(config: dict[str, Any]) -> Trained:
@@ -91,5 +91,5 @@ def _student(config: dict[str, Any]) -> Trained:
     weighting = build("weighting", config["weighting"], noise=noise)
     drawn = f"the {len(noise.levels)} of the first student"
     chosen = f"weighting={config['weighting']['name']}"
-    walked = f"; a student that has learnt all does as its teacher in {stage['teacher_steps']} steps"
-    return Trained(own, noise, weighting, drawn, chosen, "‖ε̃ − ε̂‖²", "‖x̃ − x̂‖²", remains=False, walked=walked)
+    note = f"A student aims at its teacher's {stage['teacher_steps']} steps."
+    return Trained(own, noise, weighting, drawn, chosen, "‖ε̃ − ε̂‖²", "‖x̃ − x̂‖²", remains=False, note=note)

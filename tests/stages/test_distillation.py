@@ -254,8 +254,8 @@ def test_explained_is_what_the_first_round_trains(tmp_path, teachers, name):
     assert found.config["stage"]["resolution"] == described.resolution
     assert (found.augmentation is None) == (described.low_resolution is None)
     assert draw_levels(found).startswith(b"\x89PNG")
-    certified = certificates({**found.trained.config, "steps": [4]}, found.bands, found.data)
-    assert "as its teacher in 8 steps" in certified.about
+    certified = certificates({**found.trained.config, "steps": [4]}, found.bands, found.data, found.trained.note)
+    assert "its teacher's 8 steps" in certified.report()["note"]
     assert [point.steps for point in certified.samplers[0].points] == [4]
 
 
