@@ -49,10 +49,11 @@ def _flop(network: nn.Module, size: int, factor: int) -> int:
     low = {}
     if not isinstance(network, BaseNetwork):
         low = {"low_res": x[..., : size // factor, : size // factor], "aug_log_snr": level + torch.inf}
+    named = None if getattr(getattr(network, "network", None), "null_label", True) else level.long()  # no class "none"
     training = network.training
     try:
         with FlopCounterMode(display=False) as counter, torch.no_grad():
-            network.eval()(x, level, **low)
+            network.eval()(x, level, named, **low)
     finally:
         network.train(training)
     return counter.get_total_flops()

@@ -13,6 +13,8 @@ from cascade.errors import CascadeError
 from cascade.networks.adm import ADMUNet
 from cascade.networks.adm_classifier import ADMClassifier
 from cascade.networks.adm_layers import attend
+from cascade.networks.flops import cost
+from cascade.networks.low_res import BaseNetwork
 
 REFERENCE = Path(os.environ.get("CASCADE_REFERENCE", Path(__file__).parents[3] / "shared/reference")) / "adm"
 needs_reference = pytest.mark.skipif(not REFERENCE.is_dir(), reason="CASCADE_REFERENCE names no reference tensors")
@@ -165,6 +167,13 @@ def test_a_network_without_a_class_none_says_so():
             network(x, step, none)
     with pytest.raises(CascadeError, match="no class 4; classes are 0 to 2"):
         network(x, step, torch.tensor([4]))
+
+
+def test_a_network_without_a_class_none_costs_what_it_does_with_one():
+    options = {"channel_mult": (1,), "blocks": 0, "attention": (), "head_channels": 16}
+    some, none = (BaseNetwork(ADMUNet(channels=32, num_classes=3, null_label=n, **options)) for n in (True, False))
+    assert cost(none, 8).flop == cost(some, 8).flop > 0
+    assert cost(none, 8).parameters == cost(some, 8).parameters - 128
 
 
 def test_before_training_the_output_is_zero():
