@@ -71,8 +71,10 @@ def _weights(chosen: "list[Snapshot]", step: int, sigma_rel: float) -> "tuple[np
     if error > LARGEST_ERROR:
         widths = sorted({width for _, width in chosen})
         steps, of = len({at for at, _ in chosen}), " and ".join(f"{width:g}" for width in widths)
+        inside = widths[0] <= sigma_rel <= widths[-1]
+        mend = "these are too few: train on, or with a smaller ema.every" if inside else "choose one between these"
         raise CascadeError(
             f"sigma_rel={sigma_rel:g} is out of reach: of {steps} snapshots of {of} "
-            f"its profile would be {100 * error:.2g}% off; choose one between these, or a later step"
+            f"its profile would be {100 * error:.2g}% off; {mend}"
         )
     return weights, error

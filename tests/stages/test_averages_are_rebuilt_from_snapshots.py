@@ -127,6 +127,7 @@ def run(tmp_path_factory):
         (["sigma_rel=0"], "sigma_rel=0 is out of range"),
         (["sigma_rel=-0.1"], "sigma_rel=-0.1 is out of range"),
         (["sigma_rel=0.01"], "out of reach: of 8 snapshots of 0.05 and 0.1 its profile would be"),
+        (["sigma_rel=0.07", "step=4"], "these are too few: train on, or with a smaller ema.every"),
         (["sigma_rel=wide"], "sigma_rel=wide must be a number"),
         (["sigma_rel=0.1", "step=30"], "the nearest is step=28"),
         (["sigma_rel=0.1", "run=nowhere"], "there is no run at 'nowhere'"),
