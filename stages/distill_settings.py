@@ -88,7 +88,8 @@ def check_student(config: Config) -> None:
     teacher, rounds, stage = load_stage_config(config["teacher"]), Rounds.of(config), config["stage"]
     for group in OF_TEACHERS:
         if group in config:
-            raise CascadeError(f"a student has its teacher's {group}, or none; leave {group} out")
+            hint = " (debug=fast chooses one)" if group == "network" else ""
+            raise CascadeError(f"a student has its teacher's {group}, or none; leave {group} out{hint}")
     if config["init"] is not None:
         raise CascadeError("a student begins with its teacher's weights; leave init out")
     if stage["crop"] is not None and stage["crop"] < 1:
