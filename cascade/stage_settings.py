@@ -10,7 +10,7 @@ from typing import Any
 from cascade.artifact import StageConfig, StageSampling, find_cascade, load_cascade_config
 from cascade.distilled import check_distilled_sampling
 from cascade.errors import CascadeError, suggest
-from cascade.guidance_settings import rescaled, with_guides, without_labels
+from cascade.guidance_settings import classifier_free_scale, rescaled, with_guides, without_labels
 from cascade.registry import TABLE
 from cascade.trained_levels import refuse_untrained
 
@@ -170,7 +170,7 @@ def changed(sampling: StageSampling, settings: StageSettings, config: StageConfi
     """Return `sampling` with `settings` applied; without labels classifier-free guidance is none, whatever is asked.
 
     Raises CascadeError for the augmentation of a base stage, which has no picture to augment, for a level that was not
-    trained, and for what a distilled stage cannot have.
+    trained, for classifier-free guidance without the class "none", and for what a distilled stage cannot have.
     """
     for key in ("aug_log_snr", "truncated"):
         if config.low_resolution is None and getattr(settings, key) not in (None, False):
@@ -185,6 +185,11 @@ def changed(sampling: StageSampling, settings: StageSettings, config: StageConfi
         made["guidance"] = rescaled(made["guidance"], settings.guidance_scale)
     if not config.class_names:
         made["guidance"] = without_labels(made["guidance"])
+    elif not config.network.get("null_label", True) and classifier_free_scale(made["guidance"]) != 1:
+        raise CascadeError(
+            f"stage '{config.name}' was trained with classes only, and classifier-free guidance needs a class 'none': "
+            f"leave its guidance_scale at 1, or guide it with {config.name}.guidance=classifier"
+        )
     if settings.steps is not None and (config.distilled is None or settings.steps != config.distilled.steps):
         made["grid"] = with_steps(made["grid"], settings.steps)
     numbers = {key: getattr(settings, key) for key in ("aug_log_snr", "truncated", "network_batch")}

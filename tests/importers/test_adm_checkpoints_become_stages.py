@@ -123,6 +123,22 @@ def test_an_upsampler_reads_the_clean_picture_and_fits_behind_its_base(tmp_path)
     assert [c.name for c in load_chain(tmp_path / "cascade")] == ["base16", "sr64"]
 
 
+def test_a_stage_without_the_class_none_is_sampled_and_refuses_classifier_free_guidance(tmp_path, capsys):
+    checkpoint(tmp_path)
+    assert run(tmp_path) == 0
+    assert main(["assemble", f"stages=[{tmp_path}/stage]", f"out={tmp_path}/cascade"]) == 0
+    words = ["sample", f"cascade={tmp_path}/cascade", "classes=3", "seeds=0", "base64.steps=1"]
+    capsys.readouterr()
+    assert main([*words, "guidance_scale=2", f"out={tmp_path}/refused"]) == 2
+    error = capsys.readouterr().err
+    assert "stage 'base64' was trained with classes only" in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "refused").exists()
+    for scale in ([], ["guidance_scale=1"]):
+        assert main([*words, *scale, f"out={tmp_path}/made{len(scale)}"]) == 0
+    assert len(list(tmp_path.glob("made*/*/0.png"))) == 2
+
+
 def reference_of(made, folder, error=0.0):
     ladder = DiscreteBetas("cosine", 1000)
     kept = torch.tensor([0, 500, 999])
