@@ -44,7 +44,7 @@ class Snapshots:
 
     def write(self, step: int, sigma_rel: float, state: "Mapping[str, Tensor]", images_seen: int) -> None:
         """Write one, whole."""
-        write_weights(self._file(step, sigma_rel), state, {"images_seen": images_seen})
+        write_weights(self._file(step, sigma_rel), state, self.path, {"images_seen": images_seen})
 
     def read(self, step: int, sigma_rel: float) -> "dict[str, Tensor]":
         """Read one; CascadeError for a damaged file."""

@@ -64,7 +64,7 @@ def write_stage(folder: str | Path, config: Mapping[str, Any], state: "Mapping[s
     """Write a stage folder whole: into a new folder beside the target, then renamed over it."""
 
     def fill(new: Path) -> None:
-        write_weights(new / WEIGHTS, state)
+        write_weights(new / WEIGHTS, state, Path(folder))
         write_whole(new / CONFIG, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
         hashes = {name: sha256_of(new / name) for name in (CONFIG, WEIGHTS)}
         write_whole(new / MANIFEST, json.dumps(hashes, indent=2) + "\n")
@@ -72,8 +72,10 @@ def write_stage(folder: str | Path, config: Mapping[str, Any], state: "Mapping[s
     replace_folder(folder, fill)
 
 
-def write_weights(file: Path, state: "Mapping[str, Tensor]", numbers: Mapping[str, int] | None = None) -> None:
-    """Write tensors whole, with some numbers about them."""
+def write_weights(
+    file: Path, state: "Mapping[str, Tensor]", of: Path, numbers: Mapping[str, int] | None = None
+) -> None:
+    """Write tensors whole, with some numbers about them. CascadeError: `of`, whose they are, has no room."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
@@ -82,7 +84,7 @@ def write_weights(file: Path, state: "Mapping[str, Tensor]", numbers: Mapping[st
     try:
         write_whole_with(file, lambda path: save_file(tensors, path, about))
     except SafetensorError as error:
-        raise CascadeError(f"the weights in {file.parent} could not be written: {error}") from error
+        raise CascadeError(f"the weights in {of} could not be written: {error}") from error
 
 
 def checked_sha256(folder: Path) -> str:
