@@ -136,6 +136,10 @@ def _check_denoiser(config: Mapping[str, Any]) -> None:
     if "classifier" in config:
         raise CascadeError(f"stage '{stage['name']}' trains a denoiser, not a classifier; stage=classifier64 does")
     _check_stage(stage)
+    if not config["network"].get("null_label", True) and stage["label_dropout"]:
+        raise CascadeError(
+            "network.null_label=false has no class 'none' for dropped labels; say stage.label_dropout=0 guidance=none"
+        )
     if stage["low_resolution"] is None and config["augmentation"]["name"] != "none":
         raise CascadeError(f"augmentation={config['augmentation']['name']} is of the low-res picture; a base has none")
     if stage["aug_log_snr"] is not None:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
+from cascade.commands.command_line import main
 from cascade.errors import CascadeError
 from cascade.networks.adm import ADMUNet
 from cascade.networks.adm_classifier import ADMClassifier
@@ -167,6 +168,14 @@ def test_a_network_without_a_class_none_says_so():
             network(x, step, none)
     with pytest.raises(CascadeError, match="no class 4; classes are 0 to 2"):
         network(x, step, torch.tensor([4]))
+
+
+def test_a_network_without_a_class_none_is_not_trained_with_dropped_labels(tmp_path, capsys):
+    assert main(["train", "stage=base64", "network=adm", "network.null_label=false", f"runs={tmp_path}"]) == 2
+    error = capsys.readouterr().err
+    assert "say stage.label_dropout=0 guidance=none" in error
+    assert error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_network_without_a_class_none_costs_what_it_does_with_one():
