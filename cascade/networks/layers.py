@@ -1,5 +1,6 @@
 """The parts of a convolutional network: two norms, a residual block told by an embedding, shrink, grow, the head."""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 
@@ -129,16 +130,14 @@ def places(x: Tensor, count: int) -> Tensor:
     >>> places(torch.zeros(1, 8, 1, 2), 1)
     tensor([[[[ 0.7071, -0.7071]]]])
     """
-    each = range(count + 1)
-    waves = sorted(((down, across) for down in each for across in each if down + across), key=lambda w: (sum(w), w))
-    rows, columns = (
-        torch.cos(
-            math.pi
-            * torch.outer(torch.arange(count + 1, device=x.device), torch.arange(0.5, side, device=x.device) / side)
+    waves = ((down, total - down) for total in itertools.count(1) for down in range(total + 1))
+    down, across = (
+        torch.cos(math.pi * torch.outer(halves, torch.arange(0.5, side, device=x.device) / side))
+        for halves, side in zip(
+            torch.tensor([*itertools.islice(waves, count)]).to(x.device).T, x.shape[-2:], strict=True
         )
-        for side in x.shape[-2:]
     )
-    return torch.stack([torch.outer(rows[down], columns[across]) for down, across in waves[:count]])[None].to(x.dtype)
+    return (down[:, :, None] * across[:, None])[None].to(x.dtype)
 
 
 def zeroed(layer: nn.Conv2d) -> nn.Conv2d:
