@@ -145,12 +145,15 @@ def calibrated(calls: Calls, tell: Tell | None = None) -> Arithmetic:
 
 
 def measure(calls: Calls, tell: Tell) -> Measured:
-    """Time calls in every arithmetic without a compiler, in turn; one that is hopeless or fails is left out."""
+    """Time calls in every arithmetic without a compiler, in turn; one that is hopeless is left out.
+
+    So is bf16 where it fails. What fails in float32 would fail in the job, and is told by its own error.
+    """
     name = f"{calls.stage.config.name}, which precision is fastest"
     warm: dict[Arithmetic, float] = {}
     for done, arithmetic in enumerate(EAGER):
         tell(name, done, len(EAGER) + _FEWEST)
-        with contextlib.suppress(RuntimeError, NotImplementedError):  # a device without bf16
+        with contextlib.suppress(*[RuntimeError] * arithmetic.bf16):  # a device without it
             warm[arithmetic] = _seconds(calls, arithmetic)
             if warm[arithmetic] < _QUICK:  # the first call of a shape prepares it
                 warm[arithmetic] = _seconds(calls, arithmetic)

@@ -111,6 +111,28 @@ def test_it_is_measured_once_and_kept(cache, clock, calls):
     assert [json.loads(path.read_text())["choice"] for path in cache.iterdir()] == ["bf16"]
 
 
+def test_bf16_that_fails_is_left_out_and_float32_that_fails_is_told(cache, clock, calls, monkeypatch):
+    measured = calibration._seconds
+
+    def failing(kind):
+        def seconds(calls, arithmetic):
+            if kind(arithmetic):
+                raise RuntimeError("out of memory")
+            return measured(calls, arithmetic)
+
+        monkeypatch.setattr(calibration, "_seconds", seconds)
+
+    failing(lambda arithmetic: arithmetic.bf16)
+    assert calibrated(calls) == PLAIN
+    (file,) = cache.iterdir()
+    file.unlink()
+    for kind in (lambda arithmetic: arithmetic == PLAIN, lambda arithmetic: not arithmetic.bf16):
+        failing(kind)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            calibrated(calls)
+    assert not list(cache.iterdir())
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"fingerprint": 1}', b"\xff\xfe"])
 def test_a_file_that_cannot_be_read_is_made_again(cache, clock, calls, text):
     calibrated(calls)
