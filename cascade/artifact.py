@@ -25,9 +25,8 @@ from cascade.stage_files import (
     DIFFUSION,
     MANIFEST,
     WEIGHTS,
-    checked_sha256,
     find_stage,
-    read_weights,
+    load_network,
     read_yaml,
     without_kind,
     write_stage,
@@ -271,29 +270,10 @@ def load_stage(path: str | Path, device: "torch.device | str" = "cpu") -> Stage:
 
     Raises CascadeError for a missing, damaged or foreign folder, naming the first thing that is wrong.
     """
-    import torch
-
     folder = find_stage(path)
     config = load_stage_config(folder)
-    sha256 = checked_sha256(folder)
-    denoiser, state = build_denoiser(config), read_weights(folder)
-    check_weights(denoiser, state, f"stage '{folder}'")
-    denoiser.load_state_dict(state)  # copies into float32, whatever is stored
-    denoiser.to(torch.device(device)).eval().requires_grad_(False)
+    denoiser, sha256 = load_network(folder, f"stage '{folder}'", lambda: build_denoiser(config), device)
     return Stage(config, denoiser, folder, sha256)
-
-
-def check_weights(module: "nn.Module", state: Mapping[str, "torch.Tensor"], where: str) -> None:
-    """Refuse a state of another network than `module`, naming its first odd tensor."""
-    own = module.state_dict()
-    for key in [*own, *state]:
-        if key not in state:
-            raise CascadeError(f"{where} holds weights of another network: '{key}' is missing")
-        if key not in own:
-            raise CascadeError(f"{where} holds weights of another network: it has no '{key}'")
-        if own[key].shape != state[key].shape:
-            shapes = f"{tuple(state[key].shape)}, not {tuple(own[key].shape)}"
-            raise CascadeError(f"{where} holds weights of another network: '{key}' is {shapes}")
 
 
 def find_cascade(path: str | Path) -> Path:

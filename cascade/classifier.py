@@ -5,10 +5,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cascade.artifact import SCHEMA, check_name, check_weights, checked, find_stage
+from cascade.artifact import SCHEMA, check_name, checked
 from cascade.errors import CascadeError
 from cascade.registry import build
-from cascade.stage_files import CLASSIFIER, CONFIG, checked_sha256, read_weights, read_yaml, without_kind
+from cascade.stage_files import CLASSIFIER, CONFIG, find_stage, load_network, read_yaml, without_kind
 
 if TYPE_CHECKING:
     import torch
@@ -94,13 +94,7 @@ def load_classifier(path: str | Path, device: "torch.device | str" = "cpu") -> C
 
     Raises CascadeError for a missing, damaged or foreign folder, naming the first thing that is wrong.
     """
-    import torch
-
     folder = find_stage(path)
     config = load_classifier_config(folder)
-    sha256 = checked_sha256(folder)
-    network, state = build_classifier(config), read_weights(folder)
-    check_weights(network, state, f"classifier '{folder}'")
-    network.load_state_dict(state)
-    network.to(torch.device(device)).eval().requires_grad_(False)
+    network, sha256 = load_network(folder, f"classifier '{folder}'", lambda: build_classifier(config), device)
     return Classifier(config, network, folder, sha256)

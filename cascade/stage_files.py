@@ -1,7 +1,7 @@
 """The three files of a stage's folder, whatever kind of stage it is: written whole, read with their hashes checked."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,8 @@ from cascade.errors import CascadeError, suggest
 from cascade.files import replace_folder, sha256_of, write_whole, write_whole_with
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    import torch
+    from torch import Tensor, nn
 
 CONFIG, WEIGHTS, MANIFEST = "config.yaml", "weights.safetensors", "manifest.json"
 
@@ -112,6 +113,35 @@ def read_tensors(file: Path, of: str) -> "dict[str, Tensor]":
         return load_file(file)
     except SafetensorError as error:
         raise CascadeError(f"{of} is damaged: {file.name} cannot be read ({error})") from error
+
+
+def load_network(
+    folder: Path, of: str, make: "Callable[[], nn.Module]", device: "torch.device | str"
+) -> "tuple[nn.Module, str]":
+    """Return what `make` makes with the weights in `folder`, for use and not for training, and their SHA-256.
+
+    Hashes are checked before it is made, and no code is executed. `of` is whose weights they are, for errors.
+    """
+    import torch
+
+    sha256 = checked_sha256(folder)
+    network, state = make(), read_weights(folder)
+    check_weights(network, state, of)
+    network.load_state_dict(state)  # copies into float32, whatever is stored
+    return network.to(torch.device(device)).eval().requires_grad_(False), sha256
+
+
+def check_weights(module: "nn.Module", state: "Mapping[str, Tensor]", where: str) -> None:
+    """Refuse a state of another network than `module`, naming its first odd tensor."""
+    own = module.state_dict()
+    for key in [*own, *state]:
+        if key not in state:
+            raise CascadeError(f"{where} holds weights of another network: '{key}' is missing")
+        if key not in own:
+            raise CascadeError(f"{where} holds weights of another network: it has no '{key}'")
+        if own[key].shape != state[key].shape:
+            shapes = f"{tuple(state[key].shape)}, not {tuple(own[key].shape)}"
+            raise CascadeError(f"{where} holds weights of another network: '{key}' is {shapes}")
 
 
 def read_yaml(file: Path) -> Any:

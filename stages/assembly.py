@@ -13,7 +13,6 @@ from cascade.artifact import (
     StageSampling,
     build_denoiser,
     check_aug_level,
-    check_weights,
     load_stage,
 )
 from cascade.class_tables import refuse_other_number
@@ -22,6 +21,7 @@ from cascade.data.views import EvaluationView, TrainingView
 from cascade.errors import CascadeError
 from cascade.guidance_settings import classifier_free_scale, without_labels
 from cascade.registry import build, complete
+from cascade.stage_files import check_weights
 from stages.base_stage import BaseStage
 from stages.diffusion_stage import DiffusionStage, Recipe
 from stages.parts import optimizer_factory

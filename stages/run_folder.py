@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, Self
 
 import yaml
 
-from cascade.artifact import check_weights, images_seen
+from cascade.artifact import images_seen
 from cascade.class_tables import table_difference
 from cascade.data.dataset import PictureDataset
 from cascade.errors import CascadeError
 from cascade.files import write_whole
 from cascade.flat import flat
 from cascade.registry import TABLE, complete
+from cascade.stage_files import check_weights
 
 if TYPE_CHECKING:
     from torch import nn
