@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import default_collate
 
 from cascade import rng
+from cascade.data.views import EvaluationView
 from cascade.progress import Bars
 from stages.after_step import AfterStep
 from stages.diffusion_stage import Batch, DiffusionStage
@@ -27,7 +28,7 @@ class Validation(AfterStep):
 
     def __init__(
         self,
-        view: Dataset[Batch],
+        view: EvaluationView,
         *,
         count: int,
         batch: int,
@@ -35,7 +36,7 @@ class Validation(AfterStep):
         bars: Bars,
     ) -> None:
         self.view = view
-        self.count = min(count, len(view))  # type: ignore[arg-type]  # torch's Dataset declares no length
+        self.count = min(count, len(view))
         self.batch = batch
         self.every_steps = every_steps
         self.bars = bars
