@@ -35,8 +35,8 @@ class EfficientUNet(nn.Module):
 
     norm="group" is the faster to train; norm="pixel" without attention makes the network local: a crop and the full
     frame agree at pixels further than `receptive_radius` from the crop's border. `head_channels` is the width of an
-    attention head. With `place_features` every level is told where in the picture each of its pixels is, which zero
-    padding alone tells slowly: what a class looks like on the whole is learned from fewer pictures.
+    attention head. With `place_features` so many waves (`places`) tell every level where in the picture each of its
+    pixels is; without, zero padding alone tells it.
 
     >>> network = EfficientUNet(channels=(16, 32), blocks=(1, 1), attention=(False, False), norm="pixel", num_classes=3)
     >>> network(torch.randn(2, 3, 16, 24), torch.zeros(2), label=torch.tensor([1, -1])).shape
