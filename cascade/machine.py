@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+_PROCESSOR, _MEMORY = Path("/proc/cpuinfo"), Path("/proc/meminfo")
 _STATUS, _PEAK_OFF = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 _CGROUPS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
@@ -24,16 +25,13 @@ def multiplies_in_bf16(device: str) -> bool:
 
 def processor() -> str:
     """The name of the processor."""
-    with contextlib.suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return platform.processor() or platform.machine()
+    return _said(_PROCESSOR, "model name") or platform.processor() or platform.machine()
 
 
 def peak_memory() -> int:
     """The most bytes of this process that were in memory since it began, or since `forget_peak`: the system's count."""
     usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return _of_status("VmHWM") or (usage if sys.platform == "darwin" else 1024 * usage)
+    return _bytes(_STATUS, "VmHWM") or (usage if sys.platform == "darwin" else 1024 * usage)
 
 
 def forget_peak() -> None:
@@ -47,19 +45,24 @@ def forget_peak() -> None:
 
 def total_memory() -> int | None:
     """Bytes that a process here may have: the machine's, or less where its group is limited; None: not known."""
-    found = []
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        found.append(next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemTotal")))
+    machine = _bytes(_MEMORY, "MemTotal")
+    found = [machine] if machine else []
     for file in _CGROUPS:
         with contextlib.suppress(OSError, ValueError):
             found.append(int(file.read_text(encoding="ascii")))
     return min(found, default=None)
 
 
-def _of_status(key: str) -> int:
+def _bytes(file: Path, key: str) -> int:
+    """What a file of the system says in kB ("MemTotal: 16384 kB"); 0 if nothing."""
+    return 1024 * int((_said(file, key) or "0").split()[0])
+
+
+def _said(file: Path, key: str) -> str:
+    """What a file of the system says first of a key; empty if nothing, or where there is no such file."""
     with contextlib.suppress(OSError):
-        for line in _STATUS.read_text(encoding="ascii", errors="replace").splitlines():
-            if line.startswith(f"{key}:"):
-                return 1024 * int(line.split()[1])
-    return 0
+        for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == key:
+                return value.strip()
+    return ""
