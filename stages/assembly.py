@@ -25,27 +25,11 @@ from cascade.stage_files import check_weights
 from stages.base_stage import BaseStage
 from stages.diffusion_stage import DiffusionStage, Recipe
 from stages.parts import optimizer_factory
-from stages.rehearsal import rehearse
 from stages.super_resolution_stage import SuperResolutionStage
 from stages.validation import ExportBest, Validation
 
-__all__ = [
-    "RANKED",
-    "begin_with",
-    "build_stage",
-    "described_at",
-    "exporting",
-    "kind",
-    "rehearse",
-    "stage_config",
-    "training_view",
-    "validation_view",
-]
 Config = Mapping[str, Any]
 Described = TypeVar("Described")
-
-RANKED = True
-"""The exported weights are those of the lowest validation loss."""
 
 GEOMETRIC_SIZES = ("scale_std", "anisotropic_std", "translation_std")
 
@@ -175,7 +159,7 @@ def validation_view(config: Config, dataset: PictureDataset) -> EvaluationView:
     return EvaluationView(dataset, factor=_factor(stage), crop=stage["crop"])
 
 
-def kind(described: StageConfig) -> str:
+def word(described: StageConfig) -> str:
     """What it is in a word."""
     return "base" if described.low_resolution is None else f"{described.low_resolution}→{described.resolution}"
 

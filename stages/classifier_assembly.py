@@ -12,22 +12,10 @@ from cascade.data.views import EvaluationView, TrainingView
 from cascade.diffusion.weighting import UnitWeighting
 from cascade.errors import CascadeError
 from cascade.registry import build, complete
-from stages.assembly import RANKED, described_at, exporting, seeded, take_weights, training_numbers
+from stages.assembly import seeded, take_weights, training_numbers
 from stages.classifier_stage import ClassifierStage
 from stages.diffusion_stage import Recipe
 
-__all__ = [
-    "RANKED",
-    "begin_with",
-    "build_stage",
-    "described_at",
-    "exporting",
-    "kind",
-    "rehearse",
-    "stage_config",
-    "training_view",
-    "validation_view",
-]
 Config = Mapping[str, Any]
 
 
@@ -92,6 +80,6 @@ def rehearse(config: Config, described: ClassifierConfig, stage: ClassifierStage
     )
 
 
-def kind(described: ClassifierConfig) -> str:  # noqa: ARG001
+def word(described: ClassifierConfig) -> str:  # noqa: ARG001
     """What it is in a word."""
     return "classifier"

@@ -16,31 +16,15 @@ from cascade.guidance_settings import NO_GUIDANCE, without_labels
 from cascade.registry import build, complete
 from cascade.stage_files import checked_sha256
 from cascade.stage_settings import teacher_grid
-from stages.assembly import begin_with, kind, training_numbers, training_view, validation_view
+from stages.assembly import training_numbers
 from stages.diffusion_stage import Recipe
 from stages.distill_settings import Rounds
 from stages.distill_stage import Course, DistilledBase, DistilledSuperResolution, DistillStage, ExportRounds
-from stages.rehearsal import rehearse
 
-__all__ = [
-    "RANKED",
-    "begin_with",
-    "build_stage",
-    "described_at",
-    "exporting",
-    "kind",
-    "rehearse",
-    "stage_config",
-    "training_view",
-    "validation_view",
-]
 Config = Mapping[str, Any]
 
 STILL = AugmentPipe(0.0, x_flip=0.0, scale=0.0, rotation=0.0, anisotropic_scale=0.0, translation=0.0)
 """Pictures are not moved, and no network is told how."""
-
-RANKED = False
-"""Losses of two rounds do not compare: the last student is the one that is exported, and not the best."""
 
 
 def stage_config(config: Config, dataset: PictureDataset) -> StageConfig:

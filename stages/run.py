@@ -19,7 +19,6 @@ from torch.utils.data import DataLoader
 
 from cascade import rng
 from cascade.artifact import StageConfig, save_stage
-from cascade.classifier import ClassifierConfig
 from cascade.data.dataset import PictureDataset
 from cascade.data.folder import BadFile, write_bad_files
 from cascade.data.order import RunOrder
@@ -34,7 +33,7 @@ from stages.checks import check_settings, wanted_splits
 from stages.cpu_budget import CpuBudget
 from stages.diffusion_stage import DiffusionStage
 from stages.distill_settings import completed
-from stages.kinds import kind_of
+from stages.kinds import Described, kind_of
 from stages.launched import Launched
 from stages.loggers import build_loggers, close_loggers
 from stages.machine import check_machine, device_type, with_precision
@@ -118,7 +117,7 @@ def _train(
     start = 0 if fresh else run.resumed_step(stage, dataset)
     meeting.agree()
     if start >= settings["max_steps"] or (not fresh and run.ended_by_time(settings)):
-        if run.lacks_export(images(start), ranked=kind.RANKED):
+        if run.lacks_export(images(start), ranked=kind.ranked):
             run.load_weights(stage)
             export(start)
         meeting.agree(last=True)
@@ -150,14 +149,14 @@ def _train(
     finally:
         close_loggers(loggers)
     if checkpoint.stopped_by is None:
-        if settings["validation_images"] == 0 or not kind.RANKED:  # nothing chose the best weights, so the last it is
+        if settings["validation_images"] == 0 or not kind.ranked:  # nothing chose the best weights, so the last it is
             export(trainer.global_step)
         if first and trainer.global_step < settings["max_steps"]:
             run.write_config(config, dataset, ended=settings)
     return Outcome(run.path, trainer.global_step, start, checkpoint.stopped_by)
 
 
-def _built(config: Mapping[str, Any], described: StageConfig | ClassifierConfig) -> tuple[DiffusionStage, int]:
+def _built(config: Mapping[str, Any], described: Described) -> tuple[DiffusionStage, int]:
     """The Lightning module, and how many images its weights have seen before the run."""
     kind, init = kind_of(config), config["init"]
     stage = kind.build_stage(config, described)
@@ -302,7 +301,7 @@ def _open_data(config: Mapping[str, Any], bars: Bars) -> tuple[PictureDataset, P
 
 def _watching(
     config: Mapping[str, Any],
-    described: StageConfig | ClassifierConfig,
+    described: Described,
     validation: PictureDataset | None,
     *,
     folder: Path,
@@ -340,20 +339,16 @@ def _watching(
     return callbacks
 
 
-def _keeping(
-    ema: Any, folder: Path, described: StageConfig | ClassifierConfig, images: Callable[[int], int]
-) -> list[Callback]:
+def _keeping(ema: Any, folder: Path, described: Described, images: Callable[[int], int]) -> list[Callback]:
     """What keeps snapshots of averages that are tracked for later, if any are."""
     return [KeepSnapshots(folder, ema, described.to_mapping(), images)] if isinstance(ema, PowerPairEMA) else []
 
 
-def _opening(
-    config: Mapping[str, Any], described: StageConfig | ClassifierConfig, train: int, validation: PictureDataset | None
-) -> str:
+def _opening(config: Mapping[str, Any], described: Described, train: int, validation: PictureDataset | None) -> str:
     classes = f"{len(described.class_names)} classes" if described.class_names else "unlabelled"
-    kind = kind_of(config).kind(described)
+    word = kind_of(config).word(described)
     return (
-        f"{described.name} ({kind}, {described.resolution} px, {classes}): {train} pictures, "
+        f"{described.name} ({word}, {described.resolution} px, {classes}): {train} pictures, "
         f"{0 if validation is None else len(validation)} for validation, "
         f"{config['trainer']['max_steps']} steps of {config['trainer']['batch']}, {config['trainer']['precision']}"
     )
