@@ -3,36 +3,29 @@
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from cascade.diffusion.geometric import AugmentPipe
 from cascade.diffusion.noisy_classifier import cross_entropy
 from cascade.networks.dropout import seeded_dropout
-from stages.diffusion_stage import Batch, DiffusionStage, Recipe
+from stages.base_stage import BaseStage
+from stages.diffusion_stage import Batch
 from stages.draws import Draws
 
 
-class ClassifierStage(DiffusionStage):
+class ClassifierStage(BaseStage):
     """Trains logits(x_t, λ) by the cross entropy of the label, λ stratified over the global batch.
 
     Optimizer, average, checkpoints and draws are those of the other stages; what they call the denoiser is the
-    classifier here. Pictures are moved by `geometric`, of which it is not told: what moves does not change its class.
+    classifier here. Pictures are moved as a base stage's, and it is not told how: what moves does not change its class.
     Dhariwal & Nichol 2021, section 4.1.
     """
 
     WHOLE: ClassVar = ("loss", "accuracy")
     BY_BAND: ClassVar = ("cross_entropy", "accuracy")
 
-    def __init__(self, classifier: nn.Module, recipe: Recipe, geometric: AugmentPipe) -> None:
-        super().__init__(classifier, recipe)
-        self.geometric = geometric
-
     def training_loss(self, batch: Batch, draws: Draws) -> Tensor:
         """The mean of −ln p(label | x_t) over a micro-batch, in nats."""
-        x = batch["image"]
-        if self.geometric.dim:
-            uniforms = draws.uniform("geometric", (self.geometric.UNIFORMS,))
-            x, _ = self.geometric(x, uniforms, draws.normal("geometric normals", (self.geometric.NORMALS,)))
+        x, _ = self.examples(batch, draws)
         log_snr = self.recipe.noise.icdf(draws.stratified("log_snr")).to(x)
         eps = draws.normal("eps", tuple(x.shape[1:])).to(x)
         with seeded_dropout(draws.generators("dropout")):

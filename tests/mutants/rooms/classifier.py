@@ -14,7 +14,7 @@ MUTANTS: list[Mutant] = [
     ),
     *mutants("stages/classifier_stage.py", "stages/test_classifier_stage.py",
         ("λ stratified over the batch", 'draws.stratified("log_snr")', 'draws.uniform("log_snr")'),
-        ("moved pictures", "x, _ = self.geometric", "_ = self.geometric"),
+        ("moved pictures", "x, _ = self.examples(batch, draws)", "x = batch['image']"),
         ("the average is validated", "cross_entropy(self.average", "cross_entropy(self.denoiser"),
         ("the likeliest class", "logits.argmax(1)", "logits.argmin(1)"),
         ("noise of the picture's index", "self._draws(-1, batch)", "self._draws(0, batch)"),
