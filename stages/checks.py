@@ -114,7 +114,7 @@ OF_DENOISERS = (
 def _check_kind(config: Mapping[str, Any]) -> None:
     if "teacher" in config:
         check_student(config)
-        _check_crop(config["stage"])
+        _check_shown(config["stage"])
     elif "low_resolution" in config["stage"]:
         _check_denoiser(config)
     else:
@@ -147,25 +147,28 @@ def _check_denoiser(config: Mapping[str, Any]) -> None:
 
 
 def _check_stage(stage: Mapping[str, Any]) -> None:
-    for key in ("resolution", "low_resolution", "crop", "network_batch"):
+    for key in ("resolution", "low_resolution", "network_batch"):
         if stage[key] is not None and stage[key] < 1:
             raise CascadeError(f"stage.{key} must be at least 1, not {stage[key]}")
     resolution, low = stage["resolution"], stage["low_resolution"]
     if low is not None and (resolution % low or low == resolution):
         raise CascadeError(f"stage.resolution={resolution} must be a multiple of stage.low_resolution={low}")
-    _check_crop(stage)
-    if not 0 <= stage["label_dropout"] <= 1:
-        raise CascadeError(f"stage.label_dropout={stage['label_dropout']} must lie in [0, 1]")
+    _check_shown(stage)
     if low is None and stage["aug_log_snr"] is not None:
         raise CascadeError(f"stage.aug_log_snr={stage['aug_log_snr']} is of the low-res picture, and a base has none")
 
 
-def _check_crop(stage: Mapping[str, Any]) -> None:
+def _check_shown(stage: Mapping[str, Any]) -> None:
+    """Refuse what no denoiser can be shown of a picture and its label."""
     resolution, low, crop = stage["resolution"], stage["low_resolution"], stage["crop"]
+    if crop is not None and crop < 1:
+        raise CascadeError(f"stage.crop must be at least 1, not {crop}")
     if crop is not None and crop > resolution:
         raise CascadeError(f"stage.crop={crop} is larger than the pictures of {resolution} px")
     if crop is not None and low is not None and crop % (resolution // low):
         raise CascadeError(f"stage.crop={crop} must be a multiple of the factor {resolution // low}")
+    if not 0 <= stage["label_dropout"] <= 1:
+        raise CascadeError(f"stage.label_dropout={stage['label_dropout']} must lie in [0, 1]")
 
 
 def _check_batch(settings: Mapping[str, Any], processes: int) -> None:

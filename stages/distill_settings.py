@@ -85,17 +85,13 @@ def completed(config: Config) -> dict[str, Any]:
 
 def check_student(config: Config) -> None:
     """Refuse what a distillation cannot have, each in one line."""
-    teacher, rounds, stage = load_stage_config(config["teacher"]), Rounds.of(config), config["stage"]
+    teacher, rounds = load_stage_config(config["teacher"]), Rounds.of(config)
     for group in OF_TEACHERS:
         if group in config:
             hint = " (debug=fast chooses one)" if group == "network" else ""
             raise CascadeError(f"a student has its teacher's {group}, or none; leave {group} out{hint}")
     if config["init"] is not None:
         raise CascadeError("a student begins with its teacher's weights; leave init out")
-    if stage["crop"] is not None and stage["crop"] < 1:
-        raise CascadeError(f"stage.crop must be at least 1, not {stage['crop']}")
-    if not 0 <= stage["label_dropout"] <= 1:
-        raise CascadeError(f"stage.label_dropout={stage['label_dropout']} must lie in [0, 1]")
     if config["trainer"]["max_steps"] > rounds.total:
         raise CascadeError(
             f"trainer.max_steps={config['trainer']['max_steps']} is more than the {rounds.count} rounds of "
