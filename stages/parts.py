@@ -19,14 +19,10 @@ def check_parts(config: Mapping[str, Any]) -> None:
     build("ema", config["ema"])
     if "teacher" in config:
         _check_student(config)
-        return
-    noise = build("noise", config["noise"])
-    build("geometric", config["geometric"])
-    if "classifier" in config:
-        side = config["stage"]["resolution"]
-        _check_network("classifier", config["classifier"], in_channels=3, num_classes=2, size=side)
+    elif "classifier" in config:
+        _check_classifier(config)
     else:
-        _check_denoiser(config, noise)
+        _check_denoiser(config)
     optimizer_factory(config["trainer"]["optimizer"])
 
 
@@ -37,13 +33,19 @@ def _check_student(config: Mapping[str, Any]) -> None:
             build(group, config[group], denoiser=None)
     if "grid" in config:
         build("grid", with_steps(config["grid"], config["stage"]["teacher_steps"]))
-    optimizer_factory(config["trainer"]["optimizer"])
 
 
-def _check_denoiser(config: Mapping[str, Any], noise: Any) -> None:
+def _check_classifier(config: Mapping[str, Any]) -> None:
+    for group in ("noise", "geometric"):
+        build(group, config[group])
+    side = config["stage"]["resolution"]
+    _check_network("classifier", config["classifier"], in_channels=3, num_classes=2, size=side)
+
+
+def _check_denoiser(config: Mapping[str, Any]) -> None:
     stage = config["stage"]
-    build("weighting", config["weighting"], noise=noise)
-    for group in ("loss", "sampler", "grid"):
+    build("weighting", config["weighting"], noise=build("noise", config["noise"]))
+    for group in ("geometric", "loss", "sampler", "grid"):
         build(group, config[group])
     build("preconditioning", config["preconditioning"], network=None)
     build("threshold", config["threshold"], denoiser=None)
