@@ -50,15 +50,13 @@ class BitsPerDim:
     @classmethod
     def open(cls, plain: Mapping[str, Any], metric: str, bars: "Bars") -> "BitsPerDim":
         """Load the cascade, open the data, and check that they know the same classes."""
-        from cascade.data.source import open_dataset
+        from cascade.commands.evaluated_sides import open_data
         from cascade.rng import permutation
 
         asked = plain[metric]
         bound, record = JUDGES[metric](plain)
         plan = _plan(plain, bound)
-        source = {key: value for key, value in plain["data"].items() if key != "split"}
-        looked = lambda done, total: bars.at("looking through the data", done, total)  # noqa: E731
-        dataset = open_dataset(source, plan[-1].stage.config.resolution, asked["split"], looked)
+        dataset = open_data(plain, plan[-1].stage.config.resolution, asked["split"], bars, table=())
         order = permutation("evaluation", "bits_per_dim", plain["seed"], size=len(dataset)).tolist()
         if not order:
             raise CascadeError(f"the data hold no picture in the split {asked['split']}")

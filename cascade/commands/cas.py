@@ -2,10 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cascade.commands.evaluated_sides import Pictures, of_data, open_generated
+from cascade.commands.evaluated_sides import Pictures, Sides
 from cascade.commands.figure_table import named
 from cascade.errors import CascadeError
 
@@ -45,11 +44,11 @@ class ClassificationScores:
     class_names: Sequence[str]
 
     @classmethod
-    def open(cls, plain: Mapping[str, Any], out: Path | None, bars: "Bars") -> "ClassificationScores":
-        """Open both sides, and check that the classes of all pictures are known and the same."""
-        samples, side, table = open_generated(plain, out, bars)
-        taught = of_data(plain, side, TAUGHT, bars, wanted=plain["cas"]["num_photographs"], table=table)
-        unseen = of_data(plain, side, plain["cas"]["split"], bars, wanted=None, table=table)
+    def open(cls, sides: Sides) -> "ClassificationScores":
+        """Open samples and photographs, and check that the classes of all pictures are known and the same."""
+        plain, samples = sides.plain, sides.generated
+        taught = sides.of_data(TAUGHT, wanted=plain["cas"]["num_photographs"])
+        unseen = sides.of_data(plain["cas"]["split"], wanted=None)
         names = sorted({name for name in taught.classes if name is not None})
         if len(names) < 2:
             raise CascadeError("cas tells classes apart, and the photographs have fewer than two")

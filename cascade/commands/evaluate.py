@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from cascade import __version__
 from cascade.artifact import load_chain
 from cascade.commands.bits_per_dim import JUDGES, BitsPerDim, check_bits_per_dim
-from cascade.commands.evaluated_sides import LEAST, Pictures, check_cascade, open_sides
+from cascade.commands.evaluated_sides import LEAST, Pictures, Sides, check_cascade
 from cascade.commands.per_stage import stage_keys
 from cascade.commands.reports import refuse_foreign_report
 from cascade.errors import CascadeError, suggest
@@ -93,24 +93,24 @@ def features_of(plain: Mapping[str, Any], bars: Bars) -> ChooseFeatures:
 
 def open_metrics(plain: Mapping[str, Any], out: Path | None, bars: Bars, choose: ChooseFeatures) -> list[Opened]:
     """Open the pictures of every metric that is asked for."""
-    return [METRICS[metric](plain, out, bars, choose) for metric in METRICS if metric in plain["metrics"]]
+    sides = Sides(plain, out, bars)
+    return [METRICS[metric](sides, choose) for metric in METRICS if metric in plain["metrics"]]
 
 
-def _distances(plain: Mapping[str, Any], out: Path | None, bars: Bars, choose: ChooseFeatures) -> Opened:
+def _distances(sides: Sides, choose: ChooseFeatures) -> Opened:
     """Open generated and real pictures and the features, and return what measures them."""
     from cascade.commands.figure_table import named
 
-    generated, reference = open_sides(plain, out, bars)
-    features = choose()
+    generated, reference, features = sides.generated, sides.reference(), choose()
 
     def measure() -> Measured:
-        figures, left_out = _figures(plain, generated, reference, features, bars)
+        figures, left_out = _figures(sides.plain, generated, reference, features, sides.bars)
         report = {
             "left_out": left_out,
             "generated": generated.report(),
             "reference": reference.report(),
-            "neighbours": plain["neighbours"],
-            "features_batch": plain["batch"],
+            "neighbours": sides.plain["neighbours"],
+            "features_batch": sides.plain["batch"],
         }
         title = f"{named(generated.source)} against {named(reference.source)}"
         lines = [*left_out, *_skipped(generated, "to evaluate"), *_skipped(reference, "real")]
@@ -119,60 +119,57 @@ def _distances(plain: Mapping[str, Any], out: Path | None, bars: Bars, choose: C
     return measure
 
 
-def _judging(metric: str) -> Callable[[Mapping[str, Any], Path | None, Bars, ChooseFeatures], Opened]:
+def _judging(metric: str) -> Callable[[Sides, ChooseFeatures], Opened]:
     """What opens the cascade and real pictures, and returns what judges these."""
 
-    def judge(plain: Mapping[str, Any], out: Path | None, bars: Bars, choose: ChooseFeatures) -> Opened:  # noqa: ARG001
+    def judge(sides: Sides, choose: ChooseFeatures) -> Opened:  # noqa: ARG001
         from cascade.commands.figure_table import named
 
-        opened = BitsPerDim.open(plain, metric, bars)
+        opened = BitsPerDim.open(sides.plain, metric, sides.bars)
 
         def measure() -> Measured:
-            figures, record = opened.measure(bars)
-            return Measured(figures, {metric: record}, f"{plain['cascade']} on {named(record)}")
+            figures, record = opened.measure(sides.bars)
+            return Measured(figures, {metric: record}, f"{sides.plain['cascade']} on {named(record)}")
 
         return measure
 
     return judge
 
 
-def _cas(plain: Mapping[str, Any], out: Path | None, bars: Bars, choose: ChooseFeatures) -> Opened:
+def _cas(sides: Sides, choose: ChooseFeatures) -> Opened:
     """Open samples, photographs and the features, and return what teaches classifiers on them."""
     from cascade.commands.cas import ClassificationScores
 
-    opened = ClassificationScores.open(plain, out, bars)
-    features = choose()
+    opened, features = ClassificationScores.open(sides), choose()
 
     def measure() -> Measured:
-        figures, record = opened.measure(features, bars)
+        figures, record = opened.measure(features, sides.bars)
         return Measured(figures, {"cas": record}, opened.title(), _skipped(opened.samples, "to evaluate"))
 
     return measure
 
 
-def _floor(plain: Mapping[str, Any], out: Path | None, bars: Bars, choose: ChooseFeatures) -> Opened:
+def _floor(sides: Sides, choose: ChooseFeatures) -> Opened:
     """Open photographs of both splits and the features, and return what compares real with real."""
     from cascade.commands.photographs import Photographs
 
-    opened = Photographs.open(plain, out, bars, wanted=plain["num_images"])
-    features = choose()
+    opened, features = Photographs.open(sides, wanted=sides.plain["num_images"]), choose()
 
     def measure() -> Measured:
-        figures, record, lines = opened.floor(features, bars)
+        figures, record, lines = opened.floor(features, sides.bars)
         return Measured(figures, {"floor": record}, opened.title(), lines)
 
     return measure
 
 
-def _memorisation(plain: Mapping[str, Any], out: Path | None, bars: Bars, choose: ChooseFeatures) -> Opened:
+def _memorisation(sides: Sides, choose: ChooseFeatures) -> Opened:
     """Open samples, photographs of both splits and the features, and return what looks for copies."""
     from cascade.commands.photographs import Photographs
 
-    opened = Photographs.open(plain, out, bars)
-    features = choose()
+    opened, features = Photographs.open(sides), choose()
 
     def measure() -> Measured:
-        figures, record = opened.memorisation(features, bars)
+        figures, record = opened.memorisation(features, sides.bars)
         return Measured(figures, {"memorisation": record}, f"samples beside {opened.title()}")
 
     return measure

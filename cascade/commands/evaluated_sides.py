@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from cascade.commands.evaluated_samples import EvaluatedSamples
+    from cascade.data.dataset import PictureDataset
     from cascade.data.folder import BadFile
     from cascade.evaluation.picture_folder import PictureFolder
     from cascade.progress import Bars
@@ -59,20 +61,54 @@ def check_cascade(plain: Mapping[str, Any]) -> None:
     planned(configs, samplings, chosen_stages(configs, plain["stages"], None), settings, plain["guidance_scale"])
 
 
-def open_sides(plain: Mapping[str, Any], out: Path | None, bars: "Bars") -> tuple[Pictures, Pictures]:
-    """What is evaluated, and what it is compared with; the samples of a cascade are kept in `out`."""
-    folder = None if plain["reference"] is None else _folder(plain["reference"], bars)
-    generated, side, table = open_generated(plain, out, bars, [] if folder is None else [folder])
-    if folder is None:
-        wanted = generated.count if plain["num_reference"] is None else plain["num_reference"]
-        return generated, of_data(plain, side, plain["data"]["split"], bars, wanted=wanted, table=table)
-    if folder.side < side:
-        raise CascadeError(f"{folder.root} holds pictures of {folder.side} px, and {side} px are to be compared")
-    return generated, _of_folder(folder, side)
+@dataclass(frozen=True, eq=False)
+class Sides:
+    """What is evaluated, and what it is compared with; the samples of a cascade are kept in `out`.
+
+    Each is opened when it is first asked for, and once for all metrics: a cascade's weights are read, and every file of
+    a folder is looked at.
+    """
+
+    plain: Mapping[str, Any]
+    out: Path | None
+    bars: "Bars"
+
+    @property
+    def generated(self) -> Pictures:
+        """What is evaluated."""
+        return self._generated[0]
+
+    def reference(self) -> Pictures:
+        """What `reference` or `data` says that it is compared with."""
+        generated, side, _ = self._generated
+        folder = self._folder
+        if folder is None:
+            wanted = generated.count if self.plain["num_reference"] is None else self.plain["num_reference"]
+            return self.of_data(self.plain["data"]["split"], wanted=wanted)
+        if folder.side < side:
+            raise CascadeError(f"{folder.root} holds pictures of {folder.side} px, and {side} px are to be compared")
+        return _of_folder(folder, side)
+
+    def of_data(self, split: str, *, wanted: int | None) -> Pictures:
+        """Pictures of the data at the size of what is evaluated, `wanted` of them (None: all)."""
+        return of_data(self._dataset(split), self.plain, split, wanted=wanted)
+
+    @cached_property
+    def _folder(self) -> "PictureFolder | None":
+        return None if self.plain["reference"] is None else _folder(self.plain["reference"], self.bars)
+
+    @cached_property
+    def _generated(self) -> tuple[Pictures, int, tuple[str, ...]]:
+        return _open_generated(self.plain, self.out, self.bars, [] if self._folder is None else [self._folder])
+
+    @cached_property
+    def _dataset(self) -> "Callable[[str], PictureDataset]":
+        _, side, table = self._generated
+        return cache(lambda split: open_data(self.plain, side, split, self.bars, table=table))
 
 
-def open_generated(
-    plain: Mapping[str, Any], out: Path | None, bars: "Bars", beside: "Sequence[PictureFolder]" = ()
+def _open_generated(
+    plain: Mapping[str, Any], out: Path | None, bars: "Bars", beside: "Sequence[PictureFolder]"
 ) -> tuple[Pictures, int, tuple[str, ...]]:
     """What is evaluated, the side at which it is, and the class table if it is a cascade's.
 
@@ -127,22 +163,29 @@ def _samples(plain: Mapping[str, Any], out: Path | None, bars: "Bars") -> "Evalu
     )
 
 
-def of_data(
-    plain: Mapping[str, Any], side: int, split: str, bars: "Bars", *, wanted: int | None, table: Sequence[str]
-) -> Pictures:
-    """Pictures of the data, `wanted` of them (None: all) chosen by seed, which know the classes of `table` or none."""
-    from cascade.data.folder import FolderDataset
+def open_data(
+    plain: Mapping[str, Any], side: int, split: str, bars: "Bars", *, table: Sequence[str]
+) -> "PictureDataset":
+    """A split of the data, which know the classes of `table` or none."""
     from cascade.data.source import open_dataset
-    from cascade.rng import permutation
 
-    source = {key: value for key, value in plain["data"].items() if key != "split"}
-    dataset = open_dataset(source, side, split, lambda done, total: bars.at("looking through the data", done, total))
+    looked = lambda done, total: bars.at("looking through the data", done, total)  # noqa: E731
+    dataset = open_dataset(_source(plain), side, split, looked)
     if table and dataset.class_names and set(table) != set(dataset.class_names):
         raise CascadeError(
             f"the cascade knows other classes than the data: "
             f"{table_difference('the cascade', table, 'the data', dataset.class_names)}; "
             "compare with the data that it was trained on"
         )
+    return dataset
+
+
+def of_data(dataset: "PictureDataset", plain: Mapping[str, Any], split: str, *, wanted: int | None) -> Pictures:
+    """Pictures of a split of the data, `wanted` of them (None: all) chosen by seed."""
+    from cascade.data.folder import FolderDataset
+    from cascade.rng import permutation
+
+    source = _source(plain)
     order = permutation("evaluation", "reference", plain["seed"], size=len(dataset)).tolist()
     chosen = sorted(order[:wanted])
     if len(chosen) < LEAST:
@@ -151,13 +194,18 @@ def of_data(
     classes = Counter(names[dataset.label(i)] for i in chosen) if names else {}
     said = {
         "data": {**source, "split": split},
-        "side": side,
+        "side": dataset.resolution,
         "fingerprint": dataset.fingerprint,
         "of": len(dataset),
         "classes": dict(sorted(classes.items())),
     }
-    rule = None if source["name"] == "procedural" else f"centre square, bicubic to {side} px"
+    rule = None if source["name"] == "procedural" else f"centre square, bicubic to {dataset.resolution} px"
     bad_files = dataset.bad_files if isinstance(dataset, FolderDataset) else ()
     pairs = lambda: ((dataset.image(i), None) for i in chosen)  # noqa: E731
     of = [names[dataset.label(i)] if names else None for i in chosen]
     return Pictures(pairs, len(chosen), said, rule, bad_files, of)
+
+
+def _source(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """The data without the split."""
+    return {key: value for key, value in plain["data"].items() if key != "split"}

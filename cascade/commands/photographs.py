@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cascade.commands.evaluated_sides import Pictures, of_data, open_generated
+from cascade.commands.evaluated_sides import Pictures, Sides
 from cascade.commands.figure_table import named
 from cascade.errors import CascadeError
 
@@ -50,11 +50,10 @@ class Photographs:
     unseen: Pictures
 
     @classmethod
-    def open(cls, plain: Mapping[str, Any], out: Path | None, bars: "Bars", wanted: int | None = None) -> "Photographs":
-        """Open all three sides; `wanted` of the training pictures (None: all)."""
-        samples, side, table = open_generated(plain, out, bars)
-        trained = of_data(plain, side, TRAINED, bars, wanted=wanted, table=table)
-        return cls(plain, out, samples, trained, of_data(plain, side, UNSEEN, bars, wanted=None, table=table))
+    def open(cls, sides: Sides, wanted: int | None = None) -> "Photographs":
+        """Open samples and photographs; `wanted` of the training pictures (None: all)."""
+        samples, trained = sides.generated, sides.of_data(TRAINED, wanted=wanted)
+        return cls(sides.plain, sides.out, samples, trained, sides.of_data(UNSEEN, wanted=None))
 
     def title(self) -> str:
         """What the table is of."""

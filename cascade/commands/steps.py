@@ -46,7 +46,7 @@ def run(config: "DictConfig") -> None:
 
     from cascade.commands.evaluate import chosen_features
     from cascade.commands.evaluated_samples import EvaluatedSamples
-    from cascade.commands.evaluated_sides import of_data
+    from cascade.commands.evaluated_sides import of_data, open_data
     from cascade.commands.figure_table import wide_console
     from cascade.commands.steps_figure import draw_steps
     from cascade.commands.written import shell_line, written
@@ -65,9 +65,9 @@ def run(config: "DictConfig") -> None:
     with exclusive(out), progress_bars() as bars:
         samples = EvaluatedSamples(pipeline, seeds, plain["guidance_scale"], stages, settings, out / "samples")
         side = pipeline.configs[stages - 1].resolution
-        real = of_data(
-            plain, side, plain["data"]["split"], bars, wanted=plain["num_reference"], table=samples.class_names
-        )
+        split = plain["data"]["split"]
+        dataset = open_data(plain, side, split, bars, table=samples.class_names)
+        real = of_data(dataset, plain, split, wanted=plain["num_reference"])
         features = chosen_features(plain, bars.console)
         reference = measure(real.pairs(), features, lambda done: bars.at("real pictures", done, real.count))
         found = list(results(points, samples, plain["stage"], reference, features, seed=plain["seed"], bars=bars))

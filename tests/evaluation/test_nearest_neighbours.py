@@ -8,8 +8,10 @@ from PIL import Image
 
 from cascade.commands.command_line import main
 from cascade.data.procedural import ProceduralDataset
+from cascade.data.source import open_dataset
 from cascade.errors import CascadeError
 from cascade.evaluation.neighbours import nearest, share_nearer
+from cascade.evaluation.picture_folder import PictureFolder
 from cascade.rng import randn
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -108,6 +110,23 @@ def test_the_floor_is_the_distance_of_train_from_val(folders, tmp_path):
     assert {figure["name"] for figure in floor["figures"]} == {
         f"floor: {name}" for name in ("FD-tiny (biased, N<d)", "KID-tiny", "precision", "recall")
     }
+
+
+def test_each_side_is_opened_once_for_all_metrics(folders, tmp_path, monkeypatch):
+    opened = []
+
+    def noted(source, side, split, progress):
+        opened.append(split)
+        return open_dataset(source, side, split, progress)
+
+    def looked(root, progress):
+        opened.append(root)
+        return PictureFolder(root, progress)
+
+    monkeypatch.setattr("cascade.data.source.open_dataset", noted)
+    monkeypatch.setattr("cascade.evaluation.picture_folder.PictureFolder", looked)
+    asked(folders / "val", tmp_path / "out", "metrics=[distances,floor,memorisation]", "allow_few_images=true")
+    assert sorted(opened) == sorted([str(folders / "val"), "train", "val"])
 
 
 def test_reference_folders_are_refused(folders, capsys):
