@@ -4,7 +4,7 @@ floor         the distances of real from real, photographs of train from those o
 memorisation  how near samples lie to training pictures, beside photographs that were not trained on
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from cascade.commands.figure_table import named
 from cascade.errors import CascadeError
 
 if TYPE_CHECKING:
+    from PIL import Image
     from torch import Tensor
 
     from cascade.evaluation.features import Features
@@ -98,16 +99,14 @@ class Photographs:
         }
         figures: list[Figure] = []
         record: dict[str, Any] = {key: getattr(self, key).report() for key in ("samples", "trained", "unseen")}
-        sheet: dict[str, Nearest] = {}
         for space, (ours, theirs) in spaces.items():
             figures += self._figures(space, ours, theirs, features if space == features.name else None)
             order = ours.distance.argsort()[:SHOWN].tolist()
             record[space] = [
                 {"sample": i, "trained": int(ours.index[i]), "distance": float(ours.distance[i])} for i in order
             ]
-            sheet[space] = ours
         if self.out is not None:
-            self._draw(sheet)
+            self._draw(self.out, {space: record[space] for space in spaces})
         return figures, record
 
     @property
@@ -143,17 +142,18 @@ class Photographs:
             ),
         ]  # fmt: skip
 
-    def _draw(self, spaces: "Mapping[str, Nearest]") -> None:
-        """Under each of the nearest samples its training picture."""
+    def _draw(self, out: Path, spaces: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+        """Under each of the nearest samples its training picture; `spaces` are the pairs of the record."""
         from cascade.commands.contact_sheet import write_contact_sheet
 
-        rows: dict[str, list[Any]] = {}
-        for space, ours in spaces.items():
-            order = ours.distance.argsort()[:SHOWN].tolist()
-            rows[f"samples that lie nearest to a training picture, {space}"] = _picked(self.samples, order)
-            rows[f"their training pictures, {space}"] = _picked(self.trained, [int(ours.index[i]) for i in order])
-        if self.out is not None:
-            write_contact_sheet(self.out / sheet_of(self.side), rows)
+        pairs = [pair for of in spaces.values() for pair in of]
+        samples = _picked(self.samples, {pair["sample"] for pair in pairs})
+        trained = _picked(self.trained, {pair["trained"] for pair in pairs})
+        rows: dict[str, list[Path | Image.Image]] = {}
+        for space, of in spaces.items():
+            rows[f"samples that lie nearest to a training picture, {space}"] = [samples[pair["sample"]] for pair in of]
+            rows[f"their training pictures, {space}"] = [trained[pair["trained"]] for pair in of]
+        write_contact_sheet(out / sheet_of(self.side), rows)
 
 
 def _looked_at(pictures: Pictures, side: int, features: "Features", bars: "Bars", name: str) -> "tuple[Tensor, Tensor]":
@@ -182,12 +182,12 @@ def _mirrored(pixels: "Tensor", trained: "Tensor", side: int) -> "Nearest":
     return nearest(pixels, trained).or_nearer(nearest(turned, trained))
 
 
-def _picked(pictures: Pictures, places: Sequence[int]) -> list[Any]:
+def _picked(pictures: Pictures, places: Collection[int]) -> "dict[int, Image.Image]":
+    """The pictures at these places, in one pass: they are decoded on the way."""
     from PIL import Image
 
-    found = {
+    return {
         i: Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
         for i, (image, _) in enumerate(pictures.pairs())
         if i in places
     }
-    return [found[i] for i in places]
