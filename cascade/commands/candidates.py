@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from cascade import __version__
 from cascade.commands.candidate_rows import Candidate, Failed, Row
+from cascade.commands.reports import check_out, write_report
 from cascade.commands.written import shell_line, written
 from cascade.errors import CascadeError, suggest
 from cascade.files import write_whole
@@ -59,7 +60,7 @@ def run(config: "DictConfig") -> None:
             "candidates": [row.to_json() for row in rows],
             "version": __version__,
         }
-        write_whole(out / REPORT, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+        write_report(out / REPORT, report)
         ranked = sorted((row for row in rows if isinstance(row, Row)), key=lambda row: row.loss)
         title = f"{plain['stage']['name']}: {plain['minutes']:g} CPU minutes each, {judge.count} validation pictures"
         if ranked:
@@ -75,8 +76,6 @@ def run(config: "DictConfig") -> None:
 
 def _checked(plain: Mapping[str, Any], out: Path, asked: Mapping[str, str]) -> list[Candidate]:
     """The candidates; everything that can be said of the command line without torch."""
-    from cascade.commands.png import refuse_foreign
-    from cascade.commands.reports import refuse_foreign_report
     from cascade.data.source import check_source
 
     stage, listed = plain["stage"], plain["candidates"]["of"]
@@ -101,10 +100,7 @@ def _checked(plain: Mapping[str, Any], out: Path, asked: Mapping[str, str]) -> l
         if varied := [key for key in own if key in given]:
             raise CascadeError(f"{varied[0]} is what varies here: candidate '{label}' has {varied[0]}={own[varied[0]]}")
         candidates.append(Candidate(label, {**each, **given, **own}, out, plain["minutes"]))
-    if out.exists() and not out.is_dir():
-        raise CascadeError(f"out={out} is a file")
-    refuse_foreign(out, [FIGURE])
-    refuse_foreign_report(out / REPORT, _MADE_BY)
+    check_out(out, REPORT, _MADE_BY, [FIGURE])
     return candidates
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from cascade import __version__
 from cascade.artifact import find_cascade, load_cascade_config, load_chain
 from cascade.commands.evaluate import check_evaluation, extra_keys, features_of, open_metrics, report_of
+from cascade.commands.reports import check_out, write_report
 from cascade.commands.written import shell_line, written
 from cascade.errors import CascadeError
 from cascade.files import write_whole
@@ -59,7 +60,7 @@ def run(config: "DictConfig") -> None:
             "limits": _text(plain["limits"]),
             "version": __version__,
         }
-        write_whole(out / REPORT, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+        write_report(out / REPORT, report)
         write_whole(out / CARD, card_text(report))
     print(f"{out / CARD}\n{out / REPORT}")
 
@@ -67,8 +68,6 @@ def run(config: "DictConfig") -> None:
 def _checked(plain: Mapping[str, Any], out: Path) -> dict[str, dict[str, Any]]:
     """What is asked of `cascade evaluate` after each stage, by its name; all that can be said without torch."""
     from cascade.commands.photographs import sheet_of
-    from cascade.commands.png import refuse_foreign
-    from cascade.commands.reports import refuse_foreign_report
 
     configs = load_chain(plain["cascade"])
     counts = plain["stages"] if plain["stages"] is not None else list(range(1, len(configs) + 1))
@@ -86,10 +85,7 @@ def _checked(plain: Mapping[str, Any], out: Path) -> dict[str, dict[str, Any]]:
             raise CascadeError(f"{key}={plain[key]} is no file; give one of Markdown")
     for file in plain["steps"]:
         _steps(Path(file).expanduser())
-    if out.exists() and not out.is_dir():
-        raise CascadeError(f"out={out} is a file")
-    refuse_foreign(out, [sheet_of(configs[count - 1].resolution) for count in counts])
-    refuse_foreign_report(out / REPORT, _MADE_BY)
+    check_out(out, REPORT, _MADE_BY, [sheet_of(configs[count - 1].resolution) for count in counts])
     if (out / CARD).exists() and not (out / REPORT).exists():
         raise CascadeError(f"{out / CARD} was not made by {_MADE_BY}; choose another out, or move it away")
     return found

@@ -1,6 +1,5 @@
 """`cascade evaluate`: figures of a cascade or of a folder of pictures against real pictures."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -15,9 +14,8 @@ from cascade.artifact import load_chain
 from cascade.commands.bits_per_dim import JUDGES, BitsPerDim, check_bits_per_dim
 from cascade.commands.evaluated_sides import LEAST, Pictures, Sides, check_cascade
 from cascade.commands.per_stage import stage_keys
-from cascade.commands.reports import refuse_foreign_report
+from cascade.commands.reports import refuse_foreign_report, write_report
 from cascade.errors import CascadeError, suggest
-from cascade.files import write_whole
 from cascade.lock import check_place, exclusive
 from cascade.progress import Bars, progress_bars
 from cascade.requests import check_device_name, check_logger, check_precision, check_seed, check_threads
@@ -59,7 +57,7 @@ def run(config: DictConfig) -> None:
             measured = [measure() for measure in opened]
             report = {"made_by": _MADE_BY, **report_of(plain, measured)}
             if out is not None:
-                write_whole(out / REPORT, json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+                write_report(out / REPORT, report)
     console = wide_console()
     for part in measured:
         print_table(console, part.figures, part.title)

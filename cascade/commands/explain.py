@@ -1,12 +1,11 @@
 """`cascade explain`: what a config trains and how its sampler does, as figures and numbers, without training."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cascade.commands.reports import refuse_foreign_report
+from cascade.commands.reports import check_out, write_report
 from cascade.errors import CascadeError
-from cascade.lock import check_place, exclusive
+from cascade.lock import exclusive
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -24,15 +23,13 @@ def run(config: "DictConfig") -> None:
     if config.picture < 0:
         raise CascadeError(f"picture={config.picture} must be at least 0")
     out = Path(config.out).expanduser()
-    _refuse_foreign(out)
-    check_place(out)
+    check_out(out, REPORT, _MADE_BY, [LEVELS, CERTIFICATE])
 
     from cascade.commands.explain_certificate import certificates
     from cascade.commands.explain_certificate_figure import draw_certificates
     from cascade.commands.explain_levels import noise_levels
     from cascade.commands.explain_levels_figure import draw_levels
     from cascade.files import write_whole
-    from cascade.plain_json import without_infinity
 
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)
     with exclusive(out):
@@ -48,20 +45,10 @@ def run(config: "DictConfig") -> None:
             report["certificate"] = certified.report()
             figures[CERTIFICATE] = draw_certificates(certified)
             lines += certified.summary()
-        text = json.dumps(without_infinity(report), indent=1, ensure_ascii=False, allow_nan=False)
-        write_whole(out / REPORT, text + "\n")
+        write_report(out / REPORT, report)
         for name, png in figures.items():
             write_whole(out / name, png)
         if CERTIFICATE not in figures:  # one that stands there is ours, and of another config
             (out / CERTIFICATE).unlink(missing_ok=True)
     for line in [*lines, *(str(out / name) for name in (*figures, REPORT))]:
         print(line)
-
-
-def _refuse_foreign(out: Path) -> None:
-    from cascade.commands.png import refuse_foreign
-
-    if out.exists() and not out.is_dir():
-        raise CascadeError(f"out={out} is a file; choose a folder")
-    refuse_foreign(out, [LEVELS, CERTIFICATE])
-    refuse_foreign_report(out / REPORT, _MADE_BY)

@@ -1,12 +1,11 @@
 """`cascade plan`: what a training and its sampling cost, and whether they fit, before anything runs."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cascade.commands.plan_cards import CARDS
-from cascade.commands.reports import refuse_foreign_report
+from cascade.commands.reports import refuse_foreign_report, write_report
 from cascade.data.source import check_source
 from cascade.errors import CascadeError, suggest
 from cascade.requests import check_precision
@@ -34,7 +33,6 @@ def run(config: "DictConfig") -> None:
     from cascade.commands.figure_table import wide_console
     from cascade.commands.plan_measure import estimated, measured
     from cascade.commands.plan_stage import planned_stage
-    from cascade.files import write_whole
     from cascade.progress import progress_bars
 
     with progress_bars() as bars:
@@ -45,7 +43,7 @@ def run(config: "DictConfig") -> None:
             costs = estimated(planned, plain, CARDS[plain["card"]], plain["utilisation"], bars.at)
     report = _report(planned, plain, costs)
     if file is not None:
-        write_whole(file, json.dumps({"made_by": _MADE_BY, **report}, indent=1, ensure_ascii=False) + "\n")
+        write_report(file, {"made_by": _MADE_BY, **report})
     console = wide_console()
     _print(console, report)
 

@@ -1,9 +1,40 @@
 """The JSON files that commands write beside their figures: each replaces its own alone."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from cascade.errors import CascadeError
+from cascade.files import write_whole
+from cascade.lock import check_place
+from cascade.plain_json import without_infinity
+
+
+def check_out(out: Path, report: str, made_by: str, pictures: Sequence[str]) -> None:
+    """Raise CascadeError now where a command could not write its `report` and `pictures` into the folder `out`.
+
+    >>> check_out(Path("not there"), "steps.json", "cascade steps", ["steps.png"])
+    """
+    from cascade.commands.png import refuse_foreign
+
+    if out.exists() and not out.is_dir():
+        raise CascadeError(f"out={out} is a file; choose a folder")
+    refuse_foreign(out, pictures)
+    refuse_foreign_report(out / report, made_by)
+    check_place(out)
+
+
+def write_report(file: Path, report: Mapping[str, Any]) -> None:
+    """Write the report whole; what JSON does not know, in words.
+
+    >>> import tempfile; file = Path(tempfile.mkdtemp()) / "steps.json"
+    >>> write_report(file, {"made_by": "cascade steps", "until": float("inf")})
+    >>> json.loads(file.read_text())
+    {'made_by': 'cascade steps', 'until': 'inf'}
+    """
+    text = json.dumps(without_infinity(report), indent=1, ensure_ascii=False, allow_nan=False)
+    write_whole(file, text + "\n")
 
 
 def refuse_foreign_report(file: Path, made_by: str) -> None:

@@ -1,6 +1,5 @@
 """`cascade steps`: quality against steps and seconds of one stage, sampler by sampler."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,10 +9,11 @@ from cascade.artifact import load_chain
 from cascade.commands.configuration import groups_on_disk
 from cascade.commands.evaluated_sides import LEAST
 from cascade.commands.per_stage import read_per_stage, stage_keys
+from cascade.commands.reports import check_out, write_report
 from cascade.commands.swept_points import Point, Result, cheapest_as_good, results
 from cascade.errors import CascadeError, suggest
 from cascade.files import write_whole
-from cascade.lock import check_place, exclusive
+from cascade.lock import exclusive
 from cascade.requests import check_device_name, check_precision, check_seed, check_threads
 from cascade.stage_settings import StageSettings, planned, stored_samplings
 
@@ -88,7 +88,7 @@ def run(config: "DictConfig") -> None:
             "cheapest_as_good_as_the_best": dict(best.varied),
             "version": __version__,
         }
-        write_whole(out / REPORT, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+        write_report(out / REPORT, report)
         title = f"{plain['stage']} of {plain['cascade']}: {plain['num_images']} pictures against {real.count} real ones"
         write_whole(out / FIGURE, draw_steps(found, best, name, title))
     _print(wide_console(), found, best, name, title)
@@ -97,8 +97,6 @@ def run(config: "DictConfig") -> None:
 
 def _checked(plain: Mapping[str, Any], out: Path) -> tuple[dict[str, StageSettings], list[Point]]:
     """Everything that can be said without torch; the settings of the other stages, and the points."""
-    from cascade.commands.png import refuse_foreign
-    from cascade.commands.reports import refuse_foreign_report
     from cascade.data.listing import SPLITS
     from cascade.data.source import check_source
 
@@ -139,11 +137,7 @@ def _checked(plain: Mapping[str, Any], out: Path) -> tuple[dict[str, StageSettin
             point = read_per_stage({stage: {**own, **varied}}, names)[stage]
             planned(configs, stored, chosen, {**settings, stage: point}, plain["guidance_scale"])
             points.append(Point(varied, point))
-    if out.exists() and not out.is_dir():
-        raise CascadeError(f"out={out} is a file")
-    refuse_foreign(out, [FIGURE])
-    refuse_foreign_report(out / REPORT, _MADE_BY)
-    check_place(out)
+    check_out(out, REPORT, _MADE_BY, [FIGURE])
     return settings, points
 
 

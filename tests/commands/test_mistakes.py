@@ -151,6 +151,8 @@ WRONG = [
     (["assemble", "stages=[{cascade}/tiny8]", "out={file}/x"], "file cannot be made: File exists"),
     (["evaluate", "cascade={cascade}", "out={file}/x"], "file/x cannot be made: Not a directory"),
     (["explain", "out={file}/x"], "file/x cannot be made: Not a directory"),
+    (["candidates", "stage=base64", "out={file}/x"], "file/x cannot be made: Not a directory"),
+    (["card", "cascade={cascade}", "out={file}/x"], "file/x cannot be made: Not a directory"),
     (
         ["import", "adm", "checkpoint={file}", "preset=64x64_diffusion", "out={file}/x"],
         "file cannot be made: File exists",
