@@ -12,13 +12,13 @@ from omegaconf import DictConfig, OmegaConf
 from cascade import __version__
 from cascade.artifact import load_chain
 from cascade.commands.bits_per_dim import JUDGES, BitsPerDim, check_bits_per_dim
-from cascade.commands.evaluated_sides import LEAST, Pictures, Sides, check_cascade
+from cascade.commands.evaluated_sides import Pictures, Sides, check_cascade, check_sides
 from cascade.commands.per_stage import stage_keys
 from cascade.commands.reports import refuse_foreign_report, write_report
 from cascade.errors import CascadeError, suggest
 from cascade.lock import check_place, exclusive
 from cascade.progress import Bars, progress_bars
-from cascade.requests import check_device_name, check_logger, check_precision, check_seed, check_threads
+from cascade.requests import check_logger
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -198,12 +198,10 @@ def check_evaluation(plain: Mapping[str, Any]) -> None:
         from cascade.commands.cas import check_cas
 
         check_cas(plain)
-    for key, least in (("num_images", LEAST), ("first_seed", 0), ("neighbours", 1), ("batch", 1)):
-        if plain[key] < least:
-            raise CascadeError(f"{key}={plain[key]} must be at least {least}")
-    if plain["num_reference"] is not None and plain["num_reference"] < LEAST:
-        raise CascadeError(f"num_reference={plain['num_reference']} must be at least {LEAST}")
-    from cascade.data.listing import SPLITS, refuse_without_pictures
+    check_sides(plain)
+    if plain["neighbours"] < 1:
+        raise CascadeError(f"neighbours={plain['neighbours']} must be at least 1")
+    from cascade.data.listing import refuse_without_pictures
     from cascade.data.source import check_source
 
     for key in ("images", "reference"):
@@ -212,15 +210,8 @@ def check_evaluation(plain: Mapping[str, Any]) -> None:
             raise CascadeError(f"{key}={folder} {'is a file' if folder.exists() else 'does not exist'}")
         if folder is not None:
             refuse_without_pictures(folder)
-    check_threads(plain["threads"])
-    check_device_name(plain["device"])
-    check_precision(plain["precision"])
-    check_seed(plain["seed"])
-    check_seed(plain["first_seed"] + plain["num_images"] - 1)
     check_logger(plain["logger"])
     check_cascade(plain)
-    if plain["data"]["split"] not in SPLITS:
-        raise CascadeError(f"unknown split '{plain['data']['split']}'; {suggest(plain['data']['split'], SPLITS)}")
     if plain["reference"] is None:
         check_source(plain["data"])
     if plain["out"] is not None and Path(plain["out"]).expanduser().is_file():

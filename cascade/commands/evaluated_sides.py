@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from cascade.artifact import load_chain
 from cascade.class_tables import table_difference
 from cascade.commands.per_stage import read_per_stage
-from cascade.errors import CascadeError
-from cascade.requests import chosen_stages
+from cascade.errors import CascadeError, suggest
+from cascade.requests import check_device_name, check_precision, check_seed, check_threads, chosen_stages
 from cascade.stage_settings import planned, stored_samplings
 
 if TYPE_CHECKING:
@@ -46,6 +46,24 @@ class Pictures:
         """What the report says of this side."""
         bad = [{"file": bad.path, "reason": bad.reason} for bad in self.bad_files]
         return {"count": self.count, "rule": self.rule, **self.source, "num_bad_files": len(bad), "bad_files": bad}
+
+
+def check_sides(plain: Mapping[str, Any]) -> None:
+    """Check how many pictures are compared, of which seeds and split, and on what machine, without torch."""
+    from cascade.data.listing import SPLITS
+
+    for key, least in (("num_images", LEAST), ("first_seed", 0), ("batch", 1)):
+        if plain[key] < least:
+            raise CascadeError(f"{key}={plain[key]} must be at least {least}")
+    if plain["num_reference"] is not None and plain["num_reference"] < LEAST:
+        raise CascadeError(f"num_reference={plain['num_reference']} must be at least {LEAST}")
+    check_threads(plain["threads"])
+    check_device_name(plain["device"])
+    check_precision(plain["precision"])
+    check_seed(plain["seed"])
+    check_seed(plain["first_seed"] + plain["num_images"] - 1)
+    if plain["data"]["split"] not in SPLITS:
+        raise CascadeError(f"unknown split '{plain['data']['split']}'; {suggest(plain['data']['split'], SPLITS)}")
 
 
 def check_cascade(plain: Mapping[str, Any]) -> None:

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any
 from cascade import __version__
 from cascade.artifact import load_chain
 from cascade.commands.configuration import groups_on_disk
-from cascade.commands.evaluated_sides import LEAST
+from cascade.commands.evaluated_sides import check_sides
 from cascade.commands.per_stage import read_per_stage, stage_keys
 from cascade.commands.reports import check_out, write_report
 from cascade.commands.swept_points import Point, Result, cheapest_as_good, results
 from cascade.errors import CascadeError, suggest
 from cascade.files import write_whole
 from cascade.lock import exclusive
-from cascade.requests import check_device_name, check_precision, check_seed, check_threads
 from cascade.stage_settings import StageSettings, planned, stored_samplings
 
 if TYPE_CHECKING:
@@ -97,26 +96,14 @@ def run(config: "DictConfig") -> None:
 
 def _checked(plain: Mapping[str, Any], out: Path) -> tuple[dict[str, StageSettings], list[Point]]:
     """Everything that can be said without torch; the settings of the other stages, and the points."""
-    from cascade.data.listing import SPLITS
     from cascade.data.source import check_source
 
-    check_threads(plain["threads"])
-    check_device_name(plain["device"])
-    check_precision(plain["precision"])
     configs = load_chain(plain["cascade"])
     names = [config.name for config in configs]
     stage = plain["stage"]
     if stage not in names:
         raise CascadeError(f"the cascade has no stage '{stage}'; {suggest(str(stage), names)}")
-    for key, least in (("num_images", LEAST), ("first_seed", 0), ("batch", 1)):
-        if plain[key] < least:
-            raise CascadeError(f"{key}={plain[key]} must be at least {least}")
-    if plain["num_reference"] is not None and plain["num_reference"] < LEAST:
-        raise CascadeError(f"num_reference={plain['num_reference']} must be at least {LEAST}")
-    check_seed(plain["seed"])
-    check_seed(plain["first_seed"] + plain["num_images"] - 1)
-    if plain["data"]["split"] not in SPLITS:
-        raise CascadeError(f"unknown split '{plain['data']['split']}'; {suggest(plain['data']['split'], SPLITS)}")
+    check_sides(plain)
     check_source(plain["data"])
     samplers, steps = plain["samplers"], plain["steps"]
     for key, values in (("samplers", samplers), ("steps", steps)):
