@@ -1,6 +1,5 @@
 """`cascade card`: the model card of a cascade, composed of what other commands measure, each figure with its own."""
 
-import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from cascade import __version__
 from cascade.artifact import find_cascade, load_cascade_config, load_chain
 from cascade.commands.evaluate import check_evaluation, extra_keys, features_of, open_metrics, report_of
-from cascade.commands.reports import check_out, write_report
+from cascade.commands.reports import check_out, read_report, write_report
 from cascade.commands.written import shell_line, written
 from cascade.errors import CascadeError
 from cascade.files import write_whole
@@ -145,12 +144,8 @@ def _recipe(cascade: str) -> list[dict[str, Any]]:
 
 def _steps(file: Path) -> dict[str, Any]:
     """A report of `cascade steps`."""
-    try:
-        report = json.loads(file.read_text(encoding="utf-8"))
-        ours = report["made_by"] == "cascade steps"
-    except (OSError, ValueError, KeyError, TypeError):
-        ours = False
-    if not ours:
+    report = read_report(file, "cascade steps")
+    if report is None:
         raise CascadeError(f"steps={file} is no report of cascade steps")
     return report
 

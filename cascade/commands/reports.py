@@ -42,11 +42,18 @@ def refuse_foreign_report(file: Path, made_by: str) -> None:
 
     >>> refuse_foreign_report(Path("not there"), "cascade steps")
     """
-    if not file.exists():
-        return
-    try:
-        ours = json.loads(file.read_text(encoding="utf-8")).get("made_by") == made_by
-    except (OSError, ValueError, AttributeError):
-        ours = False
-    if not ours:
+    if file.exists() and read_report(file, made_by) is None:
         raise CascadeError(f"{file} was not made by {made_by}; choose another out, or move it away")
+
+
+def read_report(file: Path, made_by: str) -> dict[str, Any] | None:
+    """The report in `file`; None where there is none that says it is `made_by` that command.
+
+    >>> read_report(Path("not there"), "cascade steps") is None
+    True
+    """
+    try:
+        report = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return report if isinstance(report, dict) and report.get("made_by") == made_by else None
