@@ -68,8 +68,7 @@ class Row:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        listed = {"settings": dict(self.settings), "losses": list(self.losses), "thirds": list(self.thirds)}
-        return {**asdict(self), **listed, "loss": self.loss}
+        return {**asdict(self), "loss": self.loss}
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ class Failed:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        return {**asdict(self), "settings": dict(self.settings)}
+        return asdict(self)
 
 
 @dataclass(frozen=True)

@@ -45,8 +45,8 @@ def run(config: "DictConfig") -> None:
     rows: list[Row | Failed] = []
     with exclusive(out), progress_bars() as bars:
         judge, common = _judge(plain, bars)
-        if busy():
-            bars.console.print(busy().removeprefix("; "), soft_wrap=True, highlight=False, markup=False)
+        if warning := busy():
+            bars.console.print(warning.removeprefix("; "), soft_wrap=True, highlight=False, markup=False)
         for number, candidate in enumerate(candidates):
             bars.at("candidates", number, len(candidates))
             rows.append(candidate.row(judge, common, bars))

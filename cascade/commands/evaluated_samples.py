@@ -76,8 +76,10 @@ class EvaluatedSamples:
     @property
     def folder(self) -> Path | None:
         """Where the last stage's pictures are kept."""
+        if self.keep is None:
+            return None
         record = self.record
-        return None if self.keep is None else self.keep / _folder_name(record["stages"][-1]["stage"], record)
+        return self.keep / _folder_name(record["stages"][-1]["stage"], record)
 
     def _sample(self, seeds: Sequence[int], low_res: "_Inputs | None") -> "Iterator[SampledImage]":
         table = self.class_names

@@ -49,7 +49,7 @@ class Result:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        return {**asdict(self), "varied": dict(self.varied)}
+        return asdict(self)
 
 
 @dataclass
