@@ -94,13 +94,9 @@ class RunFolder:
             raise CascadeError(f"{self.checkpoint} is not a checkpoint of this program; use fresh=true")
         stored = self.stored() or {}
         if stored.get(FINGERPRINT, dataset.fingerprint) != dataset.fingerprint:
-            table = stored.get(CLASS_NAMES, dataset.class_names)
-            classes = (
-                ""
-                if table == dataset.class_names
-                else (f", of other classes ({table_difference('the run', table, 'the data', dataset.class_names)})")
-            )
-            other = f"the run in '{self.path}' was made with other pictures{classes}"
+            other, table = f"the run in '{self.path}' was made with other pictures", stored.get(CLASS_NAMES)
+            if table not in (None, dataset.class_names):
+                other += f", of other classes ({table_difference('the run', table, 'the data', dataset.class_names)})"
             raise CascadeError(f"{other}; use those, or another name, or fresh=true")
         check_weights(module, state, f"checkpoint '{self.checkpoint}'")
         self.run_id = str(stored.get(RUN_ID, self.run_id))
