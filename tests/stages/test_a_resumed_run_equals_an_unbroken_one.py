@@ -1,13 +1,13 @@
 """Killed at any step and started again, a training ends with the weights, EMA and optimizer of an unbroken one."""
 
-import csv
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-import torch
+
+from tests.stages.equal_runs import check_equal, checkpoint
 
 SCRIPT = Path(__file__).with_name("training_process.py")
 
@@ -16,34 +16,6 @@ def run(folder: Path, overrides: list[str], kill_at: int = -1) -> subprocess.Com
     command = [sys.executable, str(SCRIPT), f"--kill-at={kill_at}", f"runs={folder}", "name=r", *overrides]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, check=False, capture_output=True, text=True, env=environment, timeout=900)
-
-
-def checkpoint(folder: Path) -> dict:
-    (path,) = folder.glob("r/*/last.ckpt")
-    return torch.load(path, weights_only=True)
-
-
-def same(a: object, b: object, where: str = "") -> None:
-    """Equal to the last bit, and name the place that is not."""
-    assert type(a) is type(b), where
-    if isinstance(a, torch.Tensor):
-        assert torch.equal(a, b), where
-    elif isinstance(a, dict):
-        assert list(a) == list(b), where
-        for key in a:
-            same(a[key], b[key], f"{where}/{key}")
-    elif isinstance(a, list | tuple):
-        assert len(a) == len(b), where
-        for i, (x, y) in enumerate(zip(a, b, strict=True)):
-            same(x, y, f"{where}/{i}")
-    else:
-        assert a == b or (a != a and b != b), where
-
-
-def rows(folder: Path) -> list[dict[str, str]]:
-    (path,) = folder.glob("r/*/metrics.csv")
-    with path.open(newline="") as file:
-        return [{k: v for k, v in row.items() if k != "train/images_per_second"} for row in csv.DictReader(file)]
 
 
 def check(tmp_path: Path, overrides: list[str], kill_at: list[int]) -> None:
@@ -55,13 +27,9 @@ def check(tmp_path: Path, overrides: list[str], kill_at: list[int]) -> None:
     resumed = run(tmp_path / "b", overrides)
     assert resumed.returncode == 0, resumed.stderr
     assert f"resumed from {max(kill_at) // 2 * 2} " in resumed.stdout
-    a, b = checkpoint(tmp_path / "a"), checkpoint(tmp_path / "b")
-    assert a["global_step"] == b["global_step"] == 6
-    for part in ("state_dict", "optimizer_states"):
-        same(a[part], b[part], part)
-    assert rows(tmp_path / "a") == rows(tmp_path / "b")
-    stages = [next((tmp_path / name).glob("r/*/stage/weights.safetensors")).read_bytes() for name in "ab"]
-    assert stages[0] == stages[1]
+    (a,), (b,) = (list((tmp_path / name).glob("r/*")) for name in "ab")
+    assert checkpoint(a)["global_step"] == 6
+    check_equal(a, b)
 
 
 # All that the shipped stages can do to a picture is on; their crops and everything but the widths are as shipped.

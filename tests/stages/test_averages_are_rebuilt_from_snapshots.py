@@ -1,5 +1,7 @@
 """A run keeps snapshots of two averages, whatever stops it, and any other average is rebuilt from them."""
 
+import copy
+import shutil
 import signal
 
 import pytest
@@ -15,6 +17,7 @@ from cascade.diffusion.power_ema import PowerEMA
 from cascade.snapshots import Snapshots
 from stages.diffusion_stage import DiffusionStage
 from stages.run import train
+from tests.stages.equal_runs import checkpoint, same
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -43,7 +46,7 @@ def test_an_average_that_was_tracked_is_rebuilt_from_32_snapshots_of_two_others(
         step = self.global_step
         update(self, *arguments)
         for width in widths:
-            PowerEMA(width).update(tracked.setdefault(width, _copy(self.average)), self.denoiser, step)
+            PowerEMA(width).update(tracked.setdefault(width, copy.deepcopy(self.average)), self.denoiser, step)
 
     monkeypatch.setattr(DiffusionStage, "optimizer_step", update_ours_too)
     words = ["ema.every=4", "ema.count=32", "trainer.max_steps=128"]
@@ -62,16 +65,9 @@ def test_an_average_that_was_tracked_is_rebuilt_from_32_snapshots_of_two_others(
         away = torch.stack([(truth[key] - state[key]).square().sum() for key in truth]).sum().sqrt()
         exported = load_stage(run).denoiser.state_dict()
         other = torch.stack([(truth[key] - exported[key]).square().sum() for key in truth]).sum().sqrt()
-        print(width, away / moved, away / other)
         assert away < 2e-3 * moved
         assert away < 0.1 * other
     assert capsys.readouterr().out.count("of 32 snapshots of each width; its profile is 0.0") == 3
-
-
-def _copy(module):
-    import copy
-
-    return copy.deepcopy(module)
 
 
 def files(folder):
@@ -103,15 +99,15 @@ def test_snapshots_of_a_run_that_was_stopped_are_those_of_an_unbroken_one(tmp_pa
     assert train(composed(tmp_path / "b", *words, "trainer.max_steps=24"), print).resumed_from == 15
     assert sorted({at for at, _ in files(tmp_path / "a")}) == [8, 16, 24]
     assert files(tmp_path / "a") == files(tmp_path / "b")
-    last = [torch.load(tmp_path / name / "r/base64/last.ckpt", weights_only=True)["state_dict"] for name in "ab"]
+    last = [checkpoint(tmp_path / name / "r/base64")["state_dict"] for name in "ab"]
     assert any(key.startswith("others.0.") for key in last[0])
-    assert all(torch.equal(value, last[1][key]) for key, value in last[0].items())
+    same(*last)
 
 
 def test_another_average_has_no_snapshots_and_its_checkpoint_no_second(tmp_path):
     run = train(composed(tmp_path, "ema=power", "trainer.max_steps=1"), print).folder
     assert not (run / "snapshots").exists()
-    assert not any("others" in key for key in torch.load(run / "last.ckpt", weights_only=True)["state_dict"])
+    assert not any("others" in key for key in checkpoint(run)["state_dict"])
 
 
 @pytest.fixture(scope="module")
@@ -147,12 +143,10 @@ def test_what_cannot_be_rebuilt_is_refused_in_one_line(tmp_path, monkeypatch, ca
 
 
 def test_a_damaged_snapshot_and_a_foreign_place_are_refused(tmp_path, run, capsys):
-    import shutil
-
-    copy = shutil.copytree(run, tmp_path / "copy")
-    file = Snapshots(copy).found()[8, 0.1]
+    damaged = shutil.copytree(run, tmp_path / "copy")
+    file = Snapshots(damaged).found()[8, 0.1]
     file.write_bytes(file.read_bytes()[:100])
-    assert main(["reconstruct-ema", f"run={copy}", "sigma_rel=0.1", f"out={tmp_path / 'made'}"]) == 2
+    assert main(["reconstruct-ema", f"run={damaged}", "sigma_rel=0.1", f"out={tmp_path / 'made'}"]) == 2
     assert "is damaged" in capsys.readouterr().err
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/photo.png").touch()

@@ -1,6 +1,5 @@
 """A classifier is trained by the cross entropy at random λ, and its run is a run like the others."""
 
-import csv
 import math
 
 import pytest
@@ -20,6 +19,7 @@ from cascade.diffusion.weighting import UnitWeighting
 from stages.classifier_stage import ClassifierStage
 from stages.draws import Draws
 from stages.run import train
+from tests.stages.equal_runs import check_equal, curve
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -147,20 +147,12 @@ def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(tmp_path):
     outcome = train(composed(tmp_path / "b", *moves, "trainer.max_steps=4"), print)
     assert (outcome.step, outcome.resumed_from) == (4, 2)
     runs = [tmp_path / name / "r" / "classifier64" for name in "ab"]
-    whole, resumed = (torch.load(run / "last.ckpt", weights_only=True) for run in runs)
-    for part in ("state_dict", "optimizer_states"):
-        assert str(whole[part]) == str(resumed[part])
-    assert all(torch.equal(value, resumed["state_dict"][key]) for key, value in whole["state_dict"].items())
-    assert (runs[0] / "stage/weights.safetensors").read_bytes() == (runs[1] / "stage/weights.safetensors").read_bytes()
-    rows = [
-        [{k: v for k, v in row.items() if k != "train/images_per_second"} for row in csv.DictReader(file)]
-        for file in (open(run / "metrics.csv", newline="") for run in runs)  # noqa: PTH123, SIM115
-    ]
-    assert rows[0] == rows[1]
-    assert {"val/accuracy", "val/loss", "val/accuracy[-2,2]", "val/cross_entropy[2,6]"} <= set(rows[0][-1])
+    check_equal(*runs)
+    last = curve(runs[0])[-1]
+    assert {"val/accuracy", "val/loss", "val/accuracy[-2,2]", "val/cross_entropy[2,6]"} <= set(last)
     # Of 12 pictures at levels that stratify p(λ), the whole is the bands' mean.
-    bands = [float(v) for k, v in rows[0][-1].items() if k.startswith("val/accuracy[") and v]
-    assert min(bands) - 1e-9 <= float(rows[0][-1]["val/accuracy"]) <= max(bands) + 1e-9
+    bands = [float(v) for k, v in last.items() if k.startswith("val/accuracy[") and v]
+    assert min(bands) - 1e-9 <= float(last["val/accuracy"]) <= max(bands) + 1e-9
     stage = load_classifier(runs[0])
     assert (stage.config.images_seen, len(stage.config.class_names), stage.config.betas) == (16, 6, None)
     made = stage.network(rng.randn("x", shape=(2, 3, 16, 16)), torch.zeros(2))

@@ -1,7 +1,5 @@
 """A distillation halves the steps of a stage, round by round, and its run is a run like the others."""
 
-import csv
-import os
 import shutil
 from dataclasses import replace
 
@@ -24,6 +22,7 @@ from stages.distill_assembly import build_stage, described_at, stage_config
 from stages.distill_settings import completed
 from stages.draws import Draws
 from stages.run import train
+from tests.stages.equal_runs import check_equal, checkpoint, curve
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -56,10 +55,6 @@ def composed(folder, teacher, *words):
     return OmegaConf.to_container(config, resolve=True)
 
 
-def checkpoint(run):
-    return torch.load(run / "last.ckpt", weights_only=True)
-
-
 def test_every_round_begins_with_the_last_student_and_ends_as_a_stage(tmp_path, teachers):
     run = train(composed(tmp_path, teachers / "tiny8"), print).folder
     assert run == tmp_path / "r/tiny8"  # it takes its teacher's place, by name
@@ -81,7 +76,7 @@ def test_every_round_begins_with_the_last_student_and_ends_as_a_stage(tmp_path, 
     kept = {k.removeprefix("teacher."): v for k, v in state.items() if k.startswith("teacher.")}
     assert all(torch.equal(value, kept[key]) for key, value in first.denoiser.state_dict().items())
     assert int(state["round"]) == 1
-    rows = list(csv.DictReader((run / "metrics.csv").open(newline="")))
+    rows = curve(run)
     assert [float(row["train/student_steps"]) for row in rows] == [4, 4, 4, 2, 2, 2]
     # Each round's rate falls to 0 from its own beginning, after its own warm-up.
     rates = [float(row["train/lr"]) for row in rows]
@@ -124,17 +119,9 @@ def test_a_run_stopped_in_a_round_or_between_two_ends_as_an_unbroken_one_bit_for
     outcome = train(composed(tmp_path / "b", teachers / "sr16", *words), print)
     assert (outcome.step, outcome.resumed_from) == (6, at)
     runs = [tmp_path / name / "r/sr16" for name in "ab"]
-    whole, resumed = map(checkpoint, runs)
-    for part in ("state_dict", "optimizer_states"):
-        assert str(whole[part]) == str(resumed[part])
-    assert all(torch.equal(value, resumed["state_dict"][key]) for key, value in whole["state_dict"].items())
-    for part in ("stage/weights.safetensors", "students/4/weights.safetensors", "students/4/config.yaml"):
+    check_equal(*runs)
+    for part in ("students/4/weights.safetensors", "students/4/config.yaml"):
         assert (runs[0] / part).read_bytes() == (runs[1] / part).read_bytes()
-    rows = [
-        [{k: v for k, v in row.items() if k != "train/images_per_second"} for row in csv.DictReader(file)]
-        for file in ((run / "metrics.csv").open(newline="") for run in runs)
-    ]
-    assert rows[0] == rows[1]
 
 
 def test_an_export_that_was_not_made_is_made_up_for(tmp_path, teachers):
@@ -280,7 +267,7 @@ def test_other_classes_and_another_first_teacher_are_refused(tmp_path, teachers,
     assert "was distilled to 2 steps; say stage.teacher_steps=2" in capsys.readouterr().err
     assert main(["train", *words, f"teacher={run}", "guidance=none"]) == 2
     assert "was distilled and has its own guidance" in capsys.readouterr().err
-    assert "again" not in os.listdir(tmp_path)  # noqa: PTH208
+    assert not (tmp_path / "again").exists()
 
 
 def test_a_condition_without_a_class_stays_one(tmp_path, teachers):
