@@ -10,12 +10,13 @@ from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
 from cascade import registry, rng
-from cascade.artifact import NETWORK_CONTEXT
+from cascade.artifact import NETWORK_CONTEXT, StageSampling
 from cascade.classifier import CLASSIFIER_CONTEXT
 from cascade.diffusion import Condition
 from cascade.diffusion.noise import LogNormalNoise
 from cascade.diffusion.oracle import MixtureDenoiser
 from cascade.errors import CascadeError
+from cascade.guidance_settings import with_guides
 from cascade.networks import EfficientUNet
 from cascade.sampling import LabelLogProb
 
@@ -95,21 +96,17 @@ def test_every_choice_of_sampling_takes_a_step(choice: str) -> None:
     config = {**composed("grid=karras", "grid.n=3"), group: composed(f"{group}={name}")[group]}
     if group == "grid":
         config["sampler"] = {"name": "ddim"}
-    guided = registry.build("guidance", _without_folders(config["guidance"]), denoiser=ORACLE)
+    # The oracle is asked where a user names the folder of a weak stage or a classifier.
+    asked = {"weak": ORACLE, "classifier": LabelLogProb(ORACLE.log_class)}
+    sampling = with_guides(StageSampling(**{key: config[key] for key in SAMPLED}), lambda kind, _: asked[kind])
+    guided = registry.build("guidance", sampling.guidance, denoiser=ORACLE)
     denoiser = registry.build("threshold", config["threshold"], denoiser=guided)
-    sampler = registry.build("sampler", _without_folders(config["sampler"]))
+    sampler = registry.build("sampler", sampling.sampler)
     grid = registry.build("grid", config["grid"])
     noise = rng.ImageNoise([1, 2], "stage", (2,))
     out = sampler(denoiser, noise(-1), grid, Condition(label=torch.tensor([0, 1])), noise)
     assert out.shape == (2, 2)
     assert out.isfinite().all()
-
-
-def _without_folders(config: dict[str, Any]) -> dict[str, Any]:
-    """A guidance or sampler that asks the oracle, where a user names the folder of a weak stage or a classifier."""
-    changed = {key: _without_folders(value) if isinstance(value, dict) else value for key, value in config.items()}
-    asked = {"weak": ORACLE, "classifier": LabelLogProb(ORACLE.log_class)}
-    return {key: asked[key] if value == "???" else value for key, value in changed.items()}
 
 
 def test_every_registered_name_has_a_config() -> None:

@@ -16,12 +16,13 @@ from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
 from cascade import registry, rng
-from cascade.artifact import StageConfig, save_stage
+from cascade.artifact import StageConfig, StageSampling, save_stage
 from cascade.data.procedural import ProceduralDataset
 from cascade.data.views import EvaluationView
 from cascade.diffusion import Condition, GaussianDenoiser
 from cascade.evaluation.bits_per_dim import PictureDraws
 from cascade.evaluation.inception import WeightsMissingError
+from cascade.guidance_settings import with_guides
 from stages import assembly
 from stages.distill_settings import completed
 from stages.draws import Draws
@@ -119,21 +120,16 @@ def sample_a_step(config: dict[str, Any], described: StageConfig, denoiser: Any)
         low_res, level = torch.zeros(2, 3, 8, 8), torch.full((2,), float(level))
     condition = Condition(label, low_res, level)
     asked = {"weak": denoiser, "classifier": lambda x_t, log_snr, condition: x_t.flatten(1).sum(1)}
-    guided = registry.build("guidance", _with(config["guidance"], asked), denoiser=denoiser)
+    sampling = StageSampling(config["sampler"], config["grid"], config["guidance"])
+    sampling = with_guides(sampling, lambda kind, _: asked[kind])  # objects, where a user names folders
+    guided = registry.build("guidance", sampling.guidance, denoiser=denoiser)
     denoiser = registry.build("threshold", config["threshold"], denoiser=guided)
-    sampler = registry.build("sampler", _with(config["sampler"], asked))
+    sampler = registry.build("sampler", sampling.sampler)
     levels = registry.build("grid", config["grid"])[:3]
     with torch.no_grad():
         made = sampler(denoiser, noise(-1), levels, condition, noise)
     assert made.shape == dim
     assert bool(made.isfinite().all())
-
-
-def _with(config: Any, asked: dict[str, Any]) -> Any:
-    """A choice whose weak stage and classifier are objects, where a user names folders."""
-    if not isinstance(config, dict):
-        return config
-    return {key: asked.get(key) or _with(value, asked) for key, value in config.items()}
 
 
 @pytest.mark.usefixtures("one_thread")

@@ -31,7 +31,7 @@ def test_a_local_stage_by_tiles_makes_the_same_picture(large):
     pipeline = CascadePipeline.load(large)
     (_, stage) = pipeline.plan(settings=tiled(16))
     overlap, blend = overlap_and_blend(stage.stage, 16)
-    assert 16 + 2 * overlap < 128
+    assert 16 + overlap < 64, "a tile in a corner is not shown the whole picture"
     assert blend == 1
     whole, parts = (pipeline.sample(seeds=[0, 1], settings=settings) for settings in (None, tiled(16)))
     assert (whole.int() - parts.int()).abs().max() <= 1
