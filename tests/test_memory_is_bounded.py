@@ -55,9 +55,9 @@ def peak(code, *arguments, cwd=None):
 
 @pytest.mark.slow
 def test_1024_px_within_3_gigabytes_and_no_more_for_more_pictures(cascade):
-    one, three = (peak(SAMPLED, cascade, 256, 0, count) for count in (1, 3))
-    assert one < 3e9
-    assert three < one + 1e8
+    few, many = (peak(SAMPLED, cascade, 256, 0, count) for count in (3, 24))
+    assert many < 3e9
+    assert many < few + 1e8  # 21 pictures of 12.6 MB do not stay; the allocator's rest differs by 0.06 GB
 
 
 @pytest.mark.slow
