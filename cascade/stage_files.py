@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 CONFIG, WEIGHTS, MANIFEST = "config.yaml", "weights.safetensors", "manifest.json"
 
+DTYPES = ("fp32", "bf16")
+"""Of stored weights; both are read as float32."""
+
 DIFFUSION, CLASSIFIER = "diffusion", "classifier"
 _KINDS = {
     DIFFUSION: ("the diffusion stage", "a classifier (cascade train stage=classifier64 makes one)"),
@@ -86,6 +89,30 @@ def write_weights(
         write_whole_with(file, lambda path: save_file(tensors, path, about))
     except SafetensorError as error:
         raise CascadeError(f"the weights in {of} could not be written: {error}") from error
+
+
+def check_dtype(dtype: str) -> None:
+    """Refuse what weights are not stored in."""
+    if dtype not in DTYPES:
+        raise CascadeError(f"unknown dtype '{dtype}'; {suggest(str(dtype), DTYPES)}")
+
+
+def stored_as(state: "Mapping[str, Tensor]", dtype: str) -> "dict[str, Tensor]":
+    """The weights rounded to the dtype of that name.
+
+    >>> stored_as({"w": torch.tensor([1.003])}, "bf16")
+    {'w': tensor([1.], dtype=torch.bfloat16)}
+    """
+    import torch
+
+    kept = {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
+    return {key: value.to(kept) if value.is_floating_point() else value for key, value in state.items()}
+
+
+def rewrite_stage(source: Path, target: Path, dtype: str) -> None:
+    """Copy a stage's folder, of whatever kind it is, with its weights in another dtype."""
+    checked_sha256(source)
+    write_stage(target, read_yaml(source / CONFIG), stored_as(read_weights(source), dtype))
 
 
 def checked_sha256(folder: Path) -> str:

@@ -1,7 +1,9 @@
 """`cascade assemble`: copy trained stages into one folder, a cascade that needs nothing else."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -26,6 +28,7 @@ from cascade.errors import CascadeError
 from cascade.files import replace_folder
 from cascade.guidance_settings import guides_of, with_guides
 from cascade.lock import beside, check_place
+from cascade.stage_files import check_dtype, rewrite_stage
 from cascade.stage_settings import StageSettings, changed, stops
 
 if TYPE_CHECKING:
@@ -45,6 +48,8 @@ def run(config: DictConfig) -> None:
     """
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)
     folders, out = _folders(plain["stages"]), Path(plain["out"]).expanduser()
+    if plain["dtype"] is not None:
+        check_dtype(plain["dtype"])
     stages = [load_stage_config(folder) for folder in folders]
     check_chain(stages)
     settings = read_per_stage(plain["per_stage"], [stage.name for stage in stages])
@@ -53,14 +58,15 @@ def run(config: DictConfig) -> None:
     cascade = CascadeConfig(
         tuple((stage.name, _inside(s, stage.name)) for stage, s in zip(stages, samplings, strict=True))
     )
-    there = _refuse_occupied(out, cascade, parts, overwrite=plain["overwrite"])
-    if not there:
-        check_place(out, beside)
-        _check_whole(folders, samplings)
-        with beside(out):
-            there = _refuse_occupied(out, cascade, parts, overwrite=plain["overwrite"])  # since it was looked at
-            if not there:
-                _write(out, cascade, parts)
+    with _stored(parts, plain["dtype"]) as parts:
+        there = _refuse_occupied(out, cascade, parts, overwrite=plain["overwrite"])
+        if not there:
+            check_place(out, beside)
+            _check_whole(folders, samplings)
+            with beside(out):
+                there = _refuse_occupied(out, cascade, parts, overwrite=plain["overwrite"])  # since it was looked at
+                if not there:
+                    _write(out, cascade, parts)
     print(f"{out}{' is there already' if there else ''}: {_summary(stages)}")
 
 
@@ -78,6 +84,18 @@ def _parts(folders: list[Path], stages: list[StageConfig], samplings: list[Stage
                 raise CascadeError(f"{what} is both '{own[name]}' and '{source}'; its guidance and sampler share one")
         parts |= own
     return parts
+
+
+@contextmanager
+def _stored(parts: dict[str, Path], dtype: str | None) -> Iterator[dict[str, Path]]:
+    """The parts as they are copied: those that are there, or for the while of it such in another dtype."""
+    if dtype is None:
+        yield parts
+        return
+    with TemporaryDirectory() as folder:
+        for name, source in parts.items():
+            rewrite_stage(source, Path(folder) / name, dtype)
+        yield {name: Path(folder) / name for name in parts}
 
 
 def _inside(sampling: StageSampling, stage: str) -> StageSampling:

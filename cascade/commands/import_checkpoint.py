@@ -12,12 +12,12 @@ from cascade.commands.stage_out import check_stage_out
 from cascade.errors import CascadeError, suggest
 from cascade.importers.adm_flags import ADMModel, preset, read_flags
 from cascade.lock import beside, check_place
+from cascade.stage_files import check_dtype, stored_as
 
 if TYPE_CHECKING:
     from cascade.importers.reference import Compared
 
 FORMATS = ("adm",)
-DTYPES = ("fp32", "bf16")
 
 
 def run(config: DictConfig) -> None:
@@ -40,9 +40,7 @@ def run(config: DictConfig) -> None:
     )
     described = described_as(model, name, rows, _class_names(plain["class_names"], rows))
     weights = state_of(described, state, f"'{checkpoint}'")
-    if plain["dtype"] == "bf16":
-        weights = {key: value.bfloat16() for key, value in weights.items()}
-    save_stage(out, described, weights)
+    save_stage(out, described, stored_as(weights, plain["dtype"]))
     parameters = sum(value.numel() for value in weights.values())
     print(f"{out}: {described.name}, {parameters / 1e6:.1f} M parameters in {plain['dtype']}")
     if plain["verify"] is not None:
@@ -52,8 +50,7 @@ def run(config: DictConfig) -> None:
 def _check(plain: Mapping[str, Any], checkpoint: Path, out: Path) -> None:
     if plain["format"] not in FORMATS:
         raise CascadeError(f"unknown format '{plain['format']}'; {suggest(plain['format'], FORMATS)}")
-    if plain["dtype"] not in DTYPES:
-        raise CascadeError(f"unknown dtype '{plain['dtype']}'; {suggest(plain['dtype'], DTYPES)}")
+    check_dtype(plain["dtype"])
     if (plain["preset"] is None) == (plain["flags"] is None):
         raise CascadeError("say how the network was made: either preset=NAME or flags=FILE.json")
     if plain["name"] is not None:

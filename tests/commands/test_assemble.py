@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from cascade import CascadePipeline
-from cascade.artifact import StageConfig, load_cascade_config, load_stage_config
+from cascade.artifact import StageConfig, load_cascade_config, load_stage, load_stage_config
 from cascade.commands.command_line import main
 from cascade.errors import CascadeError
 from cascade.files import replace_folder, sha256_of
@@ -59,6 +59,20 @@ def test_defaults_come_from_the_stages_and_can_be_changed(stages, tmp_path):
     assert base == replace(own[0], guidance={"name": "classifier_free", "scale": 1.5})
     assert middle == replace(own[1], grid={**own[1].grid, "n": 7})
     assert last == replace(own[2], aug_log_snr=5.0)  # unlabelled: no guidance
+
+
+def test_weights_are_stored_in_half_the_bytes_and_read_as_their_rounding(stages, tmp_path):
+    out = tmp_path / "small"
+    assert assemble(stages, out, "dtype=bf16")[0] == 0
+    for source in stages:
+        kept, rounded = load_stage(source).denoiser.state_dict(), load_stage(out / source.name).denoiser.state_dict()
+        assert all(torch.equal(value.bfloat16().float(), rounded[key]) for key, value in kept.items())
+    before = content(out)
+    code, printed = assemble(stages, out, "dtype=bf16")
+    assert code == 0
+    assert "is there already" in printed
+    assert content(out) == before
+    assert "unknown dtype 'bf17'; did you mean 'bf16'?" in assemble(stages, tmp_path / "x", "dtype=bf17")[1]
 
 
 def test_the_same_again_is_left_and_another_needs_overwrite(stages, tmp_path):
