@@ -100,6 +100,7 @@ def check_dtype(dtype: str) -> None:
 def stored_as(state: "Mapping[str, Tensor]", dtype: str) -> "dict[str, Tensor]":
     """The weights rounded to the dtype of that name.
 
+    >>> import torch
     >>> stored_as({"w": torch.tensor([1.003])}, "bf16")
     {'w': tensor([1.], dtype=torch.bfloat16)}
     """
