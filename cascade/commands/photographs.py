@@ -86,7 +86,7 @@ class Photographs:
 
         side = min(self.plain["memorisation"]["side"], self.side)
         samples, trained, unseen = (
-            _looked_at(pictures, side, features, bars, name)
+            looked_at(pictures, side, features, bars, name)
             for pictures, name in (
                 (self.samples, "pictures to evaluate"),
                 (self.trained, "photographs that were trained on"),
@@ -94,7 +94,7 @@ class Photographs:
             )
         )
         spaces = {
-            f"pixels at {side} px": [_mirrored(of[0], trained[0], side) for of in (samples, unseen)],
+            f"pixels at {side} px": [mirrored(of[0], trained[0], side) for of in (samples, unseen)],
             features.name: [nearest(of[1], trained[1]) for of in (samples, unseen)],
         }
         figures: list[Figure] = []
@@ -156,7 +156,7 @@ class Photographs:
         write_contact_sheet(out / sheet_of(self.side), rows)
 
 
-def _looked_at(pictures: Pictures, side: int, features: "Features", bars: "Bars", name: str) -> "tuple[Tensor, Tensor]":
+def looked_at(pictures: Pictures, side: int, features: "Features", bars: "Bars", name: str) -> "tuple[Tensor, Tensor]":
     """Pixels (N, 3·side²) in levels, and features (N, d)."""
     import torch
 
@@ -174,7 +174,7 @@ def _looked_at(pictures: Pictures, side: int, features: "Features", bars: "Bars"
     return torch.stack(pixels), found
 
 
-def _mirrored(pixels: "Tensor", trained: "Tensor", side: int) -> "Nearest":
+def mirrored(pixels: "Tensor", trained: "Tensor", side: int) -> "Nearest":
     """The nearest of the training pictures and their mirror images, which were trained on too."""
     from cascade.evaluation.neighbours import nearest
 
