@@ -2,7 +2,7 @@
 
 from lightning.fabric.plugins.environments import ClusterEnvironment
 
-from stages.processes import Processes
+from cascade.processes import Processes
 
 
 class Launched(ClusterEnvironment):

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 
 from cascade.errors import CascadeError
+from cascade.processes import Processes
 from stages.checks import refuse_missing
 from stages.precision import choose_precision
-from stages.processes import Processes
 
 
 def check_machine(settings: Mapping[str, Any], processes: Processes) -> None:

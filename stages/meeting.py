@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from cascade.errors import CascadeError
-from stages.processes import Processes
+from cascade.processes import Processes
 
 if TYPE_CHECKING:
     from torch.distributed import Store

@@ -26,6 +26,7 @@ from cascade.data.source import open_dataset, written_out
 from cascade.diffusion.power_ema import PowerPairEMA
 from cascade.errors import CascadeError
 from cascade.lock import beside
+from cascade.processes import Processes
 from cascade.progress import Bars, progress_bars
 from stages.after_step import AfterStep
 from stages.checkpoint import ResumeCheckpoint, WholeCheckpointIO
@@ -40,7 +41,6 @@ from stages.machine import check_machine, device_type, with_precision
 from stages.meeting import Meeting
 from stages.pictures import SamplePictures
 from stages.precision import PRECISIONS
-from stages.processes import Processes
 from stages.progress import TrainingProgress
 from stages.run_folder import SCRATCH, RunFolder, as_decided
 from stages.snapshots import KeepSnapshots
@@ -127,9 +127,9 @@ def _train(
         _begin(config, run, (dataset, validation), lines, tell)
 
     loggers = build_loggers(config, run, start)
-    progress = TrainingProgress(described.name, settings["log_every"], bars)
     clock = StopAfter(math.inf if settings["max_minutes"] is None else settings["max_minutes"])
     budget = CpuBudget(settings["max_cpu_minutes"])
+    progress = TrainingProgress(described.name, settings["log_every"], bars, budget)
     checkpoint = ResumeCheckpoint(run.path, settings["checkpoint_every"], settings["checkpoint_minutes"])
     size = _per_process(settings, processes)
     watching = _watching(config, described, validation, folder=run.path, batch=size, bars=bars)

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 def check_sweep(jobs: "Sequence[tuple[str, DictConfig]]") -> None:
     """Refuse a sweep for the first of its jobs that cannot be run, before any is; a job comes with how it differs."""
     from cascade.commands.configuration import plain_config
+    from cascade.processes import Processes
     from stages.checks import check_settings
     from stages.distill_settings import completed
-    from stages.processes import Processes
     from stages.sweep import check_all_folders, check_jobs
 
     processes = Processes.here()
@@ -31,10 +31,10 @@ def check_sweep(jobs: "Sequence[tuple[str, DictConfig]]") -> None:
 def run(config: "DictConfig") -> None:
     """Train the stage of `config`; a run that was stopped by a signal exits with 128 + its number."""
     from cascade.commands.configuration import defaults_of, plain_config
+    from cascade.processes import Processes
     from stages.checks import check_folders, check_place_of, check_settings
     from stages.distill_settings import completed
     from stages.meeting import Meeting
-    from stages.processes import Processes
 
     plain, processes = completed(plain_config(config)), Processes.here()
     check_settings(plain, processes.count)

@@ -12,8 +12,8 @@ from PIL import Image
 
 from cascade.errors import CascadeError
 from cascade.lock import beside
+from cascade.processes import Processes
 from stages.launched import Launched
-from stages.processes import Processes
 
 SCRIPT = Path(__file__).with_name("training_process.py")
 RUN = ["name=r", "stage=base64", "geometric=edm", "geometric.p=0.5", "trainer.workers=0", "trainer.batch=8"]

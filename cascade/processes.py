@@ -1,4 +1,4 @@
-"""The processes that train together: started by torchrun or by SLURM's srun, else this one alone."""
+"""The processes that share one job: started by torchrun or by SLURM's srun, else this one alone."""
 
 import os
 import re
@@ -14,7 +14,7 @@ _SHELLS = 0xFFFFFFF0
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among the `count` that train one run.
+    """This process among the `count` that share one job.
 
     rank, local_rank   its number among all of them, and among those of its node
     nodes, node        how many nodes there are, each with as many processes, and which of them this is
