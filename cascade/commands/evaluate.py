@@ -15,6 +15,7 @@ from cascade.commands.bits_per_dim import JUDGES, BitsPerDim, check_bits_per_dim
 from cascade.commands.evaluated_sides import Pictures, Sides, check_cascade, check_sides
 from cascade.commands.per_stage import stage_keys
 from cascade.commands.reports import refuse_foreign_report, write_report
+from cascade.commands.upscaling import Upscaling, check_patches, check_upscaling
 from cascade.errors import CascadeError, suggest
 from cascade.lock import check_place, exclusive
 from cascade.progress import Bars, progress_bars
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from cascade.commands.values import Kind
-    from cascade.evaluation.features import Features
+    from cascade.evaluation.features import Features, RememberedFeatures
     from cascade.evaluation.figures import Figure
 
 REPORT = "evaluation.json"
@@ -79,7 +80,7 @@ class Measured:
 
 Opened = Callable[[], Measured]
 """A metric whose pictures are open: a call measures them."""
-ChooseFeatures = Callable[[], "Features"]
+ChooseFeatures = Callable[[], "RememberedFeatures"]
 
 
 def features_of(plain: Mapping[str, Any], bars: Bars) -> ChooseFeatures:
@@ -173,8 +174,57 @@ def _memorisation(sides: Sides, choose: ChooseFeatures) -> Opened:
     return measure
 
 
+def _patches(sides: Sides, choose: ChooseFeatures) -> Opened:
+    """Open generated and real pictures and the features, and return what compares their patches."""
+    from cascade.commands.figure_table import named
+    from cascade.commands.upscaling import patch_features
+    from cascade.evaluation.measurement import measure
+    from cascade.evaluation.patches import patch_figures
+
+    plain, generated, reference = sides.plain, sides.generated, sides.reference()
+    check_patches(plain, sides.side)
+    features = patch_features(plain, choose().inner, max(generated.count, reference.count))
+
+    def measured() -> Measured:
+        real, made = (
+            measure(side.pairs(), features, lambda done, side=side, name=name: sides.bars.at(name, done, side.count))
+            for name, side in (("patches of real pictures", reference), ("patches to evaluate", generated))
+        )
+        figures, left_out = patch_figures(
+            made.features,
+            real.features,
+            features,
+            pictures=generated.count,
+            seed=plain["seed"],
+            allow_few_images=plain["allow_few_images"],
+        )
+        report = {"generated": generated.report(), "reference": reference.report(), "patches": plain["patches"]}
+        title = f"patches of {named(generated.source)} against {named(reference.source)}"
+        return Measured([_with_rules(figure, generated, reference) for figure in figures], report, title, left_out)
+
+    return measured
+
+
+def _upscaling(sides: Sides, choose: ChooseFeatures) -> Opened:
+    """Open a stage, photographs and the features, and return what compares the stage with bicubic."""
+    opened, features = Upscaling.open(sides.plain, sides.out, sides.bars), choose().inner
+
+    def measure() -> Measured:
+        figures, record, lines = opened.measure(features, sides.bars)
+        return Measured(figures, {"upscaling": record}, opened.title(), lines)
+
+    return measure
+
+
 PHOTOGRAPHS = {"floor": _floor, "memorisation": _memorisation}
-METRICS = {"distances": _distances, **PHOTOGRAPHS, "cas": _cas, **{metric: _judging(metric) for metric in JUDGES}}
+METRICS = {
+    "distances": _distances,
+    "patches": _patches,
+    "upscaling": _upscaling,
+    **PHOTOGRAPHS,
+    "cas": _cas,
+    **{metric: _judging(metric) for metric in JUDGES},
+}
 
 
 def check_evaluation(plain: Mapping[str, Any]) -> None:
@@ -198,6 +248,10 @@ def check_evaluation(plain: Mapping[str, Any]) -> None:
         from cascade.commands.cas import check_cas
 
         check_cas(plain)
+    if "patches" in plain["metrics"]:
+        check_patches(plain)
+    if "upscaling" in plain["metrics"]:
+        check_upscaling(plain)
     check_sides(plain)
     if plain["neighbours"] < 1:
         raise CascadeError(f"neighbours={plain['neighbours']} must be at least 1")

@@ -96,6 +96,11 @@ class Sides:
         """What is evaluated."""
         return self._generated[0]
 
+    @property
+    def side(self) -> int:
+        """Pixels of a side of the pictures as they are compared."""
+        return self._generated[1]
+
     def reference(self) -> Pictures:
         """What `reference` or `data` says that it is compared with."""
         generated, side, _ = self._generated

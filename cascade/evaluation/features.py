@@ -87,6 +87,8 @@ class NetworkFeatures:
 class RememberedFeatures:
     """The same features, each picture looked at once: several metrics ask for those of the same pictures.
 
+    `inner` remembers nothing; patches, of which there are many, are asked of it.
+
     >>> from cascade.evaluation.tiny import tiny_features
     >>> features, pictures = tiny_features(), torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
     >>> torch.equal(RememberedFeatures(features)(pictures), features(pictures))
@@ -95,7 +97,7 @@ class RememberedFeatures:
 
     def __init__(self, features: Features) -> None:
         self.name, self.dim, self.sha256, self.resize = features.name, features.dim, features.sha256, features.resize
-        self._features = features
+        self.inner = features
         self._rows: dict[bytes, Tensor] = {}
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -103,5 +105,5 @@ class RememberedFeatures:
         keys = [hashlib.sha256(repr(image.shape).encode() + image.cpu().numpy().tobytes()).digest() for image in images]
         new = {key: i for i, key in enumerate(keys) if key not in self._rows}
         if new:
-            self._rows.update(zip(new, self._features(images[list(new.values())]), strict=True))
-        return torch.stack([self._rows[key] for key in keys]) if keys else self._features(images)
+            self._rows.update(zip(new, self.inner(images[list(new.values())]), strict=True))
+        return torch.stack([self._rows[key] for key in keys]) if keys else self.inner(images)

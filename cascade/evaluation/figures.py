@@ -66,48 +66,82 @@ def distances(
 ) -> tuple[list[Figure], list[str]]:
     """Compare two feature matrices (N, d) and (M, d): Fréchet distance, kernel distance, precision and recall.
 
-    The Fréchet distance is torchmetrics'; `details` holds the same in symmetric form (`frechet_parts`). With fewer
-    pictures than dimensions on either side it is biased: it is left out, or with `allow_few_images` named so; the
-    unbiased kernel distance stands in its place. Returns the figures, and a line for each one left out.
+    Returns the figures, and a line for each one left out; see `frechet_and_kernel`.
     """
-    n, m = len(generated), len(reference)
-    fewest = min(n, m)
-    if fewest < 3:
-        raise CascadeError(f"{fewest} pictures are too few to compare; 3 on each side are the least")
-    common = {
-        "num_images": n,
-        "num_reference": m,
-        "resize": features.resize,
-        "features": features.name,
-        "sha256": features.sha256,
-    }
-    frechet_name, kernel_name = names_of(features)
-    figures, left_out = [], []
-    few = fewest < features.dim
-    if few and not allow_few_images:
-        left_out.append(
-            f"no {frechet_name}: {fewest} pictures are fewer than the {features.dim} feature dimensions, which biases "
-            f"it; {kernel_name} is unbiased (allow_few_images=true prints it nevertheless)"
-        )
-    else:
-        ours, theirs = statistics_of(generated), statistics_of(reference)
-        parts = frechet_parts(ours.mean, ours.covariance, theirs.mean, theirs.covariance)
-        figures.append(
-            Figure(
-                f"{frechet_name} (biased, N<d)" if few else frechet_name,
-                torchmetrics_frechet(generated, reference),
-                details={"symmetric_form": parts.distance, "negative_mass": parts.negative_mass},
-                **common,
-            )
-        )
-    kernel = kernel_distance(generated, reference, seed)
-    figures.append(Figure(kernel_name, kernel.value, standard_error=kernel.standard_error, **common))
+    figures, left_out = frechet_and_kernel(
+        generated, reference, features, seed=seed, allow_few_images=allow_few_images, by_torchmetrics=True
+    )
+    fewest = min(len(generated), len(reference))
     if fewest > neighbours:
         share = precision_recall(reference, generated, neighbours)
+        common = _common(generated, reference, features)
         figures += [Figure(name, getattr(share, name), **common) for name in ("precision", "recall")]
     else:
         left_out.append(f"no precision and recall: {fewest} pictures have no {neighbours} neighbours each")
     return figures, left_out
+
+
+def frechet_and_kernel(
+    generated: Tensor,
+    reference: Tensor,
+    features: Features,
+    *,
+    seed: int,
+    allow_few_images: bool = False,
+    by_torchmetrics: bool = False,
+    group: int = 1,
+    paired: bool = False,
+    subset_size: int = 1000,
+    counted: str = "pictures",
+) -> tuple[list[Figure], list[str]]:
+    """The Fréchet and the kernel distance of two feature matrices (N, d) and (M, d), and a line if one is left out.
+
+    The Fréchet distance is that of float64 statistics in symmetric form (`frechet_parts`); `details` holds its negative
+    mass, and with `by_torchmetrics` that library's number. With fewer rows than twice the dimensions on either side it
+    is biased: it is left out, or with `allow_few_images` named so; the unbiased kernel distance stands in its place.
+    `group`, `paired` and `subset_size` are those of `kernel_distance`; `counted` is what the rows are of.
+    """
+    n, m = len(generated), len(reference)
+    fewest = min(n, m)
+    if fewest < 3:
+        raise CascadeError(f"{fewest} {counted} are too few to compare; 3 on each side are the least")
+    common = _common(generated, reference, features)
+    frechet_name, kernel_name = names_of(features)
+    figures, left_out = [], []
+    bias = _bias(fewest, features.dim)
+    if bias and not allow_few_images:
+        dimensions = f"{'' if bias == 'N<d' else 'twice '}the {features.dim} feature dimensions"
+        left_out.append(
+            f"no {frechet_name}: {fewest} {counted} are fewer than {dimensions}, which biases it; "
+            f"{kernel_name} is unbiased (allow_few_images=true prints it nevertheless)"
+        )
+    else:
+        ours, theirs = statistics_of(generated), statistics_of(reference)
+        parts = frechet_parts(ours.mean, ours.covariance, theirs.mean, theirs.covariance)
+        details = {"mean_term": parts.mean_term, "negative_mass": parts.negative_mass}
+        if by_torchmetrics:
+            details["torchmetrics"] = torchmetrics_frechet(generated, reference)
+        name = f"{frechet_name} (biased, {bias})" if bias else frechet_name
+        figures.append(Figure(name, parts.distance, details=details, **common))
+    kernel = kernel_distance(generated, reference, seed, subset_size, group=group, paired=paired)
+    figures.append(Figure(kernel_name, kernel.value, standard_error=kernel.standard_error, **common))
+    return figures, left_out
+
+
+def _bias(fewest: int, dim: int) -> str | None:
+    """Why a Fréchet distance of so few rows is biased: below d the covariance has no full rank, below 2d it is poor."""
+    return "N<d" if fewest < dim else "N<2d" if fewest < 2 * dim else None
+
+
+def _common(generated: Tensor, reference: Tensor, features: Features) -> dict[str, Any]:
+    """What all figures of these features carry."""
+    return {
+        "num_images": len(generated),
+        "num_reference": len(reference),
+        "resize": features.resize,
+        "features": features.name,
+        "sha256": features.sha256,
+    }
 
 
 def torchmetrics_frechet(generated: Tensor, reference: Tensor) -> float:

@@ -20,16 +20,23 @@ class KernelDistance(NamedTuple):
     standard_error: float
 
 
-def kernel_distance(x: Tensor, y: Tensor, seed: int, subset_size: int = 1000) -> KernelDistance:
+def kernel_distance(
+    x: Tensor, y: Tensor, seed: int, subset_size: int = 1000, *, group: int = 1, paired: bool = False
+) -> KernelDistance:
     """Unbiased MMD² between features (N, d) and (M, d) under the kernel k(a, b) = (a·b/d + 1)³, in float64.
 
     Bińkowski et al. 2018, "Demystifying MMD GANs", Eq. 4 and Section 4. Both sets are cut, in an order drawn from
     `seed`, into the same number of disjoint subsets of about `subset_size` (each picture used once); the value is the
     mean of the subsets' U-statistics. With at most `subset_size` pictures it is the U-statistic of them all.
 
+    Each `group` rows that follow one another are the patches of one picture. They are not independent, so the kernel of
+    two pictures is the mean over pairs of their patches, and the statistic is that of the pictures. `paired`: picture i
+    of x was made from picture i of y; they are not independent either, and no pair has the same number on both sides
+    (Gretton et al. 2012, "A Kernel Two-Sample Test", Lemma 6).
+
     The standard error is the jackknife's over pictures, the subsets being independent. By Efron & Stein (1981) its
     square is not below the variance on average; for two equal distributions it is up to √2 too large.
-    Raises CascadeError with fewer than 3 pictures on a side, or unequal feature dimensions.
+    Raises CascadeError with fewer than 3 pictures on a side, unequal feature dimensions, or broken groups or pairs.
 
     >>> square = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
     >>> value, standard_error = kernel_distance(square, square + 3, seed=0)
@@ -38,41 +45,57 @@ def kernel_distance(x: Tensor, y: Tensor, seed: int, subset_size: int = 1000) ->
     """
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
         raise CascadeError(f"expected features (N, d) and (M, d), not {tuple(x.shape)} and {tuple(y.shape)}")
-    fewest = min(len(x), len(y))
+    if group < 1 or len(x) % group or len(y) % group:
+        raise CascadeError(f"{len(x)} and {len(y)} rows are no whole pictures of {group} patches each")
+    if paired and len(x) != len(y):
+        raise CascadeError(f"{len(x)} and {len(y)} rows are no pairs")
+    fewest = min(len(x), len(y)) // group
     if fewest < 3:
         raise CascadeError(f"a kernel distance and its error need at least 3 pictures on each side, not {fewest}")
     if subset_size < 3:
         raise CascadeError(f"a subset must hold at least 3 pictures, not {subset_size}")
-    x, y = x.detach().to("cpu", torch.float64), y.detach().to("cpu", torch.float64)
+    x, y = (z.detach().to("cpu", torch.float64).unflatten(0, (-1, group)) for z in (x, y))
     if not (torch.isfinite(x).all() and torch.isfinite(y).all()):
         raise CascadeError("the features hold NaN or infinity")
-    subsets = max(1, fewest // subset_size)
+    subsets = max(1, fewest // max(3, subset_size // group))
     parts = zip(
         x[permutation("kernel distance", seed, "x", size=len(x))].tensor_split(subsets),
-        y[permutation("kernel distance", seed, "y", size=len(y))].tensor_split(subsets),
+        y[permutation("kernel distance", seed, "x" if paired else "y", size=len(y))].tensor_split(subsets),
         strict=True,
     )
-    results = [_u_statistic(a, b) for a, b in parts]
+    results = [_u_statistic(a, b, paired) for a, b in parts]
     value = sum(result[0] for result in results) / subsets
     variance = sum(result[1] for result in results) / subsets**2
     return KernelDistance(value, variance**0.5)
 
 
 def _kernel(a: Tensor, b: Tensor) -> Tensor:
-    return (a @ b.mT / a.shape[1] + 1) ** 3
+    """The kernel of pictures (n, g, d) and (m, g, d), (n, m): the mean over pairs of their rows."""
+    g, dim = a.shape[1:]
+    pairs = (a.flatten(0, 1) @ b.flatten(0, 1).mT / dim + 1) ** 3
+    return pairs if g == 1 else pairs.reshape(len(a), g, len(b), g).mean((1, 3))
 
 
-def _u_statistic(x: Tensor, y: Tensor) -> tuple[float, float]:
-    """Return the unbiased MMD² of two sets and the jackknife estimate of its variance."""
+def _u_statistic(x: Tensor, y: Tensor, paired: bool) -> tuple[float, float]:
+    """Return the unbiased MMD² of two sets of pictures and the jackknife estimate of its variance."""
     n, m = len(x), len(y)
     within_x = _kernel(x, x).fill_diagonal_(0).sum(1)
     within_y = _kernel(y, y).fill_diagonal_(0).sum(1)
     between = _kernel(x, y)
+    if paired:
+        between.fill_diagonal_(0)
     total_x, total_y, total = within_x.sum(), within_y.sum(), between.sum()
     mean_x, mean_y = total_x / (n * (n - 1)), total_y / (m * (m - 1))
-    value = mean_x + mean_y - 2 * total / (n * m)
+    value = mean_x + mean_y - 2 * total / (n * (m - paired))
     # The statistic without picture i, for every i at once.
-    without_x = (total_x - 2 * within_x) / ((n - 1) * (n - 2)) + mean_y - 2 * (total - between.sum(1)) / ((n - 1) * m)
-    without_y = mean_x + (total_y - 2 * within_y) / ((m - 1) * (m - 2)) - 2 * (total - between.sum(0)) / (n * (m - 1))
-    variance = sum((len(w) - 1) * w.var(correction=0) for w in (without_x, without_y))
+    less_x = (total_x - 2 * within_x) / ((n - 1) * (n - 2))
+    less_y = (total_y - 2 * within_y) / ((m - 1) * (m - 2))
+    if paired:
+        without = [less_x + less_y - 2 * (total - between.sum(0) - between.sum(1)) / ((n - 1) * (n - 2))]
+    else:
+        without = [
+            less_x + mean_y - 2 * (total - between.sum(1)) / ((n - 1) * m),
+            mean_x + less_y - 2 * (total - between.sum(0)) / (n * (m - 1)),
+        ]
+    variance = sum((len(w) - 1) * w.var(correction=0) for w in without)
     return value.item(), float(variance)

@@ -52,12 +52,12 @@ class SpectrumSum:
 
     def add(self, images: Tensor) -> None:
         """Add uint8 pictures (B, 3, R, R)."""
-        power = _power(images)
-        if self._total is not None and self._total.shape != power.shape[1:]:
-            raise CascadeError(f"pictures of {power.shape[-1]} and {len(self._total)} px have no common spectrum")
-        for one in power:  # one by one: the sum does not depend on the pieces
-            self._total = one if self._total is None else self._total + one
-        self._count += len(power)
+        for image in images:  # one by one: neither memory nor the sum depends on the pieces
+            power = _power(image[None])[0]
+            if self._total is not None and self._total.shape != power.shape:
+                raise CascadeError(f"pictures of {len(power)} and {len(self._total)} px have no common spectrum")
+            self._total = power if self._total is None else self._total + power
+        self._count += len(images)
 
     def spectrum(self) -> RadialSpectrum:
         """Return the mean over the pictures so far, averaged over rings."""

@@ -19,15 +19,16 @@ def matrices(n, m, dim=32):
     return randn("figures", "x", shape=(n, dim)), 1.2 * randn("figures", "y", shape=(m, dim)) + 0.1
 
 
-def test_the_frechet_distance_is_torchmetrics_and_equals_the_symmetric_form():
+def test_the_frechet_distance_is_the_symmetric_form_and_equals_torchmetrics():
     x, y = matrices(200, 150)
     ours, theirs = statistics_of(x), statistics_of(y)
     expected = frechet_distance(ours.mean, ours.covariance, theirs.mean, theirs.covariance)
     assert torchmetrics_frechet(x, y) == pytest.approx(expected, rel=1e-9)
     figure = distances(x, y, tiny_features(), seed=0)[0][0]
     assert figure.name == "FD-tiny"
-    assert figure.value == pytest.approx(expected, rel=1e-9)
-    assert figure.details["symmetric_form"] == expected
+    assert figure.value == expected
+    assert figure.details["torchmetrics"] == pytest.approx(expected, rel=1e-9)
+    assert figure.details["negative_mass"] < 1e-12
 
 
 def test_torchmetrics_on_pictures_gives_the_same_number_as_on_our_features():
@@ -42,33 +43,43 @@ def test_torchmetrics_on_pictures_gives_the_same_number_as_on_our_features():
             return features(images).double()
 
     real, fake = (
-        torch.randint(0, top, (48, 3, 16, 16), generator=generator("torchmetrics", top), dtype=torch.uint8)
+        torch.randint(0, top, (64, 3, 16, 16), generator=generator("torchmetrics", top), dtype=torch.uint8)
         for top in (256, 200)
     )
     metric = FrechetInceptionDistance(feature=Extractor())
-    for start in range(0, 48, 20):
+    for start in range(0, 64, 20):
         metric.update(real[start : start + 20], real=True)
         metric.update(fake[start : start + 20], real=False)
     figure = distances(features(fake), features(real), features, seed=0)[0][0]
     assert figure.value == pytest.approx(metric.compute().item(), rel=1e-9)
 
 
-@pytest.mark.parametrize(("n", "m"), [(31, 100), (100, 31)])
-def test_with_fewer_pictures_than_dimensions_the_kernel_distance_stands_alone(n, m):
+@pytest.mark.parametrize(
+    ("n", "m", "bias", "few"),
+    [(31, 100, "N<d", "the 32"), (100, 31, "N<d", "the 32"), (63, 64, "N<2d", "twice the 32")],
+)
+def test_with_fewer_pictures_than_twice_the_dimensions_the_kernel_distance_stands_alone(n, m, bias, few):
     x, y = matrices(n, m)
     figures, left_out = distances(x, y, tiny_features(), seed=4)
     assert [figure.name for figure in figures] == ["KID-tiny", "precision", "recall"]
     assert len(left_out) == 1
-    assert "31 pictures are fewer than the 32 feature dimensions" in left_out[0]
+    assert f"{min(n, m)} pictures are fewer than {few} feature dimensions" in left_out[0]
     assert "allow_few_images" in left_out[0]
     figures, left_out = distances(x, y, tiny_features(), seed=4, allow_few_images=True)
-    assert figures[0].name == "FD-tiny (biased, N<d)"
+    assert figures[0].name == f"FD-tiny (biased, {bias})"
     assert left_out == []
     assert (figures[1].value, figures[1].standard_error) == kernel_distance(x, y, 4)
 
 
-def test_as_many_pictures_as_dimensions_are_enough():
-    assert distances(*matrices(32, 32), tiny_features(), seed=0)[0][0].name == "FD-tiny"
+def test_twice_as_many_pictures_as_dimensions_are_enough():
+    assert distances(*matrices(64, 64), tiny_features(), seed=0)[0][0].name == "FD-tiny"
+
+
+def test_a_set_is_at_distance_zero_from_itself_also_with_few_pictures():
+    for count in (20, 200):
+        x, _ = matrices(count, 1)
+        figure = distances(30 * x, 30 * x, tiny_features(), seed=0, allow_few_images=True)[0][0]
+        assert abs(figure.value) < 1e-6
 
 
 def test_precision_speaks_of_the_generated_and_recall_of_the_real_ones():
@@ -81,8 +92,8 @@ def test_precision_speaks_of_the_generated_and_recall_of_the_real_ones():
 
 def test_every_figure_carries_features_number_and_resize_rule():
     features = tiny_features()
-    for figure in distances(*matrices(40, 50), features, seed=0)[0]:
-        assert (figure.num_images, figure.num_reference) == (40, 50)
+    for figure in distances(*matrices(70, 80), features, seed=0)[0]:
+        assert (figure.num_images, figure.num_reference) == (70, 80)
         assert (figure.features, figure.sha256, figure.resize) == ("tiny", features.sha256, features.resize)
         json.dumps(figure.to_json(), allow_nan=False)
 

@@ -1,0 +1,263 @@
+"""`metrics=[upscaling]` of `cascade evaluate`: a super-resolution stage on its own, beside bicubic upscaling.
+
+Photographs are shrunk to what the last stage takes, and both make large pictures of that; both are compared, patch by
+patch, with the photographs. So nothing that an earlier stage does badly is held against it.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cascade.artifact import load_chain
+from cascade.commands.per_stage import read_per_stage
+from cascade.commands.png import sample_png
+from cascade.errors import CascadeError
+from cascade.files import write_whole
+from cascade.requests import chosen_stages
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from cascade.data.dataset import PictureDataset
+    from cascade.evaluation.features import Features
+    from cascade.evaluation.figures import Figure
+    from cascade.evaluation.measurement import Measurement
+    from cascade.evaluation.patches import PatchFeatures
+    from cascade.orchestrator import CascadePipeline
+    from cascade.progress import Bars
+    from cascade.stage_settings import StageSettings
+
+_LEAST = 3
+"""Photographs."""
+
+
+def check_upscaling(plain: Mapping[str, Any]) -> None:
+    """Everything that can be said of the command line itself, before torch is imported."""
+    from cascade.data.listing import SPLITS
+    from cascade.data.source import check_source
+    from cascade.errors import suggest
+
+    asked = plain["upscaling"]
+    if plain["cascade"] is None:
+        raise CascadeError("upscaling is asked of a stage: give cascade=FOLDER, not images=FOLDER")
+    if asked["num_images"] < _LEAST:
+        raise CascadeError(f"upscaling.num_images={asked['num_images']} must be at least {_LEAST}")
+    if asked["split"] not in SPLITS:
+        raise CascadeError(f"unknown split '{asked['split']}'; {suggest(asked['split'], SPLITS)}")
+    check_source(plain["data"])
+    configs = load_chain(plain["cascade"])
+    last = configs[chosen_stages(configs, plain["stages"], None)][-1]
+    if last.low_resolution is None:
+        raise CascadeError(f"'{last.name}' is a base stage and upscales nothing; stages=2 or more end at one that does")
+    check_patches(plain, last.resolution)
+
+
+def check_patches(plain: Mapping[str, Any], side: int | None = None) -> None:
+    """The settings of patches, for pictures of `side` px (None: not known yet)."""
+    for key in ("side", "most"):
+        if plain["patches"][key] < 1:
+            raise CascadeError(f"patches.{key}={plain['patches'][key]} must be at least 1")
+    if side is not None and plain["patches"]["side"] > side:
+        raise CascadeError(f"patches.side={plain['patches']['side']} is more than the {side} px of the pictures")
+
+
+def patch_features(plain: Mapping[str, Any], features: "Features", pictures: int) -> "PatchFeatures":
+    """The features of at most `patches.most` patches of that many pictures."""
+    from cascade.evaluation.patches import PatchFeatures
+
+    asked = plain["patches"]
+    return PatchFeatures(features, asked["side"], max(1, asked["most"] // pictures), plain["seed"])
+
+
+@dataclass(frozen=True, eq=False)
+class Upscaling:
+    """A stage and the photographs whose small versions it is given, opened and not yet computed with.
+
+    `chosen` are places in the data; the picture of place i has seed i. What is made is kept below `keep`, if given.
+    """
+
+    plain: Mapping[str, Any]
+    pipeline: "CascadePipeline"
+    settings: "Mapping[str, StageSettings]"
+    stages: int
+    dataset: "PictureDataset"
+    chosen: Sequence[int]
+    keep: Path | None
+
+    @classmethod
+    def open(cls, plain: Mapping[str, Any], out: Path | None, bars: "Bars") -> "Upscaling":
+        """Load the stage, open the data, and check that they know the same classes and fit."""
+        from cascade.commands.evaluated_sides import open_data
+        from cascade.orchestrator import CascadePipeline
+        from cascade.rng import permutation
+
+        configs = load_chain(plain["cascade"])
+        asked, chain = plain["upscaling"], configs[chosen_stages(configs, plain["stages"], None)]
+        last = chain[-1]
+        pipeline = CascadePipeline.load(plain["cascade"], plain["device"], plain["precision"], [last.name])
+        given = read_per_stage(plain["per_stage"], [config.name for config in configs])
+        settings = {name: own for name, own in given.items() if name == last.name}
+        dataset = open_data(plain, last.resolution, asked["split"], bars, table=last.class_names)
+        order = permutation("evaluation", "upscaling", plain["seed"], size=len(dataset)).tolist()
+        if len(order) < _LEAST:
+            raise CascadeError(
+                f"the data hold {len(order)} pictures in the split {asked['split']}; {_LEAST} are wanted"
+            )
+        chosen = sorted(order[: asked["num_images"]])
+        keep = None if out is None else out / "upscaled"
+        opened = cls(plain, pipeline, settings, len(chain), dataset, chosen, keep)
+        opened.record()  # whatever does not fit is refused here
+        return opened
+
+    @property
+    def name(self) -> str:
+        """The name of the stage."""
+        return self.pipeline.configs[self.stages - 1].name
+
+    def title(self) -> str:
+        """What the table is of."""
+        split = self.plain["upscaling"]["split"]
+        return f"{self.name} and bicubic on photographs ({self.plain['data']['name']}, {split}) made small"
+
+    def record(self) -> dict[str, Any]:
+        """What the pixels depend on beside the picture, as plain JSON values."""
+        low = self.pipeline.configs[self.stages - 1].low_resolution
+        (stage,) = self.pipeline.plan(
+            stages=self.stages, settings=self.settings, low_resolution=low, pictures=len(self.chosen)
+        )
+        return {
+            "stages": [stage.record()],
+            "threads": self.pipeline.threads,
+            "device": str(self.pipeline.device),
+            "fingerprint": self.dataset.fingerprint,
+            "low_resolution": low,
+        }
+
+    def measure(self, features: "Features", bars: "Bars") -> "tuple[list[Figure], dict[str, Any], list[str]]":
+        """Figures, record and lines of both ways of upscaling."""
+        from cascade.evaluation.measurement import measure, pixel_figures
+        from cascade.evaluation.patches import patch_figures
+
+        seen = patch_features(self.plain, features, len(self.chosen))
+        ways = {"photographs": self._photographs(), "bicubic": self._bicubic(), self.name: self._made(bars)}
+        count = len(self.chosen)
+        found: dict[str, Measurement] = {
+            name: measure(pairs, seen, lambda done, name=name: bars.at(name, done, count, "pictures"))
+            for name, pairs in ways.items()
+        }
+        real = found.pop("photographs")
+        figures: list[Figure] = []
+        left_out: list[str] = []
+        of_way: dict[str, list[Figure]] = {}
+        for name, measured in found.items():
+            of_way[name], left_out = patch_figures(
+                measured.features,
+                real.features,
+                seen,
+                pictures=count,
+                seed=self.plain["seed"],
+                allow_few_images=self.plain["allow_few_images"],
+                paired=True,
+            )
+            figures += [
+                replace(figure, name=f"{name}: {figure.name}")
+                for figure in of_way[name] + pixel_figures(measured, real)
+            ]
+        figures[:0] = [_share(self.name, *both) for both in zip(of_way[self.name], of_way["bicubic"], strict=True)]
+        record = {
+            **self.record(),
+            "cascade": str(self.plain["cascade"]),
+            "data": {**self.plain["data"], "split": self.plain["upscaling"]["split"]},
+            "side": self.dataset.resolution,
+            "pictures": list(self.chosen),
+            "patches": {**self.plain["patches"], "of each picture": len(real.features) // count},
+        }
+        return figures, record, left_out
+
+    def _photographs(self) -> "Iterator[tuple[Tensor, None]]":
+        return ((self.dataset.image(place), None) for place in self.chosen)
+
+    def _bicubic(self) -> "Iterator[tuple[Tensor, Tensor]]":
+        from cascade.evaluation.resize import bicubic
+
+        for place in self.chosen:
+            low = self._small(place)
+            large = bicubic(low[None].float(), self.dataset.resolution)[0]
+            yield large.round().clamp(0, 255).byte(), low
+
+    def _small(self, place: int) -> "Tensor":
+        from cascade.data.degradation import from_uint8, shrink, to_uint8
+
+        low = self.pipeline.configs[self.stages - 1].low_resolution
+        return to_uint8(shrink(from_uint8(self.dataset.image(place)), low))
+
+    def _made(self, bars: "Bars") -> "Iterator[tuple[Tensor, Tensor]]":
+        """What the stage makes of each, and what it was made from; what is kept already is read."""
+        if self.keep is None:
+            for place, image in zip(self.chosen, self._sampled(self.chosen, bars), strict=True):
+                yield image, self._small(place)
+            return
+        from cascade.data.picture import UnreadablePicture, read_square
+
+        record = self.record()
+        digest = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:12]
+        folder = self.keep / f"{self.name}-{digest}"
+        files = {place: folder / f"{place:06d}.png" for place in self.chosen}
+        missing = [place for place, file in files.items() if not file.is_file()]
+        if missing:
+            write_whole(folder / "record.json", json.dumps(record, indent=1) + "\n")
+        new, to_make = self._sampled(missing, bars), set(missing)
+        for place, file in files.items():
+            if place in to_make:
+                write_whole(file, sample_png(next(new), place, self._class_of(place)))
+            try:
+                image = read_square(file, self.dataset.resolution)[0]
+            except (UnreadablePicture, OSError) as error:
+                raise CascadeError(f"{file} is damaged; remove it, and it will be made again") from error
+            yield image, self._small(place)
+
+    def _sampled(self, places: Sequence[int], bars: "Bars") -> "Iterator[Tensor]":
+        if not places:
+            return iter(())
+        images = self.pipeline.iterate(
+            [self._class_of(place) for place in places],
+            list(places),
+            stages=self.stages,
+            settings=self.settings,
+            low_res=_Small(self, places),
+            on_progress=lambda stage, step, total: bars.at(f"  {stage}, steps", step, total),
+        )
+        return (image.image for image in images)
+
+    def _class_of(self, place: int) -> str | None:
+        names = self.dataset.class_names
+        return (
+            names[self.dataset.label(place)] if names and self.pipeline.configs[self.stages - 1].class_names else None
+        )
+
+
+@dataclass(frozen=True)
+class _Small:
+    """Small photographs, each made when its turn comes."""
+
+    of: Upscaling
+    places: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, i: int) -> "Tensor":
+        return self.of._small(self.places[i])
+
+
+def _share(name: str, ours: "Figure", bicubic: "Figure") -> "Figure":
+    """A figure of the stage over that of bicubic, with its error where both have one (taken as independent)."""
+    value = ours.value / bicubic.value if bicubic.value else math.inf
+    error = None
+    if ours.standard_error is not None and bicubic.standard_error is not None and bicubic.value:
+        error = (ours.standard_error**2 + (value * bicubic.standard_error) ** 2) ** 0.5 / abs(bicubic.value)
+    return replace(ours, name=f"{name} / bicubic: {ours.name}", value=value, standard_error=error, details={})

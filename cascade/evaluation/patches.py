@@ -1,0 +1,108 @@
+"""Features of patches: of a picture of 1024 px, what a feature network that sees 299 px would shrink away."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from cascade.errors import CascadeError
+from cascade.evaluation.features import Features
+from cascade.evaluation.figures import Figure, frechet_and_kernel
+from cascade.rng import permutation
+
+SIDE = 128
+"""Pixels of a patch's side."""
+_KERNEL_ROWS = 4096  # patches whose kernels are in memory at once: 0.1 GB a matrix
+
+
+def cut_patches(images: Tensor, side: int = SIDE) -> Tensor:
+    """Cut uint8 pictures (B, 3, H, W) into patches that do not overlap: (B·k, 3, side, side), k = ⌊H/side⌋·⌊W/side⌋.
+
+    Row by row of each picture in turn; what is left over at the borders is half on either side. Raises CascadeError for
+    pictures smaller than a patch.
+
+    >>> picture = torch.arange(16).reshape(1, 1, 4, 4).expand(1, 3, 4, 4).to(torch.uint8)
+    >>> cut_patches(picture, 2)[:, 0].flatten(1).tolist()
+    [[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]]
+    """
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+        raise CascadeError(f"expected uint8 pictures (B, 3, H, W), not {images.dtype} {tuple(images.shape)}")
+    height, width = images.shape[-2:]
+    rows, columns = patches_along(height, side), patches_along(width, side)
+    top, left = (height - rows * side) // 2, (width - columns * side) // 2
+    inner = images[..., top : top + rows * side, left : left + columns * side]
+    parts = inner.unflatten(-2, (rows, side)).unflatten(-1, (columns, side))
+    return parts.permute(0, 2, 4, 1, 3, 5).reshape(-1, 3, side, side)
+
+
+def patches_along(length: int, side: int) -> int:
+    """How many patches lie beside each other; raises CascadeError where there is not one.
+
+    >>> patches_along(1024, 128), patches_along(300, 128)
+    (8, 2)
+    """
+    if not 1 <= side <= length:
+        raise CascadeError(f"a picture of {length} px has no patches of {side} px")
+    return length // side
+
+
+class PatchFeatures:
+    """The features of each patch of a picture: uint8 (B, 3, H, W) to (B·k, d), those of a picture one after another.
+
+    Of pictures with more than `most` patches, those at `most` places chosen by `seed` are looked at, the same places in
+    all pictures. It is `Features` in all but the number of rows, so `measure` takes it.
+
+    >>> from cascade.evaluation.tiny import tiny_features
+    >>> features = PatchFeatures(tiny_features(), side=8)
+    >>> features(torch.zeros(2, 3, 16, 16, dtype=torch.uint8)).shape, features.resize
+    (torch.Size([8, 32]), 'patches of 8 px, bilinear_antialias to 32 px')
+    """
+
+    def __init__(self, features: Features, side: int = SIDE, most: int | None = None, seed: int = 0) -> None:
+        self.name, self.dim, self.sha256 = features.name, features.dim, features.sha256
+        self.resize = f"patches of {side} px, {features.resize}"
+        self._features, self._side, self._most, self._seed = features, side, most, seed
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return the features, picture by picture: their patches are in memory, and those of no other."""
+        return torch.cat([torch.zeros(0, self.dim), *(self._features(self._patches(image)) for image in images)])
+
+    def _patches(self, image: Tensor) -> Tensor:
+        patches = cut_patches(image[None], self._side)
+        if self._most is None or len(patches) <= self._most:
+            return patches
+        places = permutation("evaluation", "patches", self._seed, size=len(patches))[: self._most]
+        return patches[places.sort().values]
+
+
+def patch_figures(
+    generated: Tensor,
+    reference: Tensor,
+    features: PatchFeatures,
+    *,
+    pictures: int,
+    seed: int,
+    allow_few_images: bool = False,
+    paired: bool = False,
+) -> tuple[list[Figure], list[str]]:
+    """The Fréchet and the kernel distance of patches, and a line for each one left out.
+
+    `generated` (N, d) and `reference` (M, d) are what `features` gave, `pictures` the number of pictures that the N are
+    of; the numbers of the figures are those of patches. The Fréchet distance takes all patches as one set. The kernel
+    distance is that of pictures, each the set of its patches, and with `paired` of pictures that were made from the
+    reference's: both are then unbiased, and the error is right (`kernel_distance`).
+    """
+    if pictures < 1 or len(generated) % pictures:
+        raise CascadeError(f"{len(generated)} patches are not those of {pictures} pictures")
+    figures, left_out = frechet_and_kernel(
+        generated,
+        reference,
+        features,
+        seed=seed,
+        allow_few_images=allow_few_images,
+        group=len(generated) // pictures,
+        paired=paired,
+        subset_size=_KERNEL_ROWS,
+        counted="patches",
+    )
+    return [replace(figure, name=f"patch-{figure.name}") for figure in figures], left_out
