@@ -7,6 +7,7 @@ from lightning.pytorch import Trainer
 
 from cascade.progress import Bars
 from stages.after_step import AfterStep
+from stages.cpu_budget import CpuBudget
 from stages.diffusion_stage import DiffusionStage
 
 
@@ -16,10 +17,11 @@ class TrainingProgress(AfterStep):
     An endless loader has no length for Lightning's own bar to count by, so this one counts optimizer steps.
     """
 
-    def __init__(self, name: str, log_every: int, bars: Bars) -> None:
+    def __init__(self, name: str, log_every: int, bars: Bars, budget: CpuBudget) -> None:
         self.name = name
         self.log_every = log_every
         self.bars = bars
+        self.budget = budget
         self._loss = ""
         self._began: tuple[float, int] = (0.0, 0)
 
@@ -36,6 +38,7 @@ class TrainingProgress(AfterStep):
         if step % self.log_every == 0 or step == trainer.max_steps:
             metrics = stage.take_metrics()
             metrics["train/images_per_second"] = rate
+            metrics["train/cpu_hours"] = self.budget.used / 3600 * trainer.world_size
             metrics["train/images_seen"] = float(step * stage.recipe.global_batch)
             for logger in trainer.loggers:
                 logger.log_metrics(metrics, step)

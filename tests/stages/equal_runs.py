@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+SPEED = ("train/images_per_second", "train/cpu_hours")
+
 
 def checkpoint(run: Path) -> dict[str, Any]:
     return torch.load(run / "last.ckpt", weights_only=True)
@@ -14,7 +16,7 @@ def checkpoint(run: Path) -> dict[str, Any]:
 def curve(run: Path) -> list[dict[str, str]]:
     """The rows of its metrics, but for how fast it was."""
     with (run / "metrics.csv").open(newline="") as file:
-        return [{k: v for k, v in row.items() if k != "train/images_per_second"} for row in csv.DictReader(file)]
+        return [{k: v for k, v in row.items() if k not in SPEED} for row in csv.DictReader(file)]
 
 
 def check_equal(run: Path, other: Path) -> None:
