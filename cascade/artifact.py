@@ -54,7 +54,8 @@ class StageSampling:
     `aug_log_snr` is the log-SNR of the noise on the low-res picture (+inf = clean; None in a base stage); `truncated`
     says where that noise is from: the stage before stops there (CDM's truncated conditioning augmentation), instead of
     finishing its picture, to which noise is added. `network_batch` is the fixed size of the padded chunks in which the
-    network is called, `tile` the side of the parts in which it is shown a picture (None: whole pictures).
+    network is called, `tile` the side of the parts in which it is shown a picture (None: whole pictures), `keep_known`
+    whether the pixels that a mask shows stay exactly what they are.
 
     >>> StageSampling({"name": "ddim"}, {"name": "karras"}, network_batch=0)
     Traceback (most recent call last):
@@ -69,6 +70,7 @@ class StageSampling:
     network_batch: int = 1
     truncated: bool = False
     tile: int | None = None
+    keep_known: bool = False
 
     def __post_init__(self) -> None:
         if self.network_batch < 1:
@@ -83,7 +85,7 @@ class StageConfig:
 
     `low_resolution` None makes it a base stage. `class_names` is empty for an unlabelled stage. `augmentation` holds
     the trained range of conditioning-augmentation levels, `augment_dim` the width of the geometric augmentation vector,
-    `low_res` how a super-resolution stage's network is shown the low-res picture, `distilled` what it was distilled to.
+    `condition` what is shown of a picture, `low_res` how the network is shown it, `distilled` what it was distilled to.
 
     >>> sampling = StageSampling({"name": "ddim"}, {"name": "karras"})
     >>> StageConfig("base64", 64, {"name": "efficient"}, {"name": "edm"}, sampling).low_resolution is None
@@ -102,6 +104,7 @@ class StageConfig:
     images_seen: int = 0
     data_fingerprint: str = ""
     low_res: dict[str, Any] = field(default_factory=lambda: {"name": "augmented"})
+    condition: dict[str, Any] = field(default_factory=lambda: {"name": "low_res"})
     distilled: Distilled | None = None
 
     def __post_init__(self) -> None:
@@ -124,6 +127,11 @@ class StageConfig:
     def factor(self) -> int | None:
         """The super-resolution factor; None for a base."""
         return None if self.low_resolution is None else self.resolution // self.low_resolution
+
+    @property
+    def shown(self) -> Any:
+        """What it is shown of a picture: a function of `cascade.data.condition_picture`, which needs no torch."""
+        return build("condition", self.condition)
 
     def side_from(self, low_side: int | None) -> int:
         """The side of the pictures it makes of low-res ones of that side (None: of those it was trained for)."""
@@ -184,13 +192,16 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "network_batch": (int,),
     "tile": (int, type(None)),
     "truncated": (bool,),
+    "keep_known": (bool,),
     "betas": (dict, type(None)),
     "rescale": (bool,),
     "distilled": (dict, type(None)),
     "steps": (int,),
     "teacher": (str,),
 }
-_NAMED = ("network", "preconditioning", "augmentation", "low_res", "sampler", "grid", "guidance", "threshold")
+_NAMED = (
+    "network", "preconditioning", "augmentation", "low_res", "condition", "sampler", "grid", "guidance", "threshold",
+)  # fmt: skip
 """Keys whose value is a mapping that the registry reads, so one with a `name`."""
 
 
@@ -230,7 +241,8 @@ def check_name(name: str) -> None:
 def build_denoiser(config: StageConfig) -> "nn.Module":
     """Build the denoiser a config describes, with fresh weights: preconditioning over network.
 
-    A super-resolution stage's network is any network of twice the input channels inside the wrapper `low_res` names.
+    An image-conditional stage's network is any network with the channels of what it is shown beside its own, inside the
+    wrapper `low_res` names.
     """
     from cascade.networks import BaseNetwork
 
@@ -238,7 +250,7 @@ def build_denoiser(config: StageConfig) -> "nn.Module":
     network = build(
         "network",
         config.network,
-        in_channels=3 if base else 6,
+        in_channels=3 if base else 3 + config.shown.channels,
         out_channels=6 if config.preconditioning.get("learn_variance") else 3,
         num_classes=len(config.class_names),
         augment_dim=config.augment_dim,
@@ -338,8 +350,8 @@ def load_chain(folder: str | Path) -> list[StageConfig]:
 def check_chain(configs: list[StageConfig]) -> None:
     """Refuse stages that do not fit one behind the other, before any compute.
 
-    The first is a base stage, each next one takes the resolution before it, names differ, and labelled stages agree on
-    the class table (an unlabelled stage fits any).
+    The first is a base stage or one that is given pictures, each next one takes the resolution before it, names differ,
+    and labelled stages agree on the class table (an unlabelled stage fits any).
     """
     names = [config.name for config in configs]
     for name in names:
@@ -347,7 +359,13 @@ def check_chain(configs: list[StageConfig]) -> None:
             raise CascadeError(f"two stages are named '{name}'; a stage's name seeds its noise and must be unique")
     table: StageConfig | None = None
     for before, config in zip([None, *configs], configs, strict=False):
-        if before is None and config.low_resolution is not None:
+        given = config.low_resolution is not None and not config.shown.chained
+        if given and before is not None:
+            raise CascadeError(
+                f"stage '{config.name}' is shown given pictures (condition={config.condition['name']}), not what "
+                f"'{before.name}' makes: it can only come first"
+            )
+        if before is None and config.low_resolution is not None and not given:
             raise CascadeError(f"stage '{config.name}' needs {config.low_resolution} px pictures and cannot come first")
         if before is not None and config.low_resolution != before.resolution:
             takes = "starts from noise" if config.low_resolution is None else f"takes {config.low_resolution} px"

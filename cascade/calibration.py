@@ -61,7 +61,9 @@ class Calls:
 
     def small(self) -> bool:
         """Whether it is not worth a measurement; a matter of shapes alone."""
-        return cost(self.stage.denoiser.network, self.side, self.stage.config.factor or 1).flop * self.batch < SMALL
+        config = self.stage.config
+        one = cost(self.stage.denoiser.network, self.side, config.factor or 1, config.shown.channels)
+        return one.flop * self.batch < SMALL
 
     def fingerprint(self) -> dict[str, Any]:
         """All that the times depend on: network and shape, processor, threads, version."""
@@ -77,7 +79,8 @@ class Calls:
         low_res = aug_log_snr = None
         if self.stage.config.factor is not None:
             small = self.side // self.stage.config.factor
-            low_res, aug_log_snr = randn("calibration", "low_res", shape=(b, 3, small, small)), torch.full((b,), 3.0)
+            shape = b, config.shown.channels, small, small
+            low_res, aug_log_snr = randn("calibration", "low_res", shape=shape), torch.full((b,), 3.0)
             if config.low_res["name"] == "concatenated":
                 aug_log_snr = aug_log_snr + torch.inf
         x = randn("calibration", "x", shape=(b, 3, self.side, self.side)).to(self.device)

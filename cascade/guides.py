@@ -51,6 +51,8 @@ def denoiser_of(stage: Stage, device: torch.device, arithmetic: Arithmetic, tile
 def _check_weak(guide: StageConfig, config: StageConfig, aug_log_snr: float | None) -> None:
     if (guide.resolution, guide.low_resolution) != (config.resolution, config.low_resolution):
         raise CascadeError(f"the weak stage '{guide.name}' is {_sizes(guide)}, not {_sizes(config)}")
+    if guide.condition != config.condition:
+        raise CascadeError(f"the weak stage '{guide.name}' is shown another part of a picture than '{config.name}'")
     if guide.class_names and config.class_names and guide.class_names != config.class_names:
         raise CascadeError(f"the weak stage '{guide.name}' has another class table: {_difference(guide, config)}")
     check_aug_level(guide, aug_log_snr)

@@ -30,6 +30,13 @@ TABLE: dict[str, dict[str, str]] = {
     "classifier": {
         "adm": "cascade.networks.adm_classifier:ADMClassifier",
     },
+    "condition": {
+        "low_res": "cascade.data.condition_picture:LowRes",
+        "grayscale": "cascade.data.condition_picture:Grayscale",
+        "mask_centre": "cascade.data.condition_picture:mask_centre",
+        "mask_half": "cascade.data.condition_picture:mask_half",
+        "mask_boxes": "cascade.data.condition_picture:mask_boxes",
+    },
     "low_res_input": {
         "augmented": "cascade.networks.low_res:LowResConditioned",
         "concatenated": "cascade.networks.low_res:LowResConcatenated",

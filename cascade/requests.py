@@ -157,6 +157,11 @@ def chosen_stages(configs: Sequence[StageConfig], stages: int | None, low_resolu
         raise CascadeError(f"stages={stages}: the cascade has {len(configs)}, so a number from 1 to {len(configs)}")
     stop = len(configs) if stages is None else stages
     if low_resolution is None:
+        if (needed := configs[0].low_resolution) is not None:
+            raise CascadeError(
+                f"stage '{configs[0].name}' is shown pictures of {needed} px "
+                f"(condition={configs[0].condition['name']}): low_res=FOLDER of 'cascade sample' gives them"
+            )
         return slice(0, stop)
     taken = [config.low_resolution for config in configs[:stop]]
     if low_resolution > max((size for size in taken if size is not None), default=low_resolution):

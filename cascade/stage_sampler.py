@@ -20,7 +20,7 @@ from cascade.guides import as_function, check_guide, denoiser_of, load_guide
 from cascade.plain_json import without_infinity
 from cascade.registry import build, complete
 from cascade.rng import ImageNoise
-from cascade.sampling import Sampler
+from cascade.sampling import KeepKnown, Sampler
 from cascade.sampling.grid import cut
 
 START_STEP = -1
@@ -76,6 +76,8 @@ class StageSampler:
             asked = with_guides(sampling, lambda *guide: as_function(guides[guide], device, arithmetic, tile))
             guided = build("guidance", asked.guidance, denoiser=denoiser_of(stage, device, arithmetic, tile))
             denoiser = build("threshold", sampling.threshold, denoiser=guided)
+            if sampling.keep_known:
+                denoiser = KeepKnown(denoiser)
             sampler, log_snrs = build("sampler", asked.sampler), cut(build("grid", sampling.grid), until)
         except CascadeError as error:
             raise CascadeError(f"stage '{stage.config.name}': {error}") from error
@@ -110,12 +112,15 @@ class StageSampler:
     def record(self) -> dict[str, Any]:
         """What the pixels depend on in this stage, as plain JSON values ("inf" for +inf).
 
-        A guide is named by the SHA-256 of its weights. `truncated`, `until` and `tile` are there where they matter,
-        so that what was sampled before they existed is still the same.
+        A guide is named by the SHA-256 of its weights. `truncated`, `until`, `tile`, `condition` and `keep_known` are
+        there where they matter, so that what was sampled before they existed is still the same.
         """
         guided = with_guides(self.sampling, lambda *guide: self.guides[guide].sha256)
         truncation = {"truncated": True} if self.sampling.truncated else {}
         stop = {"until": self.until} if math.isfinite(self.until) else {}
+        config = self.stage.config
+        given = {} if config.shown.chained else {"condition": complete("condition", config.condition)}
+        kept = {"keep_known": True} if self.sampling.keep_known else {}
         tiles = {} if self.sampling.tile is None else {"tile": self.sampling.tile}
         return without_infinity(
             {
@@ -130,6 +135,8 @@ class StageSampler:
                 "network_batch": self.chunk,
                 "sha256": self.stage.sha256,
                 **truncation,
+                **given,
+                **kept,
                 **tiles,
                 "precision": self.arithmetic.name,
             }
@@ -167,6 +174,12 @@ class StageSampler:
         level = torch.full((len(padded),), self.until, device=self.device)
         return to_uint8(self.denoiser(x, level, self._condition(padded, low_res)).mean[: len(requests)]).cpu()
 
+    def shown(self, requests: Sequence[Request], low_res: Tensor) -> Tensor:
+        """What the network is shown of uint8 pictures (n, 3, h, w), before noise: (n, channels, h, w) in [−1, 1]."""
+        show, seeds = self.stage.config.shown, [seed for _, seed in requests]
+        pictures = zip(from_uint8(low_res), seeds, strict=False)  # requests are padded, pictures not yet
+        return torch.stack([show(picture, "sample", seed, self.name, "condition") for picture, seed in pictures])
+
     def _padded(self, requests: Sequence[Request]) -> list[Request]:
         return [*requests, *[requests[-1]] * (self.chunk - len(requests))]
 
@@ -179,7 +192,7 @@ class StageSampler:
         level = torch.full((len(requests),), float(self.sampling.aug_log_snr))
         if low_res.dtype != torch.uint8:  # x_λ has its noise already
             return Condition(label, _padded_like(low_res, requests), level).to(self.device)
-        clean = _padded_like(from_uint8(low_res), requests)
+        clean = _padded_like(self.shown(requests, low_res), requests)
         noise = ImageNoise([seed for _, seed in requests], self.name, tuple(clean.shape[1:]))
         augmented = build("augmentation", config.augmentation).apply(clean, level, noise(AUGMENTATION_STEP))
         return Condition(label, augmented, level).to(self.device)

@@ -28,6 +28,7 @@ class StageSettings:
     steps           length of the sampling grid
     aug_log_snr     conditioning augmentation as a log-SNR, inf = clean; super-resolution stages only
     truncated       the stage before stops at aug_log_snr, instead of noise being added; super-resolution stages only
+    keep_known      the pixels that a mask shows stay exactly what they are; stages of condition=mask_... only
     network_batch   pictures in a call of the network; another number changes the last bits
     tile            side of the parts in which the network is shown a picture, which bounds memory, 0 = whole pictures
     sampler, grid, guidance, threshold
@@ -43,6 +44,7 @@ class StageSettings:
     steps: int | None = None
     aug_log_snr: float | None = None
     truncated: bool | None = None
+    keep_known: bool | None = None
     network_batch: int | None = None
     tile: int | None = None
     sampler: Choice | None = None
@@ -133,7 +135,7 @@ def planned(  # noqa: PLR0917
     result = []
     for config, sampling in zip(configs[chosen], samplings[chosen], strict=True):
         own = settings.get(config.name, StageSettings())
-        if guidance_scale is not None and config.low_resolution is None:
+        if guidance_scale is not None and config is configs[0]:
             if own.guidance_scale not in (None, guidance_scale):
                 raise CascadeError(
                     f"guidance_scale={guidance_scale} is that of the base stage, and so is "
@@ -147,7 +149,7 @@ def planned(  # noqa: PLR0917
             f"low_res pictures of {low_resolution} px fit none of the stages: they take {sizes} px; by tiles, with "
             f"{names[0]}.tile={configs[chosen.start].resolution}, '{names[0]}' takes larger ones"
         )
-    if chosen.start and result[0].truncated:
+    if configs[chosen.start].low_resolution is not None and result[0].truncated:
         raise CascadeError(
             f"stage '{names[0]}' is truncated: the stage before stops at its noise, which given pictures lack; "
             f"{names[0]}.truncated=false adds noise to them"
@@ -172,6 +174,11 @@ def changed(sampling: StageSampling, settings: StageSettings, config: StageConfi
     Raises CascadeError for the augmentation of a base stage, which has no picture to augment, for a level that was not
     trained, for classifier-free guidance without the class "none", and for what a distilled stage cannot have.
     """
+    if settings.keep_known and (config.low_resolution is None or config.shown.channels == 3):
+        raise CascadeError(
+            f"stage '{config.name}' is shown no pixels to keep: keep_known is for stages that fill in "
+            "(condition=mask_boxes and its like)"
+        )
     for key in ("aug_log_snr", "truncated"):
         if config.low_resolution is None and getattr(settings, key) not in (None, False):
             raise CascadeError(f"stage '{config.name}' is a base stage and has no {key}")
@@ -192,7 +199,7 @@ def changed(sampling: StageSampling, settings: StageSettings, config: StageConfi
         )
     if settings.steps is not None and (config.distilled is None or settings.steps != config.distilled.steps):
         made["grid"] = with_steps(made["grid"], settings.steps)
-    numbers = {key: getattr(settings, key) for key in ("aug_log_snr", "truncated", "network_batch")}
+    numbers = {key: getattr(settings, key) for key in ("aug_log_snr", "truncated", "keep_known", "network_batch")}
     if settings.tile is not None:
         sampling = replace(sampling, tile=settings.tile or None)
     result = replace(sampling, **made, **{key: value for key, value in numbers.items() if value is not None})

@@ -57,6 +57,7 @@ def stage_config(config: Config, dataset: PictureDataset) -> StageConfig:
         preconditioning=complete("preconditioning", config["preconditioning"]),
         augmentation=augmentation,
         low_res=complete("low_res_input", config["low_res_input"]),
+        condition=complete("condition", config["condition"]),
         augment_dim=build("geometric", config["geometric"]).dim if base else 0,
         data_fingerprint=dataset.fingerprint,
         sampling=StageSampling(
@@ -150,18 +151,29 @@ def exporting(config: Config, watching: Sequence[Callback], export: Callable[[in
 def training_view(config: Config, dataset: PictureDataset) -> TrainingView:
     """Random crops (aligned to whole patches of the low-res picture) and flips."""
     stage = config["stage"]
-    return TrainingView(dataset, config["seed"], crop=stage["crop"], factor=_factor(stage), flip=stage["flip"])
+    return TrainingView(
+        dataset,
+        config["seed"],
+        crop=stage["crop"],
+        factor=_factor(stage),
+        flip=stage["flip"],
+        condition=build("condition", config["condition"]),
+    )
 
 
 def validation_view(config: Config, dataset: PictureDataset) -> EvaluationView:
     """Centre crops of the training size."""
     stage = config["stage"]
-    return EvaluationView(dataset, factor=_factor(stage), crop=stage["crop"])
+    condition = build("condition", config["condition"])
+    return EvaluationView(dataset, factor=_factor(stage), crop=stage["crop"], condition=condition)
 
 
 def word(described: StageConfig) -> str:
     """What it is in a word."""
-    return "base" if described.low_resolution is None else f"{described.low_resolution}→{described.resolution}"
+    if described.low_resolution is None:
+        return "base"
+    sizes = f"{described.low_resolution}→{described.resolution}"
+    return sizes if described.shown.chained else f"{described.condition['name']}, {sizes}"
 
 
 def _factor(stage: Config) -> int | None:

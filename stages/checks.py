@@ -10,6 +10,7 @@ from cascade.data.source import check_source
 from cascade.errors import CascadeError, suggest
 from cascade.guidance_settings import guides_in
 from cascade.lock import beside, check_place
+from cascade.registry import build
 from cascade.requests import check_logger, check_precision, check_seed
 from cascade.trained_levels import refuse_untrained
 from stages.distill_settings import check_student
@@ -106,7 +107,7 @@ def _check_optimizer(settings: Mapping[str, Any]) -> None:
 
 OF_DENOISERS = (
     "network", "preconditioning", "weighting", "loss", "sampler", "grid", "guidance", "threshold", "augmentation",
-    "low_res_input",
+    "condition", "low_res_input",
 )  # fmt: skip
 """The groups of a stage that denoises, which one that trains a classifier does not have."""
 
@@ -140,6 +141,7 @@ def _check_denoiser(config: Mapping[str, Any]) -> None:
         raise CascadeError(
             "network.null_label=false has no class 'none' for dropped labels; say stage.label_dropout=0 guidance=none"
         )
+    _check_shown_picture(stage, config)
     if stage["low_resolution"] is None and config["augmentation"]["name"] != "none":
         raise CascadeError(f"augmentation={config['augmentation']['name']} is of the low-res picture; a base has none")
     if stage["aug_log_snr"] is not None:
@@ -151,11 +153,23 @@ def _check_stage(stage: Mapping[str, Any]) -> None:
         if stage[key] is not None and stage[key] < 1:
             raise CascadeError(f"stage.{key} must be at least 1, not {stage[key]}")
     resolution, low = stage["resolution"], stage["low_resolution"]
-    if low is not None and (resolution % low or low == resolution):
+    if low is not None and resolution % low:
         raise CascadeError(f"stage.resolution={resolution} must be a multiple of stage.low_resolution={low}")
     _check_shown(stage)
     if low is None and stage["aug_log_snr"] is not None:
         raise CascadeError(f"stage.aug_log_snr={stage['aug_log_snr']} is of the low-res picture, and a base has none")
+
+
+def _check_shown_picture(stage: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """Refuse what cannot be shown of a picture of the stage's low resolution."""
+    condition, low = build("condition", config["condition"]), stage["low_resolution"]
+    if low is not None:
+        condition.check(stage["resolution"], low, noised=config["augmentation"]["name"] != "none")
+    elif not condition.chained:
+        raise CascadeError(
+            f"condition={config['condition']['name']} is shown of a picture, and a base starts from noise alone; "
+            "say stage=palette64"
+        )
 
 
 def _check_shown(stage: Mapping[str, Any]) -> None:

@@ -9,6 +9,7 @@ from lightning.pytorch import Callback
 from cascade.artifact import StageConfig, find_stage, load_stage, load_stage_config
 from cascade.class_tables import refuse_other_table
 from cascade.data.dataset import PictureDataset
+from cascade.data.views import EvaluationView, TrainingView
 from cascade.diffusion import Denoiser
 from cascade.diffusion.geometric import AugmentPipe
 from cascade.distilled import DDIM, Distilled
@@ -16,6 +17,7 @@ from cascade.guidance_settings import NO_GUIDANCE, without_labels
 from cascade.registry import build, complete
 from cascade.stage_files import checked_sha256
 from cascade.stage_settings import teacher_grid
+from stages import assembly
 from stages.assembly import training_numbers
 from stages.diffusion_stage import Recipe
 from stages.distill_settings import Rounds
@@ -97,6 +99,20 @@ def build_stage(config: Config, described: StageConfig) -> DistillStage:
     if described.low_resolution is None:
         return DistilledBase(student, recipe, STILL, course)
     return DistilledSuperResolution(student, recipe, build("augmentation", described.augmentation), course)
+
+
+def training_view(config: Config, dataset: PictureDataset) -> TrainingView:
+    """Crops and flips, and of them what the teacher is shown."""
+    return assembly.training_view(_shown(config), dataset)
+
+
+def validation_view(config: Config, dataset: PictureDataset) -> EvaluationView:
+    """Centre crops, and of them what the teacher is shown."""
+    return assembly.validation_view(_shown(config), dataset)
+
+
+def _shown(config: Config) -> Config:
+    return {**config, "condition": load_stage_config(config["teacher"]).condition}
 
 
 def exporting(config: Config, watching: Sequence[Callback], export: Callable[..., None]) -> list[Callback]:  # noqa: ARG001

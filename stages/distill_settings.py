@@ -12,8 +12,8 @@ from cascade.guidance_settings import asks_guides
 Config = Mapping[str, Any]
 
 OF_TEACHERS = (
-    "network", "classifier", "preconditioning", "loss", "noise", "sampler", "augmentation", "low_res_input",
-    "geometric",
+    "network", "classifier", "preconditioning", "loss", "noise", "sampler", "augmentation", "condition",
+    "low_res_input", "geometric",
 )  # fmt: skip
 """The groups of a training that a student has from its teacher, or that follow from its steps."""
 

@@ -70,6 +70,8 @@ STUDENT = replace(
     stage_config=distill_assembly.stage_config,
     described_at=distill_assembly.described_at,
     build_stage=distill_assembly.build_stage,
+    training_view=distill_assembly.training_view,
+    validation_view=distill_assembly.validation_view,
     exporting=distill_assembly.exporting,
     ranked=False,  # losses of two rounds do not compare
 )

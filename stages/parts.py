@@ -45,7 +45,7 @@ def _check_classifier(config: Mapping[str, Any]) -> None:
 def _check_denoiser(config: Mapping[str, Any]) -> None:
     stage = config["stage"]
     build("weighting", config["weighting"], noise=build("noise", config["noise"]))
-    for group in ("geometric", "loss", "sampler", "grid"):
+    for group in ("geometric", "loss", "sampler", "grid", "condition"):
         build(group, config[group])
     build("preconditioning", config["preconditioning"], network=None)
     build("threshold", config["threshold"], denoiser=None)
@@ -55,7 +55,7 @@ def _check_denoiser(config: Mapping[str, Any]) -> None:
         augmentation = build("augmentation", config["augmentation"])
         if stage["aug_log_snr"] is not None:
             augmentation.check(stage["aug_log_snr"])
-    channels = 3 if stage["low_resolution"] is None else 6
+    channels = 3 if stage["low_resolution"] is None else 3 + build("condition", config["condition"]).channels
     _check_network("network", config["network"], in_channels=channels, out_channels=3, num_classes=1, augment_dim=0)
 
 

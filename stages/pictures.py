@@ -25,8 +25,8 @@ _NAME = "sample pictures"
 class SamplePictures(AfterStep):
     """Every `every_steps` steps: `samples/STEP.png`, sampled with the averaged weights by the stage's own settings.
 
-    A base stage shows one picture of each class in turn. A super-resolution stage shows rows of three: the low-res
-    picture of a validation picture, its sample, the picture itself. `described_at(step)` says how it is sampled then.
+    A base stage shows one picture of each class in turn. An image-conditional stage shows rows of three: what it is
+    shown of a validation picture, its sample, the picture itself. `described_at(step)` says how it is sampled then.
     """
 
     def __init__(
@@ -84,7 +84,9 @@ class SamplePictures(AfterStep):
             real = torch.stack([self.dataset.image(i) for i in part])
             low = to_uint8(shrink(from_uint8(real), self.described.low_resolution))
             labels = [self.dataset.label(i) if classes else None for i in part]
-            made = sampler.run(list(zip(labels, part, strict=True)), low, self._shown(sampler, number))
+            requests = list(zip(labels, part, strict=True))
+            made = sampler.run(requests, low, self._shown(sampler, number))
+            low = to_uint8(sampler.shown(requests, low)[:, :3])
             factor = self.described.resolution // self.described.low_resolution
             blown_up = low.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
             rows += [picture for triple in zip(blown_up, made, real, strict=True) for picture in triple]

@@ -20,7 +20,7 @@ def rehearse(config: Mapping[str, Any], described: StageConfig, stage: Diffusion
     side = view.crop
     batch = {"image": torch.zeros(1, 3, side, side), "label": torch.zeros(1, dtype=torch.long)}
     if view.factor is not None:
-        batch["low_res"] = torch.zeros(1, 3, side // view.factor, side // view.factor)
+        batch["low_res"] = view.condition(torch.zeros(3, side // view.factor, side // view.factor), "rehearsal")[None]
     x, condition = stage.validation_examples(batch, Draws(config["seed"], -1, (0,), 1))
     log_snr = stage.recipe.noise.icdf(torch.full((1,), 0.5))
     stage.loss(stage.average, x, log_snr, torch.zeros_like(x), condition, stage.recipe.weighting)

@@ -18,7 +18,6 @@ from omegaconf import OmegaConf
 from cascade import registry, rng
 from cascade.artifact import StageConfig, StageSampling, save_stage
 from cascade.data.procedural import ProceduralDataset
-from cascade.data.views import EvaluationView
 from cascade.diffusion import Condition, GaussianDenoiser
 from cascade.evaluation.bits_per_dim import PictureDraws
 from cascade.evaluation.inception import WeightsMissingError
@@ -66,10 +65,10 @@ def of_train(path: Path) -> list[Any]:
 
 
 def shrunk(config: dict[str, Any]) -> dict[str, Any]:
-    """The same stage of 32 px, a quarter of it told."""
+    """The same stage of 32 px, a quarter of it told, or all that it is shown of pictures of its own size."""
     stage = {**config["stage"], "resolution": 32}
     if stage.get("low_resolution") is not None:
-        stage.update(low_resolution=8, crop=32)
+        stage.update(low_resolution=8 if stage["low_resolution"] < config["stage"]["resolution"] else 32, crop=32)
     trainer = {**config["trainer"], "batch": 2}
     return {**config, "stage": stage, "trainer": trainer}
 
@@ -97,7 +96,7 @@ def take_a_step_of(config: dict[str, Any]) -> None:
     dataset = ProceduralDataset(32, "train", size=4)
     described = kind.stage_config(config, dataset)
     stage = kind.build_stage(config, described)
-    view = EvaluationView(dataset, factor=4 if config["stage"].get("low_resolution") else None)
+    view = kind.validation_view(config, dataset)
     batch = {key: torch.stack([torch.as_tensor(view[i][key]) for i in range(2)]) for key in view[0]}
     loss = stage.training_loss(batch, Draws(0, 0, (0, 1), 2))
     loss.backward()
@@ -117,7 +116,8 @@ def sample_a_step(config: dict[str, Any], described: StageConfig, denoiser: Any)
     label = torch.tensor([0, 1]) if described.class_names else None
     low_res, level = None, described.sampling.aug_log_snr
     if level is not None:
-        low_res, level = torch.zeros(2, 3, 8, 8), torch.full((2,), float(level))
+        side = described.low_resolution
+        low_res, level = torch.zeros(2, described.shown.channels, side, side), torch.full((2,), float(level))
     condition = Condition(label, low_res, level)
     asked = {"weak": denoiser, "classifier": lambda x_t, log_snr, condition: x_t.flatten(1).sum(1)}
     sampling = StageSampling(config["sampler"], config["grid"], config["guidance"])

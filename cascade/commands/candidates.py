@@ -122,7 +122,12 @@ def _judge(plain: Mapping[str, Any], bars: "Bars") -> "tuple[DenoisingError, dic
     stage = plain["stage"]
     side, low = stage["resolution"], stage["low_resolution"]
     dataset = open_dataset(plain["data"], side, "val", lambda done, total: bars.at("validation pictures", done, total))
-    view = EvaluationView(dataset, factor=None if low is None else side // low, crop=stage["crop"])
+    view = EvaluationView(
+        dataset,
+        factor=None if low is None else side // low,
+        crop=stage["crop"],
+        condition=build("condition", plain["condition"]),
+    )
     noise = build("noise", plain["noise"])
     augmentation = None if low is None else build("augmentation", plain["augmentation"])
     level = stage["aug_log_snr"]

@@ -18,6 +18,7 @@ PER_STAGE = {
     "steps": (Kind("int"), "sampling steps of one stage"),
     "aug_log_snr": (Kind("float"), "augmentation level of one super-resolution stage, as a log-SNR (inf: clean)"),
     "truncated": (Kind("bool"), "true: the stage before stops at aug_log_snr; false: it finishes, and noise is added"),
+    "keep_known": (Kind("bool"), "true: the pixels that a mask shows one stage stay exactly what they are"),
     "sampler": (Kind("text"), "sampler of one stage, and its parameters: sr256.sampler=ddim sr256.sampler.eta=1"),
     "grid": (Kind("text"), "grid of one stage, and its parameters: sr256.grid=karras sr256.grid.sigma_max=20"),
     "guidance": (

@@ -39,7 +39,7 @@ class PlannedStage:
         augment = torch.zeros(batch, config.augment_dim) if config.augment_dim else None
         if config.factor is None:
             return torch.zeros(batch, 3, side, side), Condition(label, augment=augment)
-        low_res = torch.zeros(batch, 3, side // config.factor, side // config.factor)
+        low_res = torch.zeros(batch, config.shown.channels, side // config.factor, side // config.factor)
         level = torch.full((batch,), float(config.sampling.aug_log_snr or 0.0))
         return torch.zeros(batch, 3, side, side), Condition(label, low_res, level)
 
@@ -50,9 +50,9 @@ def planned_stage(config: Config) -> PlannedStage:
     denoiser = build_denoiser(described)
     stage = Stage(described, denoiser, Path(), sha256="")
     side = config["stage"]["crop"] or described.resolution
-    factor = described.factor or 1
-    crop_cost = cost(denoiser.network, side, factor)
-    full_cost = crop_cost if side == described.resolution else cost(denoiser.network, described.resolution, factor)
+    shape = described.factor or 1, described.shown.channels
+    crop_cost = cost(denoiser.network, side, *shape)
+    full_cost = crop_cost if side == described.resolution else cost(denoiser.network, described.resolution, *shape)
     steps, evaluations = _calls(described)
     return PlannedStage(stage, side, crop_cost, full_cost, steps, evaluations)
 
@@ -75,6 +75,7 @@ def _described(config: Config) -> StageConfig:
         augmentation={"name": "none"} if base else dict(config["augmentation"]),
         augment_dim=build("geometric", config["geometric"]).dim if base else 0,
         low_res=dict(config["low_res_input"]),
+        condition=dict(config["condition"]),
         sampling=StageSampling(
             sampler=dict(config["sampler"]),
             grid=dict(config["grid"]),

@@ -14,7 +14,8 @@ class Condition:
     """The condition of a batch of B images; a field that a model does not have is None.
 
     label        (B,) int64. −1 and num_classes both mean "no class": whoever reads it takes it modulo num_classes + 1.
-    low_res      (B, 3, h, w), the low-resolution picture, already augmented: α_a·low + σ_a·ε.
+    low_res      (B, 3, h, w), the low-resolution picture, already augmented: α_a·low + σ_a·ε; or what else is shown of
+                 a picture, with a mask of the pixels that are known as a fourth channel.
     aug_log_snr  (B,), the level of that augmentation as a log-SNR; +inf = clean.
     augment      (B, k), the geometric augmentation of a training image; None or zeros when sampling.
 

@@ -27,7 +27,7 @@ def upsampled_mean(condition: Condition, like: Tensor) -> Tensor:
     low_res = condition.low_res.to(like.device, working_dtype(like))
     if condition.aug_log_snr is not None:
         low_res = alpha_sigma(over(condition.aug_log_snr, low_res))[0] * low_res
-    return interpolate(low_res, like.shape[-2:], mode="bicubic", align_corners=False)
+    return interpolate(low_res[:, : like.shape[1]], like.shape[-2:], mode="bicubic", align_corners=False)
 
 
 class ResidualPreconditioning(_Preconditioning):

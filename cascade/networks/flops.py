@@ -24,8 +24,8 @@ class Cost:
     flop: int
 
 
-def cost(network: nn.Module, size: int, factor: int = 4) -> Cost:
-    """Measure a wrapped network (for super-resolution: by `factor`) at size × size pixels.
+def cost(network: nn.Module, size: int, factor: int = 4, shown: int = 3) -> Cost:
+    """Measure a wrapped network (shown pictures of `shown` channels, smaller by `factor`) at size × size pixels.
 
     Counts convolutions and matrix products, which are all but a few per cent. It is a matter of shapes, and no number
     is computed where the network lets itself be run without any.
@@ -37,18 +37,18 @@ def cost(network: nn.Module, size: int, factor: int = 4) -> Cost:
     parameters = sum(p.numel() for p in network.parameters())
     try:
         with FakeTensorMode(allow_non_fake_inputs=True):
-            return Cost(parameters, _flop(network, size, factor))
+            return Cost(parameters, _flop(network, size, factor, shown))
     except DataDependentOutputException:  # it looks at a number, so there must be some
-        return Cost(parameters, _flop(network, size, factor))
+        return Cost(parameters, _flop(network, size, factor, shown))
 
 
-def _flop(network: nn.Module, size: int, factor: int) -> int:
+def _flop(network: nn.Module, size: int, factor: int, shown: int) -> int:
     some = next(network.parameters())
     x = torch.zeros(1, 3, size, size, device=some.device, dtype=some.dtype)
     level = torch.zeros(1, device=some.device, dtype=some.dtype)
     low = {}
     if not isinstance(network, BaseNetwork):
-        low = {"low_res": x[..., : size // factor, : size // factor], "aug_log_snr": level + torch.inf}
+        low = {"low_res": x.new_zeros(1, shown, size // factor, size // factor), "aug_log_snr": level + torch.inf}
     named = None if getattr(getattr(network, "network", None), "null_label", True) else level.long()  # no class "none"
     training = network.training
     try:

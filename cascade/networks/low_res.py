@@ -44,7 +44,7 @@ class BaseNetwork(nn.Module):
 
 
 class LowResConditioned(nn.Module):
-    """Make a super-resolution network of one with 3 more input channels.
+    """Make an image-conditional network of one with as many more input channels as low_res has: 3, or 4 with a mask.
 
     y = F([x, ↑low_res], λ, e(λ_aug)) + g₁(λ, λ_aug)·x + g₂(λ, λ_aug)·↑low_res, where ↑ is bicubic upsampling to x's
     size, e embeds the augmentation level, and the gates g₁ and g₂ are learned and 0 at the start: the network is left
@@ -96,7 +96,7 @@ class LowResConditioned(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             features = torch.cat([self.features(log_snr), self.features(aug_log_snr)], dim=1)
             own, low = self.gates(features.to(self.gates[0].weight.dtype))[:, :, None, None, None].unbind(1)
-            direct = own * x + low * upsampled
+            direct = own * x + low * upsampled[:, : x.shape[1]]  # the picture, without the mask of a part of it
             extra_channels = y.shape[1] - direct.shape[1]
             return y + (F.pad(direct, (0, 0, 0, 0, 0, extra_channels)) if extra_channels else direct)
 
@@ -109,7 +109,7 @@ class LowResConditioned(nn.Module):
 
 
 class LowResConcatenated(nn.Module):
-    """Make a super-resolution network of one with 3 more input channels, and tell it no augmentation level.
+    """Make an image-conditional network of one with low_res's channels more, and tell it no augmentation level.
 
     y = F([x, ↑low_res], λ), ↑ bilinear: ADM's upsampler (Dhariwal & Nichol 2021, appendix D). Its only level is clean:
     `aug_log_snr` is +inf or None (else CascadeError).

@@ -17,6 +17,7 @@ from cascade.sampling.euler_maruyama import EulerMaruyama
 from cascade.sampling.grid import adm_respaced, karras, uniform_log_snr, uniform_t
 from cascade.sampling.guidance import AutoGuidance, ClassifierFree, Interval, Unconditional, Unguided
 from cascade.sampling.heun import Heun
+from cascade.sampling.known import KeepKnown
 from cascade.sampling.langevin import AnnealedLangevin, langevin_chain
 from cascade.sampling.predictor_corrector import PredictorCorrector
 from cascade.sampling.probability_flow import ProbabilityFlow
@@ -42,6 +43,7 @@ __all__ = [
     "EulerMaruyama",
     "Heun",
     "Interval",
+    "KeepKnown",
     "LabelLogProb",
     "NoThreshold",
     "Noise",
