@@ -8,8 +8,9 @@ from cascade import __version__
 from cascade.artifact import find_cascade, load_cascade_config, load_chain
 from cascade.commands.evaluate import check_evaluation, extra_keys, features_of, open_metrics, report_of
 from cascade.commands.reports import check_out, read_report, write_report
+from cascade.commands.training_curves import draw_curves, read_curve
 from cascade.commands.written import shell_line, written
-from cascade.errors import CascadeError
+from cascade.errors import CascadeError, suggest
 from cascade.files import write_whole
 from cascade.lock import exclusive
 
@@ -22,7 +23,8 @@ __all__ = ["extra_keys", "run"]
 
 REPORT, CARD = "card.json", "card.md"
 _MADE_BY = "cascade card"
-_OF_CARD = ("about", "limits", "steps", "stages", "out", "cascade")
+FIGURE = "curves.png"
+_OF_CARD = ("about", "limits", "steps", "curves", "stages", "out", "cascade")
 _OF_EVALUATION = ("metrics", "data.split", "num_images", "allow_few_images")
 """Keys whose defaults here are not those of `cascade evaluate`."""
 
@@ -38,6 +40,7 @@ def run(config: "DictConfig") -> None:
     evaluations = _checked(plain, out)
     given = written(HydraConfig.get().overrides.task)
     names = [stage.name for stage in load_chain(plain["cascade"])]
+    curves = [read_curve(path) for path in plain["curves"]]
     import torch
 
     from cascade.commands.card_text import card_text
@@ -56,10 +59,13 @@ def run(config: "DictConfig") -> None:
                 for name, asked in evaluations.items()
             },
             "steps": [_steps(Path(file).expanduser()) for file in plain["steps"]],
+            "curves": [curve.to_json() for curve in curves],
             "limits": _text(plain["limits"]),
             "version": __version__,
         }
         write_report(out / REPORT, report)
+        if curves:
+            write_whole(out / FIGURE, draw_curves(curves))
         write_whole(out / CARD, card_text(report))
     print(f"{out / CARD}\n{out / REPORT}")
 
@@ -84,7 +90,12 @@ def _checked(plain: Mapping[str, Any], out: Path) -> dict[str, dict[str, Any]]:
             raise CascadeError(f"{key}={plain[key]} is no file; give one of Markdown")
     for file in plain["steps"]:
         _steps(Path(file).expanduser())
-    check_out(out, REPORT, _MADE_BY, [sheet_of(configs[count - 1].resolution) for count in counts])
+    for curve in map(read_curve, plain["curves"]):
+        if curve.stage not in (names := [config.name for config in configs]):
+            raise CascadeError(
+                f"curves are named by their stages, and '{curve.stage}' is none; {suggest(curve.stage, names)}"
+            )
+    check_out(out, REPORT, _MADE_BY, [FIGURE, *(sheet_of(configs[count - 1].resolution) for count in counts)])
     if (out / CARD).exists() and not (out / REPORT).exists():
         raise CascadeError(f"{out / CARD} was not made by {_MADE_BY}; choose another out, or move it away")
     return found

@@ -22,6 +22,13 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
     )
     if report["about"] is not None:
         yield from ("", "## Data and licences", "", report["about"])
+    if report["curves"]:
+        yield from ("", "## Training", "")
+        yield from _table(
+            ("stage", "images seen", "hours of a processor", "lowest validation loss"),
+            [_curve(curve) for curve in report["curves"]],
+        )
+        yield from ("", "![loss over images seen, a panel for each stage](curves.png)")
     for name, evaluation in report["evaluations"].items():
         yield from ("", f"## Measured after {name}", "")
         yield from _table(
@@ -67,6 +74,16 @@ def _stage(row: Mapping[str, Any]) -> Sequence[str]:
         f"{row['images_seen']:,}",
         row["sampler"]["name"],
         str(len(row["class_names"])) if row["class_names"] else "none",
+    )
+
+
+def _curve(curve: Mapping[str, Any]) -> Sequence[str]:
+    best, hours = curve["best_validation_loss"], curve["cpu_hours"]
+    return (
+        curve["stage"],
+        f"{curve['images_seen']:,}",
+        "not counted" if hours is None else f"{hours:.1f}",
+        "" if best is None else number(best),
     )
 
 

@@ -31,13 +31,22 @@ def steps(cascade, tmp_path_factory):
     return out / "steps.json"
 
 
+METRICS = """step,train/cpu_hours,train/images_seen,train/loss,val/loss
+50,0.25,400,0.9,
+75,,,,0.7
+100,0.5,800,0.5,0.6
+"""
+
+
 @pytest.fixture(scope="module")
 def made(cascade, steps, tmp_path_factory):
     out = tmp_path_factory.mktemp("made")
+    (out / "tiny8.csv").write_text(METRICS)
     (out / "data.md").write_text("Drawn pictures, free of rights.")
     (out / "limits.md").write_text("It has learnt nothing.")
     texts = [f"about={out / 'data.md'}", f"limits={out / 'limits.md'}", f"steps=[{steps}]", "sr16.steps=2"]
-    assert main(["card", f"cascade={cascade}", f"out={out / 'card'}", *ASKED, *texts]) == 0
+    curves = f"curves=[{out / 'tiny8.csv'}]"
+    assert main(["card", f"cascade={cascade}", f"out={out / 'card'}", *ASKED, *texts, curves]) == 0
     return out / "card"
 
 
@@ -55,6 +64,16 @@ def test_it_tells_recipe_data_figures_steps_and_limits(made):
     after_base = {figure["name"] for figure in said["evaluations"]["tiny8"]["figures"]}
     after_both = {figure["name"] for figure in said["evaluations"]["sr16"]["figures"]}
     assert {"low-res RMS", "colour shift red"} <= after_both - after_base
+
+
+def test_the_curves_are_those_of_the_training(made):
+    (curve,) = report(made)["curves"]
+    assert curve == {
+        "stage": "tiny8", "images_seen": 800, "cpu_hours": 0.5, "best_validation_loss": 0.6,
+        "loss": [[400, 0.9], [800, 0.5]], "validation": [[600, 0.7], [800, 0.6]],
+    }  # fmt: skip
+    assert "| tiny8 | 800 | 0.5 | 0.6000 |" in (made / "card.md").read_text(encoding="utf-8")
+    assert (made / "curves.png").exists()
 
 
 @pytest.mark.parametrize("stage", ["tiny8", "sr16"])
@@ -80,7 +99,8 @@ def test_a_rerun_samples_nothing_and_says_the_same(made, cascade, steps, monkeyp
     before = report(made)
     monkeypatch.setattr("cascade.stage_sampler.StageSampler.run", None)
     texts = [f"about={made.parent / 'data.md'}", f"limits={made.parent / 'limits.md'}", f"steps=[{steps}]"]
-    assert main(["card", f"cascade={cascade}", f"out={made}", *ASKED, *texts, "sr16.steps=2"]) == 0
+    curves = f"curves=[{made.parent / 'tiny8.csv'}]"
+    assert main(["card", f"cascade={cascade}", f"out={made}", *ASKED, *texts, "sr16.steps=2", curves]) == 0
     assert report(made) == before
     assert card_text(before) == (made / "card.md").read_text(encoding="utf-8")
 
@@ -92,6 +112,7 @@ def test_a_rerun_samples_nothing_and_says_the_same(made, cascade, steps, monkeyp
         (["stages=[3]"], "stages"),
         (["about=nowhere.md"], "is no file"),
         (["steps=[nowhere.json]"], "is no report of cascade steps"),
+        (["curves=[nowhere]"], "there is no run and no file at 'nowhere'"),
         (["metrics=[cass]"], "did you mean 'cas'?"),
         (["images=x"], "either cascade=FOLDER or images=FOLDER"),
     ],

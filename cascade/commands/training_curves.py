@@ -1,0 +1,93 @@
+"""The curves of trainings, read from their `metrics.csv`: in a model card as a figure and as a table."""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cascade.commands.explain_style import BLUE, GREY, as_png, new_figure, style
+from cascade.errors import CascadeError
+
+METRICS = "metrics.csv"
+_SEEN, _LOSS, _VALIDATION, _HOURS = "train/images_seen", "train/loss", "val/loss", "train/cpu_hours"
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What a stage's training has logged: loss and validation loss over the images that it has seen.
+
+    `cpu_hours` are those of the processor up to the last row; None where the run did not count them.
+    """
+
+    stage: str
+    loss: tuple[tuple[float, float], ...]
+    validation: tuple[tuple[float, float], ...]
+    cpu_hours: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """As a card keeps it."""
+        return {
+            "stage": self.stage,
+            "images_seen": int(self.loss[-1][0]),
+            "cpu_hours": self.cpu_hours,
+            "best_validation_loss": min((value for _, value in self.validation), default=None),
+            "loss": [list(point) for point in self.loss],
+            "validation": [list(point) for point in self.validation],
+        }
+
+
+def read_curve(path: str | Path) -> Curve:
+    """The curve of a run's folder RUNS/NAME/STAGE, or of a copy of its metrics called STAGE.csv. CascadeError if none.
+
+    >>> read_curve("nowhere.csv")
+    Traceback (most recent call last):
+    cascade.errors.CascadeError: curves: there is no run and no file at 'nowhere.csv'
+    """
+    path = Path(path).expanduser()
+    file = path / METRICS if path.is_dir() else path
+    if not file.is_file():
+        what = f"'{path}' holds no {METRICS}" if path.is_dir() else f"there is no run and no file at '{path}'"
+        raise CascadeError(f"curves: {what}")
+    try:
+        with file.open(newline="", encoding="utf-8") as text:
+            rows = list(csv.DictReader(text))
+        loss = _points(rows, _LOSS)
+        # Rows of validation alone do not say how many images were seen: a step has as many as any other.
+        each = loss[-1][0] / next(float(row["step"]) for row in reversed(rows) if row[_SEEN]) if loss else 0.0
+        validation = [(float(row["step"]) * each, float(row[_VALIDATION])) for row in rows if row.get(_VALIDATION)]
+    except (OSError, UnicodeDecodeError, csv.Error, KeyError, ValueError, TypeError) as error:
+        raise CascadeError(f"curves: {file} is no {METRICS} of a training") from error
+    if not loss:
+        raise CascadeError(f"curves: {file} holds no losses of a training yet")
+    hours = [float(row[_HOURS]) for row in rows if row.get(_HOURS)]
+    return Curve(path.name if path.is_dir() else path.stem, loss, tuple(validation), hours[-1] if hours else None)
+
+
+def _points(rows: Sequence[dict[str, str]], key: str) -> tuple[tuple[float, float], ...]:
+    return tuple((float(row[_SEEN]), float(row[key])) for row in rows if row[key])
+
+
+def draw_curves(curves: Sequence[Curve]) -> bytes:
+    """The figure as a PNG, 1200 px wide: a panel for each stage."""
+    with style():
+        figure = new_figure(4.0)
+        figure.text(0.05, 0.96, "Training", va="top", fontsize=13, fontweight="bold")
+        about = "loss of each fifty steps or so (grey) and on pictures that were held back (blue)"
+        figure.text(0.05, 0.89, about, va="top", fontsize=10.5, color=GREY)
+        width = 0.93 / len(curves)
+        for number, curve in enumerate(curves):
+            axes = figure.add_axes((0.055 + number * width, 0.15, width - 0.065, 0.61))
+            axes.plot(*zip(*curve.loss, strict=True), color=GREY, linewidth=0.8)
+            if curve.validation:
+                axes.plot(*zip(*curve.validation, strict=True), color=BLUE, marker="o", markersize=3)
+            axes.set_yscale("log")
+            axes.set_title(curve.stage)
+            axes.set_xlabel("images seen")
+            low, high = (choose(value for _, value in (*curve.loss[1:], *curve.validation)) for choose in (min, max))
+            axes.set_ylim(low / 1.05, min(high, 4 * low) * 1.05)
+            axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k")
+            axes.yaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
+            axes.yaxis.set_minor_formatter(lambda value, _: f"{value:.2g}")
+            axes.tick_params(which="minor", labelsize=8)
+        return as_png(figure)
