@@ -47,6 +47,7 @@ COMMANDS = {
     "plan": Command("cascade.commands.plan", "say what a training and its sampling cost before they run"),
     "candidates": Command("cascade.commands.candidates", "train several networks of a stage, judge all by one loss"),
     "card": Command("cascade.commands.card", "write the model card of a cascade, all of it measured", per_stage=True),
+    "report": Command("cascade.commands.report", "show a folder of samples as one page, stage by stage"),
     "import": Command(
         "cascade.commands.import_checkpoint", "make a stage of a published checkpoint", first_word="format"
     ),

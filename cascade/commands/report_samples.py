@@ -1,0 +1,134 @@
+"""A folder of `cascade sample` as the report reads it: every picture of its manifest, there and unchanged."""
+
+import hashlib
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from cascade.commands.sample_manifest import NAME, Manifest
+from cascade.errors import CascadeError
+from cascade.requests import whole_number
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_OF_A_STAGE = ("stage", "sampler", "steps", "grid", "guidance", "threshold", "aug_log_snr", "network_batch", "sha256")
+_MACHINE = ("precision", "threads", "device")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A picture of the manifest: its file below the folder, its seed and class, and its whole line.
+
+    >>> Sample("hat/3.png", 3, "hat", {"stages": []}).name
+    'hat, seed 3'
+    """
+
+    file: str
+    seed: int
+    class_name: str | None
+    line: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        return f"seed {self.seed}" if self.class_name is None else f"{self.class_name}, seed {self.seed}"
+
+    @property
+    def stages(self) -> Sequence[Mapping[str, Any]]:
+        """What each stage was sampled with."""
+        return self.line["stages"]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The pictures of a folder, in the order of the manifest; all were made by the same `stages`."""
+
+    folder: Path
+    pictures: Sequence[Sample]
+
+    @property
+    def stages(self) -> Sequence[Mapping[str, Any]]:
+        """What each stage was sampled with."""
+        return self.pictures[0].stages
+
+    @property
+    def names(self) -> list[str]:
+        """The stages that ran."""
+        return [stage["stage"] for stage in self.stages]
+
+    def of_stages(self, sample: Sample) -> "dict[str, Tensor]":
+        """Stage → its picture, uint8 (3, R, R), for the stages whose pictures were kept, and the last one."""
+        saved = sample.line.get("stage_files", {})
+        files = {name: (saved[name]["file"], saved[name]["sha256"]) for name in self.names if name in saved}
+        files[self.names[-1]] = sample.file, sample.line["png_sha256"]
+        return {name: _pixels(self.folder, *file) for name, file in files.items()}
+
+    def kept(self, sample: Sample, stage: str) -> str | None:
+        """The file of a stage's picture below the folder, if it was kept."""
+        if stage == self.names[-1]:
+            return sample.file
+        saved = sample.line.get("stage_files", {})
+        return saved[stage]["file"] if stage in saved else None
+
+
+def read_samples(folder: Path) -> Samples:
+    """Read the manifest. Raises CascadeError for none, one of another version, and pictures that are not there."""
+    if not folder.is_dir():
+        raise CascadeError(f"samples={folder} {'is a file' if folder.exists() else 'does not exist'}; give a folder")
+    if not (folder / NAME).is_file():
+        raise CascadeError(f"samples={folder} holds no {NAME}: give a folder of cascade sample")
+    try:
+        lines = list(Manifest(folder).lines.values())
+    except CascadeError as error:
+        raise CascadeError(f"{str(error).removesuffix('; choose another out')}, or of another version") from None
+    if not lines:
+        raise CascadeError(f"{folder / NAME} names no picture yet")
+    samples = Samples(folder, [_sample(folder, line) for line in lines])
+    for sample in samples.pictures:
+        if len(sample.stages) != len(samples.stages) or any(
+            one["stage"] != other["stage"] for one, other in zip(sample.stages, samples.stages, strict=True)
+        ):
+            raise CascadeError(
+                f"{folder / NAME}: {sample.file} was made by other stages than {samples.pictures[0].file}"
+            )
+        files = [samples.kept(sample, name) for name in samples.names]
+        for file in (file for file in files if file is not None and not (folder / file).is_file()):
+            raise CascadeError(f"{folder / file} is in the manifest and not there; cascade sample makes it again")
+    return samples
+
+
+def _sample(folder: Path, line: Mapping[str, Any]) -> Sample:
+    where = f"{folder / NAME}: {line['file']}"
+    for key in ("seed", "class"):
+        if key not in line:
+            raise CascadeError(f"{where} has no '{key}', so this manifest is of another version; sample again")
+    for stage in line["stages"] or [{}]:
+        for key in (*_OF_A_STAGE, *_MACHINE):
+            if key not in stage:
+                raise CascadeError(f"{where} has no stages.{key}, so this manifest is of another version; sample again")
+    seed, class_name = whole_number(line["seed"]), line["class"]
+    files = [line["file"], *(entry["file"] for entry in line.get("stage_files", {}).values())]
+    outside = any(PurePosixPath(file).is_absolute() or ".." in PurePosixPath(file).parts for file in files)
+    if seed is None or not isinstance(class_name, str | None) or outside:
+        what = "a file outside its folder" if outside else f"seed {line['seed']!r} and class {class_name!r}"
+        raise CascadeError(f"{where}: {what} is nothing that cascade sample writes")
+    return Sample(line["file"], seed, class_name, line)
+
+
+def _pixels(folder: Path, file: str, sha256: str) -> "Tensor":
+    """The pixels of a file, which must be the one that the manifest means."""
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    try:
+        raw = (folder / file).read_bytes()
+        if hashlib.sha256(raw).hexdigest() != sha256:
+            raise CascadeError(f"{folder / file} was changed since it was sampled; cascade sample makes it again")
+        with Image.open(io.BytesIO(raw)) as image:
+            return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()
+    except (OSError, SyntaxError, ValueError) as error:
+        raise CascadeError(f"{folder / file} cannot be read: {error}") from error
