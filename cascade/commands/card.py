@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from cascade import __version__
 from cascade.artifact import find_cascade, load_cascade_config, load_chain
 from cascade.commands.evaluate import check_evaluation, extra_keys, features_of, open_metrics, report_of
+from cascade.commands.evaluated_sides import Sides
 from cascade.commands.reports import check_out, read_report, write_report
 from cascade.commands.training_curves import draw_curves, read_curve
 from cascade.commands.written import shell_line, written
@@ -103,7 +104,7 @@ def _checked(plain: Mapping[str, Any], out: Path) -> dict[str, dict[str, Any]]:
 
 def _evaluated(evaluation: Mapping[str, Any], out: Path, bars: "Bars") -> dict[str, Any]:
     """The report of `cascade evaluate` with these settings; its samples and pictures lie in `out`."""
-    opened = open_metrics(evaluation, out, bars, features_of(evaluation, bars))
+    opened = open_metrics(Sides(evaluation, out, bars), features_of(evaluation, bars))
     return report_of(evaluation, [measure() for measure in opened])
 
 

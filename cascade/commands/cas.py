@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from cascade.commands.evaluated_sides import Pictures, Sides
 from cascade.commands.figure_table import named
+from cascade.commands.measured_chunks import MeasuredChunks
 from cascade.errors import CascadeError
 
 if TYPE_CHECKING:
@@ -42,9 +43,11 @@ class ClassificationScores:
     taught: Pictures
     unseen: Pictures
     class_names: Sequence[str]
+    features: "Features"
+    looks: Sequence[MeasuredChunks]
 
     @classmethod
-    def open(cls, sides: Sides) -> "ClassificationScores":
+    def open(cls, sides: Sides, features: "Features") -> "ClassificationScores":
         """Open samples and photographs, and check that the classes of all pictures are known and the same."""
         plain, samples = sides.plain, sides.generated
         taught = sides.of_data(TAUGHT, wanted=plain["cas"]["num_photographs"])
@@ -58,21 +61,22 @@ class ClassificationScores:
                     raise CascadeError(f"cas needs the class of every picture, and {which} have none: CLASS/NAME.png")
                 if name not in names:
                     raise CascadeError(f"{which} are of '{name}', a class of which no photograph teaches")
-        return cls(plain, samples, taught, unseen, names)
+        looks = [
+            sides.look(pictures, features, name)
+            for pictures, name in (
+                (taught, "photographs that teach"),
+                (unseen, "photographs that ask"),
+                (samples, "pictures to evaluate"),
+            )
+        ]
+        return cls(plain, samples, taught, unseen, names, features, looks)
 
-    def measure(self, features: "Features", bars: "Bars") -> "tuple[list[Figure], dict[str, Any]]":
+    def measure(self, bars: "Bars") -> "tuple[list[Figure], dict[str, Any]]":
         """Return the figures, and what the report says of how they came about."""
         from cascade.evaluation.classification import accuracy, choose_strength, fit_logistic
 
         seed, folds, count = self.plain["seed"], self.plain["cas"]["folds"], len(self.class_names)
-        taught, unseen, samples = (
-            self._looked_at(pictures, features, bars, name)
-            for pictures, name in (
-                (self.taught, "photographs that teach"),
-                (self.unseen, "photographs that ask"),
-                (self.samples, "pictures to evaluate"),
-            )
-        )
+        taught, unseen, samples = (self._looked_at(look) for look in self.looks)
         bars.at("fitting classifiers", 0, 3)
         strength = choose_strength(*taught, count, seed=seed, folds=folds)
         bars.at("fitting classifiers", 1, 3)
@@ -81,7 +85,7 @@ class ClassificationScores:
         of_samples = fit_logistic(*samples, count, strength)
         bars.end("fitting classifiers")
         on_unseen, on_samples = accuracy(of_photographs, *unseen), accuracy(of_photographs, *samples)
-        figures = self._figures(features, accuracy(of_samples, *unseen), on_unseen, on_samples)
+        figures = self._figures(accuracy(of_samples, *unseen), on_unseen, on_samples)
         record = {
             "strength": strength,
             "folds": folds,
@@ -96,26 +100,22 @@ class ClassificationScores:
         """What the table is of."""
         return f"{named(self.samples.source)} and {named(self.unseen.source)}, told apart by classifiers"
 
-    def _looked_at(self, pictures: Pictures, features: "Features", bars: "Bars", name: str) -> "tuple[Tensor, Tensor]":
+    def _looked_at(self, look: MeasuredChunks) -> "tuple[Tensor, Tensor]":
         """Features (N, d) and labels (N,)."""
         import torch
 
-        from cascade.evaluation.measurement import measure
+        labels = [self.class_names.index(name) for name in look.pictures.classes]
+        return look.measurement().features, torch.tensor(labels)
 
-        found = measure(pictures.pairs(), features, lambda done: bars.at(name, done, pictures.count)).features
-        return found, torch.tensor([self.class_names.index(name) for name in pictures.classes])
-
-    def _figures(
-        self, features: "Features", cas: "Accuracy", on_unseen: "Accuracy", on_samples: "Accuracy"
-    ) -> "list[Figure]":
+    def _figures(self, cas: "Accuracy", on_unseen: "Accuracy", on_samples: "Accuracy") -> "list[Figure]":
         from cascade.evaluation.classification import ratio
         from cascade.evaluation.figures import Figure
 
         rules = {pictures.rule for pictures in (self.samples, self.taught, self.unseen)} - {None}
         common = {
-            "resize": "; ".join([*sorted(rules), features.resize]),
-            "features": features.name,
-            "sha256": features.sha256,
+            "resize": "; ".join([*sorted(rules), self.features.resize]),
+            "features": self.features.name,
+            "sha256": self.features.sha256,
             "num_images": self.samples.count,
             "num_reference": self.unseen.count,
         }

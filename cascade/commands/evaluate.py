@@ -1,7 +1,6 @@
 """`cascade evaluate`: figures of a cascade or of a folder of pictures against real pictures."""
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -13,11 +12,14 @@ from cascade import __version__
 from cascade.artifact import load_chain
 from cascade.commands.bits_per_dim import JUDGES, BitsPerDim, check_bits_per_dim
 from cascade.commands.evaluated_sides import Pictures, Sides, check_cascade, check_sides
+from cascade.commands.evaluation_settings import keep_settings, kept_settings, precisions_of, refuse_other, settings_of
+from cascade.commands.measured_chunks import MeasuredChunks
 from cascade.commands.per_stage import stage_keys
 from cascade.commands.reports import refuse_foreign_report, write_report
+from cascade.commands.team import Team
 from cascade.commands.upscaling import Upscaling, check_patches, check_upscaling
 from cascade.errors import CascadeError, suggest
-from cascade.lock import check_place, exclusive
+from cascade.processes import Processes
 from cascade.progress import Bars, progress_bars
 from cascade.requests import check_logger
 
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
 REPORT = "evaluation.json"
 _MADE_BY = "cascade evaluate"
+GENERATED = "pictures to evaluate"
 
 
 def extra_keys(config: DictConfig) -> "Mapping[str, Kind]":
@@ -42,23 +45,33 @@ def run(config: DictConfig) -> None:
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)
     check_evaluation(plain)
     out = None if plain["out"] is None else Path(plain["out"]).expanduser()
+    team = Team(out, Processes.here())
     if out is not None:
         refuse_foreign_report(out / REPORT, _MADE_BY)
-        check_place(out)
     import torch
 
     from cascade.commands.figure_table import print_table, wide_console
 
     if plain["threads"] is not None:
         torch.set_num_threads(plain["threads"])
-    with progress_bars() as bars:
-        # Everything is opened and checked before the folder is touched, and computed in it.
-        opened = open_metrics(plain, out, bars, features_of(plain, bars))
-        with nullcontext() if out is None else exclusive(out):
-            measured = [measure() for measure in opened]
-            report = {"made_by": _MADE_BY, **report_of(plain, measured)}
-            if out is not None:
-                write_report(out / REPORT, report)
+    plain["device"] = own_device(plain["device"], team.processes)
+    with progress_bars(quiet=not team.processes.is_first) as bars, team.together():
+        agreed = kept_settings(out) if team.processes.is_first else team.hear()
+        sides, choose = Sides(plain, out, bars, team, precisions_of(agreed)), features_of(plain, bars)
+        opened = open_metrics(sides, choose)
+        settings = settings_of(sides, choose) if sides.looks else {}
+        refuse_other(out, agreed, settings)
+        if team.processes.is_first:
+            agreed = keep_settings(out, agreed, settings)
+            team.say(agreed)
+        for look in sides.looks.values():
+            look.make()
+        if not team.processes.is_first:
+            return
+        measured = [measure() for measure in opened]
+        report = {"made_by": _MADE_BY, **report_of(plain, measured)}
+        if out is not None:
+            write_report(out / REPORT, report)
     console = wide_console()
     for part in measured:
         print_table(console, part.figures, part.title)
@@ -90,26 +103,27 @@ def features_of(plain: Mapping[str, Any], bars: Bars) -> ChooseFeatures:
     return cache(lambda: RememberedFeatures(chosen_features(plain, bars.console)))
 
 
-def open_metrics(plain: Mapping[str, Any], out: Path | None, bars: Bars, choose: ChooseFeatures) -> list[Opened]:
+def open_metrics(sides: Sides, choose: ChooseFeatures) -> list[Opened]:
     """Open the pictures of every metric that is asked for."""
-    sides = Sides(plain, out, bars)
-    return [METRICS[metric](sides, choose) for metric in METRICS if metric in plain["metrics"]]
+    return [METRICS[metric](sides, choose) for metric in METRICS if metric in sides.plain["metrics"]]
 
 
 def _distances(sides: Sides, choose: ChooseFeatures) -> Opened:
     """Open generated and real pictures and the features, and return what measures them."""
     from cascade.commands.figure_table import named
+    from cascade.evaluation.features import BATCH
 
     generated, reference, features = sides.generated, sides.reference(), choose()
+    real, made = sides.look(reference, features, "real pictures"), sides.look(generated, features, GENERATED)
 
     def measure() -> Measured:
-        figures, left_out = _figures(sides.plain, generated, reference, features, sides.bars)
+        figures, left_out = _figures(sides.plain, made, real, features)
         report = {
             "left_out": left_out,
             "generated": generated.report(),
             "reference": reference.report(),
             "neighbours": sides.plain["neighbours"],
-            "features_batch": sides.plain["batch"],
+            "features_batch": BATCH,
         }
         title = f"{named(generated.source)} against {named(reference.source)}"
         lines = [*left_out, *_skipped(generated, "to evaluate"), *_skipped(reference, "real")]
@@ -139,10 +153,10 @@ def _cas(sides: Sides, choose: ChooseFeatures) -> Opened:
     """Open samples, photographs and the features, and return what teaches classifiers on them."""
     from cascade.commands.cas import ClassificationScores
 
-    opened, features = ClassificationScores.open(sides), choose()
+    opened = ClassificationScores.open(sides, choose())
 
     def measure() -> Measured:
-        figures, record = opened.measure(features, sides.bars)
+        figures, record = opened.measure(sides.bars)
         return Measured(figures, {"cas": record}, opened.title(), _skipped(opened.samples, "to evaluate"))
 
     return measure
@@ -153,9 +167,10 @@ def _floor(sides: Sides, choose: ChooseFeatures) -> Opened:
     from cascade.commands.photographs import Photographs
 
     opened, features = Photographs.open(sides, wanted=sides.plain["num_images"]), choose()
+    looks = [sides.look(side, features, "photographs") for side in (opened.trained, opened.unseen)]
 
     def measure() -> Measured:
-        figures, record, lines = opened.floor(features, sides.bars)
+        figures, record, lines = opened.floor(features, *(look.measurement().features for look in looks))
         return Measured(figures, {"floor": record}, opened.title(), lines)
 
     return measure
@@ -166,6 +181,8 @@ def _memorisation(sides: Sides, choose: ChooseFeatures) -> Opened:
     from cascade.commands.photographs import Photographs
 
     opened, features = Photographs.open(sides), choose()
+    if sides.out is not None:  # the samples are made by all processes, and kept; they are compared by the first
+        sides.look(opened.samples, features, GENERATED)
 
     def measure() -> Measured:
         figures, record = opened.memorisation(features, sides.bars)
@@ -178,18 +195,19 @@ def _patches(sides: Sides, choose: ChooseFeatures) -> Opened:
     """Open generated and real pictures and the features, and return what compares their patches."""
     from cascade.commands.figure_table import named
     from cascade.commands.upscaling import patch_features
-    from cascade.evaluation.measurement import measure
     from cascade.evaluation.patches import patch_figures
 
     plain, generated, reference = sides.plain, sides.generated, sides.reference()
     check_patches(plain, sides.side)
+    most = max(1, plain["patches"]["most"] // max(generated.count, reference.count))
     features = patch_features(plain, choose().inner, max(generated.count, reference.count))
+    looks = [
+        sides.look(side, features, name, {"most": most, "seed": plain["seed"]})
+        for name, side in (("patches of real pictures", reference), ("patches to evaluate", generated))
+    ]
 
     def measured() -> Measured:
-        real, made = (
-            measure(side.pairs(), features, lambda done, side=side, name=name: sides.bars.at(name, done, side.count))
-            for name, side in (("patches of real pictures", reference), ("patches to evaluate", generated))
-        )
+        real, made = (look.measurement() for look in looks)
         figures, left_out = patch_figures(
             made.features,
             real.features,
@@ -285,6 +303,19 @@ def _skipped(side: Pictures, which: str) -> list[str]:
     return [f"{were} {which} could not be read and {'was' if count == 1 else 'were'} skipped: {shown}{more}"]
 
 
+def own_device(device: str, processes: Processes) -> str:
+    """The device of this process: of several on a machine with several GPUs each has its own.
+
+    >>> own_device("cpu", Processes(count=2, rank=1, local_rank=1))
+    'cpu'
+    """
+    import torch
+
+    if device != "cuda" or processes.count == 1 or not torch.cuda.device_count():
+        return device
+    return f"cuda:{processes.local_rank % torch.cuda.device_count()}"
+
+
 def chosen_features(plain: Mapping[str, Any], console: "Console") -> "Features":
     """Build the features; `auto` is Inception, and without its weights one line and EfficientNet-Lite0."""
     from cascade.evaluation.inception import WeightsMissingError
@@ -292,7 +323,7 @@ def chosen_features(plain: Mapping[str, Any], console: "Console") -> "Features":
     from cascade.registry import build
 
     settings = {key: value for key, value in plain["features"].items() if value is not None or key == "weights"}
-    context = {"batch": plain["batch"], "device": check_device(plain["device"])}
+    context = {"device": check_device(plain["device"])}
     if settings["name"] != "auto":
         return build("features", settings, **context)
     try:
@@ -305,15 +336,12 @@ def chosen_features(plain: Mapping[str, Any], console: "Console") -> "Features":
 
 
 def _figures(
-    plain: Mapping[str, Any], generated: Pictures, reference: Pictures, features: "Features", bars: Bars
+    plain: Mapping[str, Any], generated: MeasuredChunks, reference: MeasuredChunks, features: "Features"
 ) -> "tuple[list[Figure], list[str]]":
     from cascade.evaluation.figures import distances
-    from cascade.evaluation.measurement import measure, pixel_figures
+    from cascade.evaluation.measurement import pixel_figures
 
-    real, made = (
-        measure(side.pairs(), features, lambda done, side=side, name=name: bars.at(name, done, side.count))
-        for name, side in (("real pictures", reference), ("pictures to evaluate", generated))
-    )
+    real, made = reference.measurement(), generated.measurement()
     figures, left_out = distances(
         made.features,
         real.features,
@@ -322,7 +350,8 @@ def _figures(
         allow_few_images=plain["allow_few_images"],
         neighbours=plain["neighbours"],
     )
-    return [_with_rules(figure, generated, reference) for figure in figures + pixel_figures(made, real)], left_out
+    figures += pixel_figures(made, real)
+    return [_with_rules(figure, generated.pictures, reference.pictures) for figure in figures], left_out
 
 
 def _with_rules(figure: "Figure", generated: Pictures, reference: Pictures) -> "Figure":

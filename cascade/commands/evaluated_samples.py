@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +20,15 @@ if TYPE_CHECKING:
     from cascade.stage_settings import StageSettings
 
 
+_LEAST = 16  # pictures of a chunk
+
+
 @dataclass(frozen=True)
 class EvaluatedSamples:
     """Pictures of consecutive seeds, classes in turn: that of seed s is s mod their number.
 
     Below `keep` (None: nothing is kept) each stage has a folder, named by the hash of everything its pixels depend on,
-    so pictures of different weights or settings never mix, and a further stage starts from those that are there.
+    so pictures of different weights or settings never mix, and sampling starts behind the last stage whose are there.
     Iterating yields (picture, the low-res picture it was made from or None); whatever is made is kept at once.
     """
 
@@ -46,48 +50,70 @@ class EvaluatedSamples:
         """What the pixels depend on beside the seed, as plain JSON values."""
         return self._records()[-1]
 
+    @property
+    def chunk(self) -> int:
+        """How many pictures are made at once without a waste: whole calls of the network, 16 pictures or more."""
+        largest = max(stage.chunk for stage in self.plan())
+        return largest * math.ceil(_LEAST / largest)
+
+    def all_there(self) -> bool:
+        """Whether every picture is kept, with the one that it was made from."""
+        return not self._missing(self._folders()[-2:])
+
     def __iter__(self) -> "Iterator[tuple[Tensor, Tensor | None]]":
         if self.keep is None:
             for image in self._sample(self.seeds, None):
                 made = list(image.stage_images.values())[-2:]
                 yield made[-1], made[0] if len(made) == 2 else None
             return
-        # Of the last stage, and of the one whose pictures it starts from.
-        records = {record["stages"][-1]["stage"]: record for record in self._records()[-2:]}
-        folders = {name: self.keep / _folder_name(name, record) for name, record in records.items()}
-        missing = [seed for seed in self.seeds if not all(_file(f, seed).is_file() for f in folders.values())]
-        for name, folder in folders.items() if missing else ():
-            write_whole(folder / "record.json", json.dumps(records[name], indent=1) + "\n")
-        inputs = _Inputs(next(iter(folders.values())), missing)
-        # A truncated stage is handed x_λ, which is not kept.
-        kept = len(folders) == 2 and not self.plan()[-1].sampling.truncated and inputs.all_there()
-        new = self._sample(missing, inputs if kept else None)
-        to_make = set(missing)
+        records, folders = self._records(), self._folders()
+        missing = self._missing(folders[-2:])
+        first = self._first_to_run(folders, missing)
+        for record, folder in [*zip(records, folders, strict=True)][first:] if missing else ():
+            write_whole(folder / "record.json", json.dumps(record, indent=1) + "\n")
+        new = self._sample(missing, _Inputs(folders[first - 1], missing) if first else None, first)
+        to_make, of_stage = set(missing), dict(zip((stage.name for stage in self.plan()), folders, strict=True))
         for seed in self.seeds:
             if seed in to_make:
                 sampled = next(new)
                 for name, image in sampled.stage_images.items():
-                    if name in folders:
-                        write_whole(_file(folders[name], seed), sample_png(image, seed, sampled.class_name))
-            *before, last = (_read(_file(folder, seed)) for folder in folders.values())
+                    write_whole(_file(of_stage[name], seed), sample_png(image, seed, sampled.class_name))
+            *before, last = (_read(_file(folder, seed)) for folder in folders[-2:])
             yield last, before[0] if before else None
         next(new, None)  # to its end, so that the last step is counted
+
+    def _folders(self) -> list[Path]:
+        """Where each stage's pictures are kept."""
+        assert self.keep is not None, "nothing is kept"
+        return [self.keep / _folder_name(record["stages"][-1]["stage"], record) for record in self._records()]
+
+    def _missing(self, folders: Sequence[Path]) -> list[int]:
+        return [seed for seed in self.seeds if not all(_file(folder, seed).is_file() for folder in folders)]
+
+    def _first_to_run(self, folders: Sequence[Path], missing: Sequence[int]) -> int:
+        """The place of the first stage that must run: behind the last one whose pictures are all there."""
+        plan = self.plan()
+        for place in range(len(folders) - 1, 0, -1):
+            # A truncated stage is handed x_λ, which is not kept.
+            if not plan[place].sampling.truncated and _Inputs(folders[place - 1], missing).all_there():
+                return place
+        return 0
 
     @property
     def folder(self) -> Path | None:
         """Where the last stage's pictures are kept."""
         if self.keep is None:
             return None
-        record = self.record
-        return self.keep / _folder_name(record["stages"][-1]["stage"], record)
+        return self._folders()[-1]
 
-    def _sample(self, seeds: Sequence[int], low_res: "_Inputs | None") -> "Iterator[SampledImage]":
+    def _sample(self, seeds: Sequence[int], low_res: "_Inputs | None", first: int = 0) -> "Iterator[SampledImage]":
         table = self.class_names
         if not seeds:
             return iter(())
         settings = self.settings
-        if low_res is not None:  # then the last stage alone runs
-            settings = {name: own for name, own in settings.items() if name == self.plan()[-1].name}
+        if low_res is not None:
+            running = [stage.name for stage in self.plan()[first:]]
+            settings = {name: own for name, own in settings.items() if name in running}
         return self.pipeline.iterate(
             [seed % len(table) for seed in seeds] if table else None,
             seeds,
@@ -115,7 +141,7 @@ class EvaluatedSamples:
         common = {
             "classes": list(self.class_names),
             "threads": p.threads,
-            "device": str(p.device),
+            "device": p.device.type,  # which of several alike is no matter
         }
         rows = [stage.record() for stage in self.plan()]
         return [{"stages": rows[: number + 1], **common} for number in range(len(rows))]

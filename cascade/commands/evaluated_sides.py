@@ -1,15 +1,20 @@
 """The two sides of an evaluation, opened and checked at one size before anything is computed."""
 
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cascade import __version__
 from cascade.artifact import load_chain
 from cascade.class_tables import table_difference
+from cascade.commands.measured_chunks import MeasuredChunks
 from cascade.commands.per_stage import read_per_stage
+from cascade.commands.team import Team
 from cascade.errors import CascadeError, suggest
 from cascade.requests import check_device_name, check_precision, check_seed, check_threads, chosen_stages
 from cascade.stage_settings import planned, stored_samplings
@@ -20,6 +25,7 @@ if TYPE_CHECKING:
     from cascade.commands.evaluated_samples import EvaluatedSamples
     from cascade.data.dataset import PictureDataset
     from cascade.data.folder import BadFile
+    from cascade.evaluation.features import Features
     from cascade.evaluation.picture_folder import PictureFolder
     from cascade.progress import Bars
 
@@ -30,17 +36,26 @@ LEAST = 3  # pictures on a side
 class Pictures:
     """One side of a comparison: its pictures (each with its low-res input or None), and what there is to say of it.
 
-    `rule` says how the pictures were brought to the size at which they are compared; None: they are as they are.
-    `bad_files` could not be read and are not among the `count` pictures. `classes` names the class of each picture,
-    None where it is not known.
+    `read(places)` gives those at some of the places 0 to `count`, and `identity` is what they depend on beside their
+    place; they are measured in chunks of `chunk` places. `rule` says how the pictures were brought to the size at which
+    they are compared; None: they are as they are. `bad_files` could not be read and are not among the `count` pictures.
+    `classes` names the class of each picture, None where it is not known. `there(places)` says whether those that are
+    made and kept still are.
     """
 
-    pairs: "Callable[[], Iterator[tuple[Tensor, Tensor | None]]]"
+    read: "Callable[[range], Iterator[tuple[Tensor, Tensor | None]]]"
     count: int
     source: Mapping[str, Any]
+    identity: Mapping[str, Any]
     rule: str | None = None
     bad_files: "Sequence[BadFile]" = field(default=())
     classes: "Sequence[str | None]" = field(default=())
+    chunk: int = 64
+    there: Callable[[range], bool] = lambda _: True
+
+    def pairs(self, places: range | None = None) -> "Iterator[tuple[Tensor, Tensor | None]]":
+        """The pictures at these places, in order; None: all."""
+        return self.read(range(self.count) if places is None else places)
 
     def report(self) -> dict[str, Any]:
         """What the report says of this side."""
@@ -81,7 +96,7 @@ def check_cascade(plain: Mapping[str, Any]) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Sides:
-    """What is evaluated, and what it is compared with; the samples of a cascade are kept in `out`.
+    """What is evaluated, and what it is compared with; the samples of a cascade are kept in `out`, as what is measured.
 
     Each is opened when it is first asked for, and once for all metrics: a cascade's weights are read, and every file of
     a folder is looked at.
@@ -90,6 +105,34 @@ class Sides:
     plain: Mapping[str, Any]
     out: Path | None
     bars: "Bars"
+    team: Team = field(default_factory=lambda: Team(None))
+    precisions: Mapping[str, str] = field(default_factory=dict)
+    looks: dict[str, MeasuredChunks] = field(default_factory=dict)
+
+    def look(
+        self, pictures: Pictures, features: "Features", name: str, more: Mapping[str, Any] | None = None
+    ) -> MeasuredChunks:
+        """What measures one side, once for all metrics that ask for the same.
+
+        `more` is what the features depend on beside their name, weights and resizing.
+        """
+        import torch
+
+        record = {
+            "pictures": pictures.identity,
+            "features": [features.name, features.sha256, features.resize, more],
+            "chunk": pictures.chunk,
+            "threads": torch.get_num_threads(),
+            "device": torch.device(self.plain["device"]).type,
+            "versions": [__version__, torch.__version__],
+        }
+        digest = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:12]
+        key = f"{pictures.identity['of']}-{digest}"
+        if key not in self.looks:
+            folder = None if self.out is None else self.out / "measured" / key
+            made = MeasuredChunks(pictures, features, folder, self.team, self.bars, name, self.plain["batch"])
+            self.looks[key] = made
+        return self.looks[key]
 
     @property
     def generated(self) -> Pictures:
@@ -122,7 +165,8 @@ class Sides:
 
     @cached_property
     def _generated(self) -> tuple[Pictures, int, tuple[str, ...]]:
-        return _open_generated(self.plain, self.out, self.bars, [] if self._folder is None else [self._folder])
+        beside = [] if self._folder is None else [self._folder]
+        return _open_generated(self.plain, lambda: _samples(self), self.bars, beside)
 
     @cached_property
     def _dataset(self) -> "Callable[[str], PictureDataset]":
@@ -131,7 +175,10 @@ class Sides:
 
 
 def _open_generated(
-    plain: Mapping[str, Any], out: Path | None, bars: "Bars", beside: "Sequence[PictureFolder]"
+    plain: Mapping[str, Any],
+    sampled: "Callable[[], EvaluatedSamples]",
+    bars: "Bars",
+    beside: "Sequence[PictureFolder]",
 ) -> tuple[Pictures, int, tuple[str, ...]]:
     """What is evaluated, the side at which it is, and the class table if it is a cascade's.
 
@@ -143,12 +190,22 @@ def _open_generated(
         images = _folder(plain["images"], bars)
         side = common_side([images, *beside])
         return _of_folder(images, side), side, ()
-    samples = _samples(plain, out, bars)
+    samples = sampled()
     side, table = samples.pipeline.configs[len(samples.record["stages"]) - 1].resolution, samples.class_names
     seeds = {"first_seed": plain["first_seed"], "count": len(samples.seeds)}
     source = {"cascade": str(plain["cascade"]), "seeds": seeds, **samples.record}
     classes = [table[seed % len(table)] if table else None for seed in samples.seeds]
-    return Pictures(lambda: iter(samples), len(samples.seeds), source, classes=classes), side, table
+    part = lambda places: replace(samples, seeds=samples.seeds[places.start : places.stop])  # noqa: E731
+    pictures = Pictures(
+        lambda places: iter(part(places)),
+        len(samples.seeds),
+        source,
+        {"of": "samples", "first_seed": plain["first_seed"], **samples.record},
+        classes=classes,
+        chunk=samples.chunk,
+        there=lambda places: samples.keep is None or part(places).all_there(),
+    )
+    return pictures, side, table
 
 
 def _folder(root: str, bars: "Bars") -> "PictureFolder":
@@ -163,17 +220,27 @@ def _of_folder(folder: "PictureFolder", side: int) -> Pictures:
             f"{folder.root} holds {len(folder)} pictures that can be read; {LEAST} are the least to compare"
         )
     source = {"folder": str(folder.root), "side": side, "left_out": folder.left_out}
-    pairs = lambda: ((folder.image(i, side), None) for i in range(len(folder)))  # noqa: E731
-    return Pictures(pairs, len(folder), source, folder.rule(side), folder.bad_files, folder.classes)
+    read = lambda places: ((folder.image(i, side), None) for i in places)  # noqa: E731
+    identity = {"of": "folder", "side": side, "files": folder.fingerprint()}
+    return Pictures(read, len(folder), source, identity, folder.rule(side), folder.bad_files, folder.classes)
 
 
-def _samples(plain: Mapping[str, Any], out: Path | None, bars: "Bars") -> "EvaluatedSamples":
+def _samples(sides: Sides) -> "EvaluatedSamples":
     from cascade.commands.evaluated_samples import EvaluatedSamples
     from cascade.orchestrator import CascadePipeline
 
+    plain, bars = sides.plain, sides.bars
     configs = load_chain(plain["cascade"])
     only = [config.name for config in configs[chosen_stages(configs, plain["stages"], None)]]
-    pipeline = CascadePipeline.load(plain["cascade"], plain["device"], plain["precision"], only)
+    precision = sides.precisions if plain["precision"] == "auto" and sides.precisions else plain["precision"]
+    pipeline = CascadePipeline.load(plain["cascade"], plain["device"], precision, only)
+
+    def at(stage: str, step: int, total: int) -> None:
+        sides.team.beat()
+        bars.at(f"  {stage}, steps", step, total)
+        if step >= total:
+            bars.end(f"  {stage}, steps")
+
     first = plain["first_seed"]
     return EvaluatedSamples(
         pipeline,
@@ -181,8 +248,8 @@ def _samples(plain: Mapping[str, Any], out: Path | None, bars: "Bars") -> "Evalu
         plain["guidance_scale"],
         plain["stages"],
         read_per_stage(plain["per_stage"], [config.name for config in configs]),
-        None if out is None else out / "samples",
-        on_progress=lambda stage, step, total: bars.at(f"  {stage}, steps", step, total),
+        None if sides.out is None else sides.out / "samples",
+        on_progress=at,
     )
 
 
@@ -224,9 +291,10 @@ def of_data(dataset: "PictureDataset", plain: Mapping[str, Any], split: str, *, 
     }
     rule = None if source["name"] == "procedural" else f"centre square, bicubic to {dataset.resolution} px"
     bad_files = dataset.bad_files if isinstance(dataset, FolderDataset) else ()
-    pairs = lambda: ((dataset.image(i), None) for i in chosen)  # noqa: E731
+    read = lambda places: ((dataset.image(chosen[place]), None) for place in places)  # noqa: E731
+    identity = {"of": "real", "fingerprint": dataset.fingerprint, "chosen": chosen}
     of = [names[dataset.label(i)] if names else None for i in chosen]
-    return Pictures(pairs, len(chosen), said, rule, bad_files, of)
+    return Pictures(read, len(chosen), said, identity, rule, bad_files, of)
 
 
 def _source(plain: Mapping[str, Any]) -> dict[str, Any]:

@@ -60,15 +60,12 @@ class Photographs:
         """What the table is of."""
         return f"{named(self.trained.source)} and {named(self.unseen.source)}"
 
-    def floor(self, features: "Features", bars: "Bars") -> "tuple[list[Figure], dict[str, Any], list[str]]":
-        """Figures, record and lines of the distances of real from real."""
+    def floor(
+        self, features: "Features", trained: "Tensor", unseen: "Tensor"
+    ) -> "tuple[list[Figure], dict[str, Any], list[str]]":
+        """Figures, record and lines of the distances of real from real, by the features of both splits."""
         from cascade.evaluation.figures import distances
-        from cascade.evaluation.measurement import measure
 
-        trained, unseen = (
-            measure(side.pairs(), features, lambda done, side=side: bars.at("photographs", done, side.count)).features
-            for side in (self.trained, self.unseen)
-        )
         figures, left_out = distances(
             trained,
             unseen,

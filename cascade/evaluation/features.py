@@ -9,6 +9,9 @@ from torch import Tensor, nn
 
 from cascade.errors import CascadeError
 
+BATCH = 16
+"""Pictures in a call of a feature network: always so many, for the last bits depend on it."""
+
 
 @runtime_checkable
 class Features(Protocol):
@@ -57,7 +60,7 @@ class NetworkFeatures:
         resize: str,
         network: nn.Module,
         prepare: Callable[[Tensor], Tensor],
-        batch: int = 16,
+        batch: int = BATCH,
         device: torch.device | str = "cpu",
     ) -> None:
         if batch < 1:

@@ -12,7 +12,6 @@ from cascade.evaluation.features import Features
 from cascade.evaluation.figures import Figure
 from cascade.evaluation.spectrum import RadialSpectrum, SpectrumSum, high_band_ratio
 
-_PASS = 16  # pictures that are held at once
 _DETAIL = 0.5  # of Nyquist: above it lies the fine detail of a picture
 
 
@@ -38,25 +37,30 @@ class Measurement:
 
 
 def measure(
-    pictures: Iterable[tuple[Tensor, Tensor | None]], features: Features, done: Callable[[int], object] = lambda _: None
+    pictures: Iterable[tuple[Tensor, Tensor | None]],
+    features: Features,
+    done: Callable[[int], object] = lambda _: None,
+    batch: int = 16,
 ) -> Measurement:
     """Measure uint8 pictures (3, R, R), each with the low-res one it was made from or None, in bounded memory.
 
-    `done(n)` is called as the first n are through. Raises CascadeError for no pictures, or pictures of several sizes.
+    `done(n)` is called as the first n are through. `batch` pictures are held at once; what is measured does not depend
+    on it, for the features' own network meets batches of a fixed size, and all else is done picture by picture.
+    Raises CascadeError for no pictures, or pictures of several sizes.
     """
     rows, spectrum, consistencies = [], SpectrumSum(), []
     side = low_side = None
     count = 0
-    for batch in _batches(pictures):
-        images = torch.stack([image for image, _ in batch])
+    for held in _batches(pictures, batch):
+        images = torch.stack([image for image, _ in held])
         side = images.shape[-1]
         rows.append(features(images))
         spectrum.add(images)
-        low = [low for _, low in batch if low is not None]
-        if low:
-            low_side = low[0].shape[-1]
-            consistencies.append(low_res_consistency(images, torch.stack(low)))
-        count += len(batch)
+        for image, low in held:
+            if low is not None:
+                low_side = low.shape[-1]
+                consistencies.append(low_res_consistency(image[None], low[None]))
+        count += len(held)
         done(count)
     if side is None:
         raise CascadeError("there are no pictures to measure")
@@ -103,7 +107,7 @@ def pixel_figures(generated: Measurement, reference: Measurement) -> list[Figure
 
 
 def _batches(
-    pictures: Iterable[tuple[Tensor, Tensor | None]],
+    pictures: Iterable[tuple[Tensor, Tensor | None]], size: int
 ) -> Iterable[list[tuple[Tensor, Tensor | None]]]:
     batch: list[tuple[Tensor, Tensor | None]] = []
     for picture in pictures:
@@ -111,7 +115,7 @@ def _batches(
             one, other = (f"{p[0].shape[-1]}×{p[0].shape[-2]}" for p in (batch[0], picture))
             raise CascadeError(f"pictures of {one} and of {other} px cannot be measured together")
         batch.append(picture)
-        if len(batch) == _PASS:
+        if len(batch) == size:
             yield batch
             batch = []
     if batch:

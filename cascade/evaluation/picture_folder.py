@@ -1,5 +1,6 @@
 """A folder of pictures of any size, read at one size."""
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from cascade.data.listing import list_pictures
 from cascade.data.parallel import available_cores, ordered_map
 from cascade.data.picture import UnreadablePicture, read_square
 from cascade.errors import CascadeError
+from cascade.files import sha256_of
 
 _MANIFEST = "manifest.jsonl"
 _GLANCE = 16  # px: a JPEG is read to its end, but most of its pixels are never made
@@ -43,7 +45,7 @@ class PictureFolder:
             self.left_out = [path for path, _ in listing.left_out]
         self.paths = list(of)
         self.bad_files: list[BadFile] = []
-        sizes = self._look_through(progress)
+        sizes, self._digests = self._look_through(progress)
         self.classes = [of[path] for path in self.paths]
         self.side = min(min(size) for size in sizes)
         self.uniform = sizes == {(self.side, self.side)}
@@ -57,6 +59,11 @@ class PictureFolder:
             return read_square(self.root / self.paths[i], side)[0]
         except UnreadablePicture as error:
             raise CascadeError(f"'{self.root / self.paths[i]}' cannot be read: {error}") from error
+
+    def fingerprint(self) -> str:
+        """A SHA-256 of the names and the contents of the pictures' files."""
+        lines = "".join(f"{digest} {path}\n" for digest, path in zip(self._digests, self.paths, strict=True))
+        return hashlib.sha256(lines.encode(errors="surrogateescape")).hexdigest()
 
     def rule(self, side: int) -> str | None:
         """Say in words how the pictures are brought to `side` px; None where they are taken as they are."""
@@ -73,15 +80,16 @@ class PictureFolder:
             raise CascadeError(f"{file} names no picture")
         return dict(sorted(of.items()))
 
-    def _look_through(self, progress: Callable[[int, int], object] | None) -> set[tuple[int, int]]:
-        """The sizes of the pictures that can be read; the others go from `paths` to `bad_files`."""
-        sizes, good = set(), []
+    def _look_through(self, progress: Callable[[int, int], object] | None) -> tuple[set[tuple[int, int]], list[str]]:
+        """Sizes and hashes of the pictures that can be read; the others go from `paths` to `bad_files`."""
+        sizes, digests, good = set(), [], []
         looks = ordered_map(self._look, self.paths, available_cores())
         for done, (path, look) in enumerate(zip(self.paths, looks, strict=True), 1):
             if isinstance(look, str):
                 self.bad_files.append(BadFile(path, look))
             else:
-                sizes.add(look)
+                sizes.add(look[0])
+                digests.append(look[1])
                 good.append(path)
             if progress is not None:
                 progress(done, len(self.paths))
@@ -92,12 +100,12 @@ class PictureFolder:
                 f"{first.reason}"
             )
         self.paths = good
-        return sizes
+        return sizes, digests
 
-    def _look(self, path: str) -> tuple[int, int] | str:
-        """The size of a picture, or the reason why it cannot be read."""
+    def _look(self, path: str) -> tuple[tuple[int, int], str] | str:
+        """The size of a picture and the SHA-256 of its file, or the reason why it cannot be read."""
         try:
-            return read_square(self.root / path, _GLANCE)[1]
+            return read_square(self.root / path, _GLANCE)[1], sha256_of(self.root / path)
         except (UnreadablePicture, OSError) as error:
             return str(error)
 
