@@ -93,7 +93,7 @@ def run(config: DictConfig) -> None:
                 for picture, image in zip(missing, images, strict=True):
                     manifest.append(_write(out, picture, image, rows))
         if plain["contact_sheet"]:
-            _write_contact_sheet(out, wanted)
+            _write_contact_sheet(out, wanted, kept)
     pictures = "1 picture" if len(missing) == 1 else f"{len(missing)} pictures"
     print(f"{out}: {pictures} made, {len(wanted) - len(missing)} were there already")
 
@@ -130,7 +130,7 @@ def _write(out: Path, wanted: Wanted, image: "SampledImage", rows: Sequence[Mapp
     """Write the picture's files, each whole, and return its line of the manifest."""
     stage_files = {}
     for name, pixels in list(image.stage_images.items())[:-1]:
-        file = f"stages/{name}/{wanted.file}"
+        file = _stage_file(name, wanted)
         write_whole(out / file, sample_png(pixels, wanted.seed, wanted.class_name))
         stage_files[name] = {"file": file, "sha256": sha256_of(out / file)}
     write_whole(out / wanted.file, sample_png(image.image, wanted.seed, wanted.class_name))
@@ -145,10 +145,16 @@ def _write(out: Path, wanted: Wanted, image: "SampledImage", rows: Sequence[Mapp
     }
 
 
-def _write_contact_sheet(out: Path, wanted: Sequence[Wanted]) -> None:
+def _stage_file(stage: str, wanted: Wanted) -> str:
+    return f"stages/{stage}/{wanted.file}"
+
+
+def _write_contact_sheet(out: Path, wanted: Sequence[Wanted], kept: Sequence[str]) -> None:
+    """A row for each class; each picture stands behind those of the stages before it that were `kept`."""
     from cascade.commands.contact_sheet import write_contact_sheet
 
     rows: dict[str, list[Path]] = {}
     for picture in wanted:
-        rows.setdefault(picture.class_name or "", []).append(out / picture.file)
-    write_contact_sheet(out / CONTACT_SHEET, rows)
+        files = [*(_stage_file(name, picture) for name in kept), picture.file]
+        rows.setdefault(picture.class_name or "", []).extend(out / file for file in files)
+    write_contact_sheet(out / CONTACT_SHEET, rows, together=len(kept) + 1)

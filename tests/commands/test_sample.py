@@ -385,6 +385,18 @@ def test_the_contact_sheet_shows_every_picture_in_its_row(tmp_path):
     sheet = pixels(tmp_path / "sheet.png")
     for colour in colours.values():
         where = (sheet == colour).all(-1)
-        assert where.sum() == 3 * 128 * 128
+        assert where.sum() == 3 * 256 * 256
     top = [np.argmax((sheet == colour).all(-1).any(1)) for colour in colours.values()]
     assert top[0] < top[1]
+
+
+def test_stages_of_a_picture_stay_together_in_a_line_of_the_contact_sheet(tmp_path):
+    colours = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
+    for i, colour in enumerate(colours):
+        Image.new("RGB", (16, 16), colour).save(tmp_path / f"{i}.png")
+    write_contact_sheet(tmp_path / "sheet.png", {"": [tmp_path / f"{i % 3}.png" for i in range(30)]}, together=3)
+    sheet = pixels(tmp_path / "sheet.png")
+    assert sheet.shape[1] == 4 + 15 * 132, "five pictures of three stages in a line"
+    for number, colour in enumerate(colours):
+        columns = np.flatnonzero((sheet == colour).all(-1).any(0))
+        assert set((columns - 4) // 132 % 3) == {number}
