@@ -95,7 +95,14 @@ TABLE: dict[str, dict[str, str]] = {
     "features": {
         "inception": "cascade.evaluation.inception:inception_features",
         "efficientnet_lite0": "cascade.evaluation.efficientnet:efficientnet_lite0_features",
+        "random": "cascade.evaluation.random_network:random_features",
         "tiny": "cascade.evaluation.tiny:tiny_features",
+    },
+    "protocol": {
+        "own": "cascade.protocol:own",
+        "adm": "cascade.protocol:adm",
+        "torchmetrics": "cascade.protocol:torchmetrics_default",
+        "clean": "cascade.protocol:clean",
     },
     "bound": {
         "continuous": "cascade.evaluation.bits_per_dim:ContinuousBound",

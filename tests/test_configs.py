@@ -22,7 +22,7 @@ from cascade.sampling import LabelLogProb
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 CHOICES = sorted(str(p.relative_to(CONF).with_suffix("")) for p in CONF.glob("*/*.yaml"))
-OF_EVALUATE = {"features", "bound"}  # groups of `cascade evaluate`, which `cascade train` does not have
+OF_EVALUATE = {"features", "bound", "protocol"}  # groups of `cascade evaluate`, which `cascade train` does not have
 OWN = {"features/auto"}  # a choice of the command's, between two that are registered
 REGISTERED = [c for c in CHOICES if c.split("/")[0] in registry.TABLE and c not in OWN]
 

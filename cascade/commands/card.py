@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from cascade import __version__
 from cascade.artifact import find_cascade, load_cascade_config, load_chain
-from cascade.commands.evaluate import check_evaluation, extra_keys, features_of, open_metrics, report_of
+from cascade.commands.evaluate import check_evaluation, extra_keys, features_of, open_metrics
 from cascade.commands.evaluated_sides import Sides
+from cascade.commands.evaluation_report import report_of
+from cascade.commands.named_protocol import under_protocol
 from cascade.commands.reports import check_out, read_report, write_report
 from cascade.commands.training_curves import draw_curves, read_curve
 from cascade.commands.written import shell_line, written
@@ -84,7 +86,7 @@ def _checked(plain: Mapping[str, Any], out: Path) -> dict[str, dict[str, Any]]:
         running = [config.name for config in configs[:count]]
         settings = {name: own for name, own in plain["per_stage"].items() if name in running}
         evaluation = {**plain, "stages": count, "per_stage": settings}
-        check_evaluation(evaluation)
+        check_evaluation(under_protocol(evaluation))
         found[configs[count - 1].name] = evaluation
     for key in ("about", "limits"):
         if plain[key] is not None and not Path(plain[key]).expanduser().is_file():
@@ -104,8 +106,9 @@ def _checked(plain: Mapping[str, Any], out: Path) -> dict[str, dict[str, Any]]:
 
 def _evaluated(evaluation: Mapping[str, Any], out: Path, bars: "Bars") -> dict[str, Any]:
     """The report of `cascade evaluate` with these settings; its samples and pictures lie in `out`."""
-    opened = open_metrics(Sides(evaluation, out, bars), features_of(evaluation, bars))
-    return report_of(evaluation, [measure() for measure in opened])
+    plain = under_protocol(evaluation)
+    opened = open_metrics(Sides(plain, out, bars), features_of(plain, bars))
+    return report_of(plain, [measure() for measure in opened])
 
 
 def _command(evaluation: Mapping[str, Any], given: Mapping[str, str], others: Collection[str]) -> str:

@@ -1,19 +1,20 @@
 """`cascade evaluate`: figures of a cascade or of a folder of pictures against real pictures."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from cascade import __version__
 from cascade.artifact import load_chain
 from cascade.commands.bits_per_dim import JUDGES, BitsPerDim, check_bits_per_dim
-from cascade.commands.evaluated_sides import Pictures, Sides, check_cascade, check_sides
+from cascade.commands.evaluated_sides import Sides, check_cascade, check_sides
+from cascade.commands.evaluation_report import features_record, report_of, skipped, to_wandb, with_rules
 from cascade.commands.evaluation_settings import keep_settings, kept_settings, precisions_of, refuse_other, settings_of
 from cascade.commands.measured_chunks import MeasuredChunks
+from cascade.commands.named_protocol import protocol_of, ranges_of, under_protocol
 from cascade.commands.per_stage import stage_keys
 from cascade.commands.reports import refuse_foreign_report, write_report
 from cascade.commands.team import Team
@@ -21,6 +22,7 @@ from cascade.commands.upscaling import Upscaling, check_patches, check_upscaling
 from cascade.errors import CascadeError, suggest
 from cascade.processes import Processes
 from cascade.progress import Bars, progress_bars
+from cascade.protocol import balance
 from cascade.requests import check_logger
 
 if TYPE_CHECKING:
@@ -42,7 +44,7 @@ def extra_keys(config: DictConfig) -> "Mapping[str, Kind]":
 
 def run(config: DictConfig) -> None:
     """Measure, print a table, and write `out`/evaluation.json if `out` is given. See `conf/evaluate.yaml`."""
-    plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)
+    plain = under_protocol(OmegaConf.to_container(config, resolve=True))
     check_evaluation(plain)
     out = None if plain["out"] is None else Path(plain["out"]).expanduser()
     team = Team(out, Processes.here())
@@ -50,7 +52,7 @@ def run(config: DictConfig) -> None:
         refuse_foreign_report(out / REPORT, _MADE_BY)
     import torch
 
-    from cascade.commands.figure_table import print_table, wide_console
+    from cascade.commands.figure_table import print_card, print_table, wide_console
 
     if plain["threads"] is not None:
         torch.set_num_threads(plain["threads"])
@@ -77,8 +79,9 @@ def run(config: DictConfig) -> None:
         print_table(console, part.figures, part.title)
         for line in part.lines:
             console.print(line, soft_wrap=True, highlight=False, markup=False)
+    print_card(console, report)
     if plain["logger"]["wandb"]:
-        _to_wandb(plain["logger"], out, report)
+        to_wandb(plain["logger"], out, report)
 
 
 @dataclass(frozen=True)
@@ -114,19 +117,27 @@ def _distances(sides: Sides, choose: ChooseFeatures) -> Opened:
     from cascade.evaluation.features import BATCH
 
     generated, reference, features = sides.generated, sides.reference(), choose()
-    real, made = sides.look(reference, features, "real pictures"), sides.look(generated, features, GENERATED)
+    protocol, ranges = protocol_of(sides.plain), sides.plain["seed_ranges"]
+    protocol.check_classes(generated.classes)
+    real = sides.look(reference, features, "real pictures")
+    made = [sides.look(part, features, GENERATED) for part in ranges_of(generated, ranges)]
 
     def measure() -> Measured:
-        figures, left_out = _figures(sides.plain, made, real, features)
+        from cascade.evaluation.figures import over_ranges
+
+        found = [_figures(sides.plain, of_range, real, features) for of_range in made]
+        figures, left_out = over_ranges([of_range for of_range, _ in found]), found[0][1]
         report = {
+            "protocol": protocol.record(),
+            "features": features_record(features),
             "left_out": left_out,
-            "generated": generated.report(),
-            "reference": reference.report(),
+            "generated": {**generated.report(), "seed_ranges": ranges, "balance": balance(generated.classes)},
+            "reference": {**reference.report(), "balance": balance(reference.classes)},
             "neighbours": sides.plain["neighbours"],
             "features_batch": BATCH,
         }
         title = f"{named(generated.source)} against {named(reference.source)}"
-        lines = [*left_out, *_skipped(generated, "to evaluate"), *_skipped(reference, "real")]
+        lines = [*left_out, *skipped(generated, "to evaluate"), *skipped(reference, "real")]
         return Measured(figures, report, title, lines)
 
     return measure
@@ -157,7 +168,7 @@ def _cas(sides: Sides, choose: ChooseFeatures) -> Opened:
 
     def measure() -> Measured:
         figures, record = opened.measure(sides.bars)
-        return Measured(figures, {"cas": record}, opened.title(), _skipped(opened.samples, "to evaluate"))
+        return Measured(figures, {"cas": record}, opened.title(), skipped(opened.samples, "to evaluate"))
 
     return measure
 
@@ -199,6 +210,7 @@ def _patches(sides: Sides, choose: ChooseFeatures) -> Opened:
 
     plain, generated, reference = sides.plain, sides.generated, sides.reference()
     check_patches(plain, sides.side)
+    protocol_of(plain).check_classes(generated.classes)
     most = max(1, plain["patches"]["most"] // max(generated.count, reference.count))
     features = patch_features(plain, choose().inner, max(generated.count, reference.count))
     looks = [
@@ -216,9 +228,14 @@ def _patches(sides: Sides, choose: ChooseFeatures) -> Opened:
             seed=plain["seed"],
             allow_few_images=plain["allow_few_images"],
         )
-        report = {"generated": generated.report(), "reference": reference.report(), "patches": plain["patches"]}
+        report = {
+            "protocol": protocol_of(plain).record(),
+            "generated": {**generated.report(), "balance": balance(generated.classes)},
+            "reference": {**reference.report(), "balance": balance(reference.classes)},
+            "patches": {**plain["patches"], "features": features_record(features)},
+        }
         title = f"patches of {named(generated.source)} against {named(reference.source)}"
-        return Measured([_with_rules(figure, generated, reference) for figure in figures], report, title, left_out)
+        return Measured([with_rules(figure, generated, reference) for figure in figures], report, title, left_out)
 
     return measured
 
@@ -292,17 +309,6 @@ def check_evaluation(plain: Mapping[str, Any]) -> None:
         raise CascadeError("logger=wandb needs a place for its files: give out=FOLDER")
 
 
-def _skipped(side: Pictures, which: str) -> list[str]:
-    """One line that names the first files that could not be read, and counts them."""
-    if not side.bad_files:
-        return []
-    shown = ", ".join(f"{bad.path} ({bad.reason})" for bad in side.bad_files[:3])
-    more = ", ..." if len(side.bad_files) > 3 else ""
-    count = len(side.bad_files)
-    were = "1 picture" if count == 1 else f"{count} pictures"
-    return [f"{were} {which} could not be read and {'was' if count == 1 else 'were'} skipped: {shown}{more}"]
-
-
 def own_device(device: str, processes: Processes) -> str:
     """The device of this process: of several on a machine with several GPUs each has its own.
 
@@ -351,39 +357,4 @@ def _figures(
         neighbours=plain["neighbours"],
     )
     figures += pixel_figures(made, real)
-    return [_with_rules(figure, generated.pictures, reference.pictures) for figure in figures], left_out
-
-
-def _with_rules(figure: "Figure", generated: Pictures, reference: Pictures) -> "Figure":
-    """Put the pictures' own resizing in front of the features'."""
-    sides = [("", generated)] + ([] if figure.num_reference is None else [("real ", reference)])
-    rules = [f"{which}pictures: {side.rule}" for which, side in sides if side.rule is not None]
-    return replace(figure, resize="; ".join([*rules, figure.resize]))
-
-
-def report_of(plain: Mapping[str, Any], measured: Sequence[Measured]) -> dict[str, Any]:
-    from importlib.metadata import version
-
-    return {
-        "figures": [figure.to_json() for part in measured for figure in part.figures],
-        **{key: value for part in measured for key, value in part.report.items()},
-        "seed": plain["seed"],
-        "versions": {"cascade": __version__, **{name: version(name) for name in ("torch", "torchmetrics")}},
-    }
-
-
-def _to_wandb(settings: Mapping[str, Any], out: Path | None, report: Mapping[str, Any]) -> None:
-    import wandb
-
-    if out is None:
-        return
-    silent = wandb.Settings(silent=True, console="off")
-    config = {key: value for key, value in report.items() if key != "figures"}
-    run = wandb.init(
-        project=settings["project"], job_type="evaluate", mode=settings["mode"], dir=out, config=config, settings=silent
-    )
-    for figure in report["figures"]:
-        run.summary[figure["name"]] = figure["value"]
-        if figure["standard_error"] is not None:
-            run.summary[f"{figure['name']} error"] = figure["standard_error"]
-    run.finish()
+    return [with_rules(figure, generated.pictures, reference.pictures) for figure in figures], left_out

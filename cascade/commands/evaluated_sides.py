@@ -219,9 +219,10 @@ def _of_folder(folder: "PictureFolder", side: int) -> Pictures:
         raise CascadeError(
             f"{folder.root} holds {len(folder)} pictures that can be read; {LEAST} are the least to compare"
         )
-    source = {"folder": str(folder.root), "side": side, "left_out": folder.left_out}
+    fingerprint = folder.fingerprint()
+    source = {"folder": str(folder.root), "side": side, "fingerprint": fingerprint, "left_out": folder.left_out}
     read = lambda places: ((folder.image(i, side), None) for i in places)  # noqa: E731
-    identity = {"of": "folder", "side": side, "files": folder.fingerprint()}
+    identity = {"of": "folder", "side": side, "files": fingerprint}
     return Pictures(read, len(folder), source, identity, folder.rule(side), folder.bad_files, folder.classes)
 
 

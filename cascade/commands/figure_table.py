@@ -28,7 +28,8 @@ def print_table(console: "Console", figures: "Sequence[Figure]", title: str) -> 
     from rich.text import Text
 
     table = Table(title=Text(title), title_justify="left")
-    for heading, justify in _COLUMNS:
+    spread = any(figure.spread is not None for figure in figures)
+    for heading, justify in (*_COLUMNS, *([("spread", "right")] if spread else [])):
         table.add_column(heading, justify=justify)
     for figure in figures:
         cells = (
@@ -41,8 +42,67 @@ def print_table(console: "Console", figures: "Sequence[Figure]", title: str) -> 
             "" if figure.num_reference is None else str(figure.num_reference),
             figure.resize,
         )
-        table.add_row(*(Text(cell) for cell in cells))
+        of_ranges = [] if figure.spread is None else [number(figure.spread)]
+        table.add_row(*(Text(cell) for cell in (*cells, *of_ranges)))
     console.print(table)
+
+
+def print_card(console: "Console", report: Mapping[str, Any]) -> None:
+    """Print what repeats the figures of a comparison: protocol, features, both sides, stages, versions."""
+    from rich.table import Table
+    from rich.text import Text
+
+    if "generated" not in report:
+        return
+    table = Table(title=Text("what repeats them"), title_justify="left", show_header=False)
+    for what, words in card_rows(report):
+        table.add_row(Text(what), Text(words))
+    console.print(table)
+
+
+def card_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The same as pairs of words, hashes cut to 12 digits; the report has them whole."""
+    protocol, features = report["protocol"], report.get("features") or report["patches"]["features"]
+    balanced = ", every class equally often" if protocol["balanced"] else ""
+    return [
+        ("protocol", f"{protocol['name']}: {protocol['resize'] or 'resized as the features do'}{balanced}"),
+        ("features", f"{features['name']}, {features['dim']} dimensions, sha256 {features['sha256'][:12]}"),
+        ("pictures", _side(report["generated"])),
+        *(
+            (
+                f"stage {stage['stage']}",
+                f"{stage['sampler']['name']}, {stage['steps']} steps, guidance {_guidance(stage['guidance'])}, "
+                f"augmentation {'none' if stage['aug_log_snr'] is None else stage['aug_log_snr']}, "
+                f"{stage['precision']}, sha256 {stage['sha256'][:12]}",
+            )
+            for stage in report["generated"].get("stages", ())
+        ),
+        ("real pictures", _side(report["reference"])),
+        ("versions", ", ".join(f"{name} {number}" for name, number in report["versions"].items())),
+    ]
+
+
+def _side(side: Mapping[str, Any]) -> str:
+    """One side of a comparison: where it comes from, how many, of which classes, seeds and fingerprint."""
+    balance, seeds = side["balance"], side.get("seeds")
+    each = (
+        f"{balance['fewest']}" if balance["fewest"] == balance["most"] else f"{balance['fewest']} to {balance['most']}"
+    )
+    words = [named(side), f"{side['count']} pictures"]
+    if balance["classes"]:
+        words.append(f"{each} of each of {balance['classes']} classes")
+    if seeds is not None:
+        ranges = side.get("seed_ranges", 1)
+        last = seeds["first_seed"] + seeds["count"] - 1
+        words.append(f"seeds {seeds['first_seed']} to {last}" + (f" in {ranges} ranges" if ranges > 1 else ""))
+    if "fingerprint" in side:
+        words.append(f"fingerprint {side['fingerprint'][:12]}")
+    return ", ".join(words)
+
+
+def _guidance(guidance: Mapping[str, Any]) -> str:
+    scale = guidance.get("scale", guidance.get("guided", {}).get("scale"))
+    return guidance["name"] if scale is None else f"{guidance['name']} {scale:g}"
 
 
 def number(value: float) -> str:

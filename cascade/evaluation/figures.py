@@ -1,7 +1,9 @@
 """Figures that can be repeated: a number together with its features, its pictures and its resize rule."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -21,7 +23,8 @@ class Figure:
     """A number, and what it takes to get it again.
 
     `features` is None for what is measured on pixels; `resize` says how pictures were brought to the size they were
-    measured at. `num_reference` is None where nothing is compared with reference pictures.
+    measured at. `num_reference` is None where nothing is compared with reference pictures. Over several ranges of seeds
+    `value` is the mean of `values`, and `spread` their standard deviation.
 
     >>> Figure("PSNR", float("inf"), num_images=3, resize="none").to_json()["value"]
     'inf'
@@ -37,10 +40,33 @@ class Figure:
     sha256: str | None = None
     num_reference: int | None = None
     details: Mapping[str, float] = field(default_factory=dict)
+    spread: float | None = None
+    values: Sequence[float] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values; infinities, which JSON does not know, become "inf" and "-inf"."""
         return without_infinity(asdict(self))
+
+
+def over_ranges(ranges: Sequence[Sequence[Figure]]) -> list[Figure]:
+    """The mean of each figure over ranges of seeds, with their spread (standard deviation, N − 1).
+
+    The standard error is that of one range, the root of the mean square. One range is returned as it is.
+
+    >>> figure = over_ranges([[Figure("FID", value, num_images=9, resize="none")] for value in (2.0, 4.0)])[0]
+    >>> figure.value, round(figure.spread, 3), figure.values
+    (3.0, 1.414, (2.0, 4.0))
+    """
+    if len(ranges) == 1:
+        return list(ranges[0])
+    found = []
+    for of_ranges in zip(*ranges, strict=True):
+        values = tuple(figure.value for figure in of_ranges)
+        errors = [figure.standard_error for figure in of_ranges if figure.standard_error is not None]
+        error = math.sqrt(sum(error**2 for error in errors) / len(errors)) if errors else None
+        mean, spread = statistics.fmean(values), statistics.stdev(values) if all(map(math.isfinite, values)) else None
+        found.append(replace(of_ranges[0], value=mean, standard_error=error, spread=spread, values=values, details={}))
+    return found
 
 
 def names_of(features: Features) -> tuple[str, str]:

@@ -3,8 +3,10 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from cascade.errors import CascadeError, suggest
@@ -41,15 +43,30 @@ def bilinear_tf1(images: Tensor, size: int) -> Tensor:
 def bicubic(images: Tensor, size: int) -> Tensor:
     """Bicubic (a = −½, Pillow's) with a filter as wide as the step down; float levels, neither rounded nor clamped.
 
-    >>> bicubic(torch.tensor([0.0, 8.0]).expand(1, 1, 2, 2), 4)[0, 0, 0].mean()
+    >>> bicubic(torch.tensor([0.0, 8.0]).expand(1, 1, 2, 2), 4)[0, 0, 0].mean().round()
     tensor(4.)
     """
     return F.interpolate(images.contiguous(), size=(size, size), mode="bicubic", antialias=True)
 
 
+def bicubic_clean(images: Tensor, size: int) -> Tensor:
+    """Pillow's antialiased bicubic of each channel in float32, clipped to 0…255 and not rounded: clean-fid's rule.
+
+    Only the pictures that go in are of 8 bits (Parmar et al. 2022, Section 3; `cleanfid/resize.py`, mode "clean").
+
+    >>> bicubic_clean(torch.tensor([0.0, 0.0, 255.0, 255.0]).expand(1, 3, 4, 4), 3)[0, 0, 0]
+    tensor([  0.0000, 127.5000, 255.0000])
+    """
+    planes = images.cpu().float().flatten(0, 1).numpy()
+    made = [Image.fromarray(plane).resize((size, size), Image.Resampling.BICUBIC) for plane in planes]
+    resized = torch.from_numpy(np.stack([np.asarray(plane) for plane in made])).clamp(0, 255)
+    return resized.unflatten(0, images.shape[:2]).to(images.device)
+
+
 RULES: dict[str, Callable[[Tensor, int], Tensor]] = {
     "bilinear_antialias": bilinear_antialias,
     "bilinear_tf1": bilinear_tf1,
+    "bicubic_clean": bicubic_clean,
 }
 
 

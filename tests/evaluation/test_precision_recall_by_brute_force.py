@@ -59,3 +59,22 @@ def test_neighbours_must_exist():
             precision_recall(x, x, k)
     with pytest.raises(CascadeError, match="NaN"):
         precision_recall(x * torch.nan, x, 1)
+
+
+def test_the_metric_is_the_function_of_all_pieces_in_any_order():
+    from cascade.evaluation.precision_recall_metric import PrecisionRecallMetric
+
+    real, fake = randn("metric", "real", shape=(30, 4)), 1.5 * randn("metric", "fake", shape=(20, 4))
+    metric = PrecisionRecallMetric(k=3)
+    for piece in (fake[12:], fake[:12]):
+        metric.update(piece, real=False)
+    for piece in (real[25:], real[:7], real[7:25]):
+        metric.update(piece, real=True)
+    expected = precision_recall(real, fake, 3)
+    assert {name: value.item() for name, value in metric.compute().items()} == expected._asdict()
+    metric.reset()
+    metric.update(real, real=True)
+    with pytest.raises(CascadeError, match="need real and generated"):
+        metric.compute()
+    with pytest.raises(CascadeError, match=r"features \(B, d\)"):
+        metric.update(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), real=True)

@@ -1,0 +1,88 @@
+"""`cascade evaluate protocol=...`: what a protocol decides and refuses, ranges of seeds, and the card of a figure."""
+
+import json
+import statistics
+
+import pytest
+
+from cascade.commands.command_line import main
+from cascade.data.procedural import ProceduralDataset
+from tests.conftest import small_stage
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+CLASSES = tuple(ProceduralDataset.class_names)
+
+
+@pytest.fixture(scope="module")
+def cascade(make_cascade, tmp_path_factory):
+    stages = [small_stage("tiny8", 8, chunk=4, class_names=CLASSES)]
+    return make_cascade(tmp_path_factory.mktemp("protocol") / "cascade", stages)
+
+
+def evaluate(cascade, *words):
+    given = ["data.size=18", "data.val_size=3", "features=tiny", "threads=1"]
+    return main(["evaluate", f"cascade={cascade}", *given, *map(str, words)])
+
+
+def report(out):
+    return json.loads((out / "evaluation.json").read_text())
+
+
+def test_a_protocol_decides_the_resizing_and_is_in_the_card(cascade, tmp_path, capsys):
+    rules = {"own": "bilinear_antialias", "adm": "bilinear_tf1", "clean": "bicubic_clean"}
+    for protocol, rule in rules.items():
+        out = tmp_path / protocol
+        assert evaluate(cascade, f"protocol={protocol}", "num_images=6", f"out={out}") == 0
+        said = report(out)
+        assert all(f["resize"].endswith(f"{rule} to 32 px") for f in said["figures"] if f["features"] == "tiny")
+        assert said["protocol"]["name"] == protocol
+    assert said["generated"]["balance"] == {"classes": 6, "fewest": 1, "most": 1, "without": 0}
+    assert said["features"]["sha256"] == said["figures"][0]["sha256"]
+    assert said["reference"]["fingerprint"]
+    assert {"cascade", "torch", "torchmetrics", "pillow"} <= set(said["versions"])
+    printed = capsys.readouterr().out
+    stage = said["generated"]["stages"][0]
+    for words in ("bicubic_clean", "1 of each of 6 classes", "seeds 0 to 5", "ddim, 3 steps", "classifier_free 2"):
+        assert words in printed
+    for digest in (stage["sha256"], said["features"]["sha256"], said["reference"]["fingerprint"]):
+        assert digest[:12] in printed
+
+
+def test_ranges_of_seeds_are_those_of_separate_evaluations(cascade, tmp_path, capsys):
+    assert evaluate(cascade, "num_images=5", "seed_ranges=3", f"out={tmp_path / 'all'}") == 0
+    assert "spread" in capsys.readouterr().out
+    together = {figure["name"]: figure for figure in report(tmp_path / "all")["figures"]}
+    alone = []
+    for number in range(3):
+        out = tmp_path / str(number)
+        assert evaluate(cascade, "num_images=5", f"first_seed={5 * number}", f"out={out}") == 0
+        alone.append({figure["name"]: figure for figure in report(out)["figures"]})
+    assert set(together) == set(alone[0])
+    for name, figure in together.items():
+        values = [found[name]["value"] for found in alone]
+        assert figure["values"] == values
+        assert figure["value"] == pytest.approx(statistics.fmean(values), rel=1e-12)
+        assert figure["spread"] == pytest.approx(statistics.stdev(values), rel=1e-9, abs=1e-15)
+        assert figure["num_images"] == 5
+    said = report(tmp_path / "all")
+    assert said["generated"]["seeds"] == {"first_seed": 0, "count": 15}
+    assert said["generated"]["seed_ranges"] == 3
+    assert said["reference"]["count"] == 5
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["protocol=amd"], "did you mean 'adm'?"),
+        (["protocol=adm", "features.resize=bicubic_clean"], "protocol=adm resizes by bilinear_tf1; for bicubic_clean"),
+        (["protocol=adm", "num_images=8"], "make num_images a multiple of its 6 classes"),
+        (["seed_ranges=0"], "seed_ranges=0 must be at least 1"),
+        (["seed_ranges=2", "metrics=[cas]"], "is for metrics=[distances] alone"),
+    ],
+)
+def test_what_a_protocol_does_not_allow_is_said_in_one_line(cascade, words, line, tmp_path, capsys):
+    assert evaluate(cascade, *words, f"out={tmp_path / 'out'}") == 2
+    captured = capsys.readouterr()
+    assert line in captured.err
+    assert captured.err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
