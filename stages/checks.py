@@ -126,7 +126,7 @@ def _check_classifier(config: Mapping[str, Any]) -> None:
     stage = config["stage"]
     for group in OF_DENOISERS:
         if group in config:
-            hint = " (debug=fast chooses one)" if group == "network" else ""
+            hint = " (debug=fast chooses one, debug=fast_classifier does not)" if group == "network" else ""
             raise CascadeError(f"stage '{stage['name']}' trains a classifier, which has no {group}; leave it out{hint}")
     if stage["resolution"] < 1:
         raise CascadeError(f"stage.resolution must be at least 1, not {stage['resolution']}")

@@ -88,7 +88,7 @@ def check_student(config: Config) -> None:
     teacher, rounds = load_stage_config(config["teacher"]), Rounds.of(config)
     for group in OF_TEACHERS:
         if group in config:
-            hint = " (debug=fast chooses one)" if group == "network" else ""
+            hint = " (debug=fast chooses one, debug=fast_distill does not)" if group == "network" else ""
             raise CascadeError(f"a student has its teacher's {group}, or none; leave {group} out{hint}")
     if config["init"] is not None:
         raise CascadeError("a student begins with its teacher's weights; leave init out")

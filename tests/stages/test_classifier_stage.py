@@ -177,7 +177,7 @@ def test_a_run_begins_with_another_classifiers_weights_and_with_no_denoisers(tmp
     [
         (["stage=classifier64", "guidance=none"], "trains a classifier, which has no guidance"),
         (["stage=classifier64", "network=adm"], "trains a classifier, which has no network"),
-        (["stage=classifier64", "debug=fast"], "leave it out (debug=fast chooses one)"),
+        (["stage=classifier64", "debug=fast"], "leave it out (debug=fast chooses one, debug=fast_classifier does not)"),
         (["stage=base64", "classifier=adm"], "trains a denoiser, not a classifier"),
         (["stage=classifier64", "stage.resolution=60"], "size=60 must be a multiple of 8"),
         (["stage=classifier64", "classifier.channels=48"], "no multiple of 32"),

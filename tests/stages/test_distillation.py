@@ -193,7 +193,7 @@ def test_a_cascade_of_students_samples_as_they_were_distilled_and_in_no_other_wa
         (["teacher={}", "trainer.max_steps=0"], "trainer.max_steps must be at least 1"),
         (["teacher={}", "ema=power_pair"], "snapshots of one training"),
         (["teacher={}", "network=adm"], "a student has its teacher's network"),
-        (["teacher={}", "debug=fast"], "leave network out (debug=fast chooses one)"),
+        (["teacher={}", "debug=fast"], "leave network out (debug=fast chooses one, debug=fast_distill does not)"),
         (["teacher={}", "noise=cosine"], "a student has its teacher's noise"),
         (["teacher={}", "init={}"], "leave init out"),
         (["teacher={}", "weighting=edm"], "weighting.reference is that of 'noise', which there is not"),
