@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow mutants parity lint clean
+.PHONY: help install demo test test-slow eval-proof mutants parity lint clean
 
 # The first interpreter that fits: python3 if it is 3.11 to 3.13, else one of these versions by name.
 FITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
@@ -39,6 +39,9 @@ test: install ## run the tests (under 10 minutes on 2 cores)
 
 test-slow: install ## run the proofs that take minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
+
+eval-proof: install ## evaluate a tiny cascade in many ways (batch, processes, kills): one hash of the report (minutes)
+	$(BIN)/python -m pytest -q -s -m slow tests/evaluation/test_one_report_however_it_is_made.py
 
 mutants: install ## change one coefficient of each formula; every change must make a test fail
 	OMP_NUM_THREADS=1 $(BIN)/python tests/mutants $(ONLY)
