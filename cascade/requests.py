@@ -169,5 +169,6 @@ def chosen_stages(configs: Sequence[StageConfig], stages: int | None, low_resolu
     if low_resolution not in taken:
         sizes = " or ".join(f"{size}" for size in taken if size is not None)
         takes = f"they take {sizes} px" if sizes else "none of them takes pictures"
-        raise CascadeError(f"low_res pictures of {low_resolution} px fit none of the stages: {takes}")
+        which = "of the stages" if stages is None else f"of the first {stages} stages"
+        raise CascadeError(f"low_res pictures of {low_resolution} px fit none {which}: {takes}")
     return slice(taken.index(low_resolution), stop)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from cascade.arithmetic import PLAIN
-from cascade.artifact import load_chain
+from cascade.artifact import CASCADE, load_chain
 from cascade.commands.low_res_folder import CONTACT_SHEET, LowResImages, list_low_res
 from cascade.commands.per_stage import read_per_stage, stage_keys
 from cascade.commands.png import refuse_foreign, sample_png
@@ -101,6 +101,9 @@ def run(config: DictConfig) -> None:
 def _checked_out(out: Path) -> Path:
     if out.exists() and not out.is_dir():
         raise CascadeError(f"out={out} is a file")
+    for folder in (out.absolute(), *out.absolute().parents):
+        if (folder / CASCADE).is_file():
+            raise CascadeError(f"out={out} lies in the cascade {folder}, which stays as it is; choose another out")
     refuse_foreign_folder(out)
     return out
 

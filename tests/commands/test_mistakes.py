@@ -209,6 +209,7 @@ WRONG = [
     (["sample", "cascade={cascade}", "out=o", "stages=1", "sr16.steps=3"], "stage 'sr16' does not run here"),
     (["sample", "cascade={cascade}", "out=o", "guidance_scale=2", "tiny8.guidance_scale=3"], "give one of them"),
     (["sample", "cascade={cascade}", "out={foreign}"], "so it is not of cascade sample"),
+    (["sample", "cascade={cascade}", "out={cascade}/new"], "lies in the cascade"),
 ]
 
 if is_missing("cuda"):
