@@ -58,7 +58,7 @@ def test_pieces_are_the_whole(wanted):
     assert torch.equal(whole.shift, wanted.shift)
     torch.testing.assert_close(whole.spectrum.power, wanted.spectrum.power, rtol=1e-12, atol=0)
     assert (wanted.spectrum.count, wanted.side, wanted.low_res) == (COUNT, 8, 4)
-    assert [figure.value for figure in pixel_figures(whole, wanted)][0] == pytest.approx(1, rel=1e-12)
+    assert next(figure.value for figure in pixel_figures(whole, wanted)) == pytest.approx(1, rel=1e-12)
 
 
 @pytest.mark.parametrize("batch", [1, 3, 64])
