@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 
-_WIDTH, _HEIGHT = 560, 300
-_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 14, 14, 44
+_WIDTH, _HEIGHT = 440, 270
+_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 22, 10, 42
 _MOST = 400
 """Points of a curve; of more, every so many."""
 
@@ -31,7 +31,7 @@ class Chart:
 
     def svg(self) -> str:
         """The chart as an element; points that are not finite, or not positive on a logarithmic axis, are left out."""
-        curves = [(name, self._thinned(xs, ys)) for name, xs, ys in self.curves]
+        curves = [(name, found) for name, xs, ys in self.curves if (found := self._thinned(xs, ys))]
         points = [point for _, of in curves for point in of]
         if not points:
             return f"<p class='quiet'>{escape(self.title)}: nothing that can be drawn</p>"
@@ -43,7 +43,9 @@ class Chart:
         parts += self._axes(x_axis, y_axis)
         for number, (_, of) in enumerate(curves):
             path = " ".join(f"{'L' if i else 'M'}{x_axis.at(x):.1f} {y_axis.at(y):.1f}" for i, (x, y) in enumerate(of))
-            parts.append(f'<path class="curve c{number % 6}" d="{path}"/>')
+            # A point alone has no line, but with round ends a line of no length is a dot.
+            dot = " dot" if len(of) == 1 else ""
+            parts.append(f'<path class="curve{dot} c{number % 6}" d="{path}{"h0" if dot else ""}"/>')
         return "".join([*parts, "</svg>", *self._legend([name for name, _ in curves])])
 
     def _thinned(self, xs: Sequence[float], ys: Sequence[float]) -> list[tuple[float, float]]:
@@ -82,9 +84,8 @@ class _Axis:
     def __init__(self, low: float, high: float, log: bool, start: float, end: float) -> None:
         self.log, self.start, self.end = log, start, end
         low, high = (math.log10(low), math.log10(high)) if log else (low, high)
-        if high - low < 1e-12 * max(1.0, abs(low)):
-            low, high = low - 0.5, high + 0.5
-        self.low, self.high = low, high
+        self.only = low if high - low < 1e-12 * max(1.0, abs(low)) else None
+        self.low, self.high = (low, high) if self.only is None else (low - 0.5, low + 0.5)
 
     def at(self, value: float) -> float:
         """The pixel of a value."""
@@ -92,10 +93,15 @@ class _Axis:
         return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
 
     def ticks(self) -> list[float]:
-        """About five round values: powers of ten where there are some, and steps of 1, 2 or 5 else."""
-        if self.log and self.high - self.low >= 1.5:
-            first, last = math.ceil(self.low - 1e-9), math.floor(self.high + 1e-9)
-            return [10.0**power for power in range(first, last + 1, max(1, (last - first) // 5))]
+        """About five round values: of 1, 2 and 5 times a power of ten, or of such steps."""
+        if self.only is not None:
+            return [10**self.only if self.log else self.only]
+        if self.log and self.high - self.low >= 0.8:
+            first, last = math.floor(self.low), math.floor(self.high + 1e-9)
+            factors = (1, 2, 5) if last - first <= 2 else (1,)
+            powers = range(first, last + 1, max(1, (last - first) // 5))
+            values = [factor * 10.0**power for power in powers for factor in factors]
+            return [value for value in values if self.low - 1e-9 <= math.log10(value) <= self.high + 1e-9]
         low, high = (10**self.low, 10**self.high) if self.log else (self.low, self.high)
         raw = (high - low) / 4
         power = 10.0 ** math.floor(math.log10(raw))
@@ -108,8 +114,8 @@ def _number(value: float) -> str:
     """A tick in few letters.
 
     >>> _number(20000), _number(0.25), _number(1e-6), _number(0.0), _number(1500)
-    ('20k', '0.25', '1e-6', '0', '1.5k')
+    ('20k', '0.25', '1e-6', '0', '1,500')
     """
     if value and (abs(value) < 1e-3 or abs(value) >= 1e6):
         return f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e")
-    return f"{value / 1000:g}k" if abs(value) >= 1000 else f"{value:g}"
+    return f"{value / 1000:.4g}k" if abs(value) >= 10000 else f"{value:,.6g}"

@@ -76,7 +76,7 @@ class Entries:
         stage, samples = row["stage"], self.known.samples
         steps = f"{row['steps']} step{'s' * (row['steps'] != 1)}"
         caption = f"made by {stage}, {_px(pixels)}, {steps} of {row['sampler']['name']}"
-        view = self._view(f"{stage}, {pixels.shape[-1]} px", caption, sample, pixels)
+        view = self._view(stage, caption, sample, pixels)
         kept = samples.kept(sample, stage)
         if kept is not None:
             view["href"] = relative(kept, self.up)
@@ -88,6 +88,7 @@ class Entries:
     def _view(self, name: str, caption: str, sample: "Sample", pixels: "Tensor") -> dict[str, Any]:
         return {
             "name": name,
+            "size": _px(pixels),
             "caption": caption,
             "alt": f"{sample.name}: {caption}",
             "src": data_uri(pixels, self.most),

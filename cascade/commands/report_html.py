@@ -95,12 +95,12 @@ def relative(file: str, up: str) -> str:
     return quote(f"{up}/{file}")
 
 
-def figure(uri: str, alt: str, side: int) -> str:
-    """A picture of `side` pixels that is decoded when it comes into view; small ones keep their squares."""
-    exact = ' class="exact"' if side <= 64 else ""
+def figure(uri: str, alt: str, side: int, *, lazy: bool = False) -> str:
+    """A picture of `side` pixels, decoded beside other work; small ones keep their squares. `lazy`: when it is near."""
+    exact, when = ' class="exact"' if side <= 64 else "", ' loading="lazy"' if lazy else ""
     return (
-        f'<img src="{uri}" alt="{escape(alt, quote=True)}" width="{side}" height="{side}"{exact} '
-        'loading="lazy" decoding="async">'
+        f'<img src="{uri}" alt="{escape(alt, quote=True)}" width="{side}" height="{side}"{exact}{when} '
+        'decoding="async">'
     )
 
 
@@ -133,7 +133,9 @@ def card_tables(cards: Sequence[Card]) -> str:
 def config_table(stages: Sequence[Mapping[str, Any]]) -> str:
     """What each stage was sampled with, a column for each."""
     flattened = [dict(flat(_first_the_name(stage))) for stage in stages]
-    keys = dict.fromkeys(key for stage in flattened for key in stage if key != "stage")
+    found = list(dict.fromkeys(key for stage in flattened for key in stage if key != "stage"))
+    groups = [key.partition(".")[0] for key in found]
+    keys = sorted(found, key=lambda key: groups.index(key.partition(".")[0]))
     head = "".join(f'<th scope="col">{escape(str(stage["stage"]))}</th>' for stage in flattened)
     rows = "".join(
         f'<tr><th scope="row">{escape(key)}</th>'
@@ -179,7 +181,7 @@ def _card(place: int, entry: Entry) -> str:
     of, href = escape(entry.class_name or "", quote=True), escape(entry.detail.get("href", ""), quote=True)
     return (
         f'<figure class="card" id="p{place}" data-find="{of} {entry.seed}" data-of="{of}">'
-        f'<a href="{href}">{figure(entry.thumbnail, entry.name, entry.side)}'
+        f'<a href="{href}">{figure(entry.thumbnail, entry.name, entry.side, lazy=True)}'
         f'<figcaption><span class="of">{escape(shown)}</span><span class="seed">{entry.seed}</span></figcaption></a>'
         f'</figure><script type="application/json" id="data-p{place}">{detail}</script>'
     )

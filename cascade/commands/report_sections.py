@@ -66,7 +66,7 @@ def _frame(sample: "Sample", path: "StagePath", moment: "Moment") -> str:
     side = moment.guess.shape[-1]
     pictures = figure(data_uri(moment.state, side), f"{where}: the state", side)
     pictures += figure(data_uri(moment.guess, side), f"{where}: the guess", side)
-    level = f"λ {moment.log_snr:.1f}, σ/α {math.exp(-moment.log_snr / 2):.3g}"
+    level = f"λ {moment.log_snr:.1f}<br>σ/α {math.exp(-moment.log_snr / 2):.3g}"
     return f"<figure>{pictures}<figcaption>call {moment.call}<br>{level}</figcaption></figure>"
 
 

@@ -124,10 +124,8 @@ class Replay:
                 asked, low_res = requests[part], None if images is None else images[part]
                 paths = [StagePath(stage.name) for _ in asked]
                 watched = replace(stage, denoiser=Watched(stage.denoiser, _noting(paths)))
-                step = lambda i, start=start, stage=stage: bars.at(  # noqa: E731
-                    f"{stage.name} once more", i * stage.chunk + start * stage.steps, len(requests) * stage.steps
-                )
-                chunk = watched.run(asked, low_res, step)
+                chunk = watched.run(asked, low_res)
+                bars.at(f"{stage.name} once more", start + len(asked), len(requests))
                 for path, picture in zip(paths, stage.picture(asked, chunk, low_res), strict=True):
                     path.made = picture
                 for of, path in zip(found[part], paths, strict=True):

@@ -54,7 +54,7 @@
     views.replaceChildren(...data.views.map((each, i) => {
       const button = element("button");
       button.type = "button";
-      button.append(picture(source(each, card), "", each.exact), element("span", each.name));
+      button.append(picture(source(each, card), "", each.exact), element("span", each.name), element("span", each.size));
       button.addEventListener("click", () => choose(i));
       return button;
     }));
