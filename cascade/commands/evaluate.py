@@ -13,9 +13,9 @@ from cascade.commands.bits_per_dim import JUDGES, BitsPerDim, check_bits_per_dim
 from cascade.commands.evaluated_sides import Sides, check_cascade, check_sides
 from cascade.commands.evaluation_report import features_record, report_of, skipped, to_wandb, with_rules
 from cascade.commands.evaluation_settings import keep_settings, kept_settings, precisions_of, refuse_other, settings_of
-from cascade.commands.measured_chunks import MeasuredChunks
 from cascade.commands.named_protocol import protocol_of, ranges_of, under_protocol
 from cascade.commands.per_stage import stage_keys
+from cascade.commands.reference_side import check_statistics, is_statistics, open_reference
 from cascade.commands.reports import refuse_foreign_report, write_report
 from cascade.commands.team import Team
 from cascade.commands.upscaling import Upscaling, check_patches, check_upscaling
@@ -116,29 +116,29 @@ def _distances(sides: Sides, choose: ChooseFeatures) -> Opened:
     from cascade.commands.figure_table import named
     from cascade.evaluation.features import BATCH
 
-    generated, reference, features = sides.generated, sides.reference(), choose()
-    protocol, ranges = protocol_of(sides.plain), sides.plain["seed_ranges"]
+    plain, generated, features = sides.plain, sides.generated, choose()
+    protocol, ranges = protocol_of(plain), plain["seed_ranges"]
     protocol.check_classes(generated.classes)
-    real = sides.look(reference, features, "real pictures")
+    reference = open_reference(sides, features)
     made = [sides.look(part, features, GENERATED) for part in ranges_of(generated, ranges)]
 
     def measure() -> Measured:
         from cascade.evaluation.figures import over_ranges
 
-        found = [_figures(sides.plain, of_range, real, features) for of_range in made]
+        reference.save()
+        found = [reference.figures(of_range) for of_range in made]
         figures, left_out = over_ranges([of_range for of_range, _ in found]), found[0][1]
         report = {
             "protocol": protocol.record(),
             "features": features_record(features),
             "left_out": left_out,
             "generated": {**generated.report(), "seed_ranges": ranges, "balance": balance(generated.classes)},
-            "reference": {**reference.report(), "balance": balance(reference.classes)},
-            "neighbours": sides.plain["neighbours"],
+            "reference": reference.report(),
+            "neighbours": plain["neighbours"],
             "features_batch": BATCH,
         }
-        title = f"{named(generated.source)} against {named(reference.source)}"
-        lines = [*left_out, *skipped(generated, "to evaluate"), *skipped(reference, "real")]
-        return Measured(figures, report, title, lines)
+        title = f"{named(generated.source)} against {named(report['reference'])}"
+        return Measured(figures, report, title, [*left_out, *skipped(generated, "to evaluate"), *reference.skipped()])
 
     return measure
 
@@ -293,7 +293,8 @@ def check_evaluation(plain: Mapping[str, Any]) -> None:
     from cascade.data.listing import refuse_without_pictures
     from cascade.data.source import check_source
 
-    for key in ("images", "reference"):
+    check_statistics(plain)
+    for key in ("images",) if is_statistics(plain["reference"]) else ("images", "reference"):
         folder = None if plain[key] is None else Path(plain[key]).expanduser()
         if folder is not None and not folder.is_dir():
             raise CascadeError(f"{key}={folder} {'is a file' if folder.exists() else 'does not exist'}")
@@ -339,22 +340,3 @@ def chosen_features(plain: Mapping[str, Any], console: "Console") -> "Features":
         console.print(line, soft_wrap=True, highlight=False, markup=False)
     resize = {"resize": settings["resize"]} if "resize" in settings else {}
     return build("features", {"name": "efficientnet_lite0", **resize}, **context)
-
-
-def _figures(
-    plain: Mapping[str, Any], generated: MeasuredChunks, reference: MeasuredChunks, features: "Features"
-) -> "tuple[list[Figure], list[str]]":
-    from cascade.evaluation.figures import distances
-    from cascade.evaluation.measurement import pixel_figures
-
-    real, made = reference.measurement(), generated.measurement()
-    figures, left_out = distances(
-        made.features,
-        real.features,
-        features,
-        seed=plain["seed"],
-        allow_few_images=plain["allow_few_images"],
-        neighbours=plain["neighbours"],
-    )
-    figures += pixel_figures(made, real)
-    return [with_rules(figure, generated.pictures, reference.pictures) for figure in figures], left_out

@@ -32,6 +32,15 @@ if TYPE_CHECKING:
 LEAST = 3  # pictures on a side
 
 
+def is_statistics(reference: str | None) -> bool:
+    """Whether `reference` names a file of statistics, and not a folder.
+
+    >>> is_statistics("photos"), is_statistics("photos.npz")
+    (False, True)
+    """
+    return reference is not None and reference.endswith(".npz")
+
+
 @dataclass(frozen=True)
 class Pictures:
     """One side of a comparison: its pictures (each with its low-res input or None), and what there is to say of it.
@@ -161,7 +170,8 @@ class Sides:
 
     @cached_property
     def _folder(self) -> "PictureFolder | None":
-        return None if self.plain["reference"] is None else _folder(self.plain["reference"], self.bars)
+        given = self.plain["reference"]
+        return None if given is None or is_statistics(given) else _folder(given, self.bars)
 
     @cached_property
     def _generated(self) -> tuple[Pictures, int, tuple[str, ...]]:

@@ -43,9 +43,9 @@ def skipped(side: "Pictures", which: str) -> list[str]:
     return [f"{were} {which} could not be read and {'was' if count == 1 else 'were'} skipped: {shown}{more}"]
 
 
-def with_rules(figure: "Figure", generated: "Pictures", reference: "Pictures") -> "Figure":
-    """Put the pictures' own resizing in front of the features'."""
-    sides = [("", generated)] + ([] if figure.num_reference is None else [("real ", reference)])
+def with_rules(figure: "Figure", generated: "Pictures", reference: "Pictures | None") -> "Figure":
+    """Put the pictures' own resizing in front of the features'; None: the reference is no pictures."""
+    sides = [("", generated)] + ([] if figure.num_reference is None or reference is None else [("real ", reference)])
     rules = [f"{which}pictures: {side.rule}" for which, side in sides if side.rule is not None]
     return replace(figure, resize="; ".join([*rules, figure.resize]))
 

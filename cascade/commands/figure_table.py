@@ -85,10 +85,11 @@ def card_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _side(side: Mapping[str, Any]) -> str:
     """One side of a comparison: where it comes from, how many, of which classes, seeds and fingerprint."""
     balance, seeds = side["balance"], side.get("seeds")
+    count = "an unknown number of" if side["count"] is None else side["count"]
     each = (
         f"{balance['fewest']}" if balance["fewest"] == balance["most"] else f"{balance['fewest']} to {balance['most']}"
     )
-    words = [named(side), f"{side['count']} pictures"]
+    words = [named(side), f"{count} pictures"]
     if balance["classes"]:
         words.append(f"{each} of each of {balance['classes']} classes")
     if seeds is not None:
@@ -116,6 +117,8 @@ def number(value: float) -> str:
 
 def named(source: Mapping[str, Any]) -> str:
     """One side of a comparison in a few words, from its entry in the report."""
+    if "statistics" in source:
+        return str(source["statistics"])
     if "data" in source:
         return f"data={source['data']['name']} ({source['data']['split']}, {source['side']} px)"
     if "folder" in source:

@@ -14,7 +14,7 @@ from cascade.evaluation.features import Features
 from cascade.evaluation.frechet import frechet_parts
 from cascade.evaluation.kernel import kernel_distance
 from cascade.evaluation.precision_recall import precision_recall
-from cascade.evaluation.statistics import statistics_of
+from cascade.evaluation.statistics import Statistics, statistics_of
 from cascade.plain_json import without_infinity
 
 
@@ -100,7 +100,7 @@ def distances(
     fewest = min(len(generated), len(reference))
     if fewest > neighbours:
         share = precision_recall(reference, generated, neighbours)
-        common = _common(generated, reference, features)
+        common = _common(features, len(generated), len(reference))
         figures += [Figure(name, getattr(share, name), **common) for name in ("precision", "recall")]
     else:
         left_out.append(f"no precision and recall: {fewest} pictures have no {neighbours} neighbours each")
@@ -131,27 +131,39 @@ def frechet_and_kernel(
     fewest = min(n, m)
     if fewest < 3:
         raise CascadeError(f"{fewest} {counted} are too few to compare; 3 on each side are the least")
-    common = _common(generated, reference, features)
-    frechet_name, kernel_name = names_of(features)
-    figures, left_out = [], []
+    common = _common(features, n, m)
+    figure, line = frechet_figure(
+        statistics_of(generated), statistics_of(reference), features, allow_few_images=allow_few_images, counted=counted
+    )
+    if figure is not None and by_torchmetrics:
+        figure = replace(figure, details={**figure.details, "torchmetrics": torchmetrics_frechet(generated, reference)})
+    figures, left_out = [] if figure is None else [figure], [] if line is None else [line]
+    kernel = kernel_distance(generated, reference, seed, subset_size, group=group, paired=paired)
+    figures.append(Figure(names_of(features)[1], kernel.value, standard_error=kernel.standard_error, **common))
+    return figures, left_out
+
+
+def frechet_figure(
+    ours: Statistics,
+    theirs: Statistics,
+    features: Features,
+    *,
+    allow_few_images: bool = False,
+    counted: str = "pictures",
+) -> tuple[Figure | None, str | None]:
+    """The Fréchet distance of two statistics, or None and the line that says why it is left out."""
+    (name, unbiased), fewest = names_of(features), min(ours.count, theirs.count)
     bias = _bias(fewest, features.dim)
     if bias and not allow_few_images:
         dimensions = f"{'' if bias == 'N<d' else 'twice '}the {features.dim} feature dimensions"
-        left_out.append(
-            f"no {frechet_name}: {fewest} {counted} are fewer than {dimensions}, which biases it; "
-            f"{kernel_name} is unbiased (allow_few_images=true prints it nevertheless)"
+        return None, (
+            f"no {name}: {fewest} {counted} are fewer than {dimensions}, which biases it; "
+            f"{unbiased} is unbiased (allow_few_images=true prints it nevertheless)"
         )
-    else:
-        ours, theirs = statistics_of(generated), statistics_of(reference)
-        parts = frechet_parts(ours.mean, ours.covariance, theirs.mean, theirs.covariance)
-        details = {"mean_term": parts.mean_term, "negative_mass": parts.negative_mass}
-        if by_torchmetrics:
-            details["torchmetrics"] = torchmetrics_frechet(generated, reference)
-        name = f"{frechet_name} (biased, {bias})" if bias else frechet_name
-        figures.append(Figure(name, parts.distance, details=details, **common))
-    kernel = kernel_distance(generated, reference, seed, subset_size, group=group, paired=paired)
-    figures.append(Figure(kernel_name, kernel.value, standard_error=kernel.standard_error, **common))
-    return figures, left_out
+    parts = frechet_parts(ours.mean, ours.covariance, theirs.mean, theirs.covariance)
+    details = {"mean_term": parts.mean_term, "negative_mass": parts.negative_mass}
+    common = _common(features, ours.count, theirs.count)
+    return Figure(f"{name} (biased, {bias})" if bias else name, parts.distance, details=details, **common), None
 
 
 def _bias(fewest: int, dim: int) -> str | None:
@@ -159,11 +171,11 @@ def _bias(fewest: int, dim: int) -> str | None:
     return "N<d" if fewest < dim else "N<2d" if fewest < 2 * dim else None
 
 
-def _common(generated: Tensor, reference: Tensor, features: Features) -> dict[str, Any]:
+def _common(features: Features, num_images: int, num_reference: int) -> dict[str, Any]:
     """What all figures of these features carry."""
     return {
-        "num_images": len(generated),
-        "num_reference": len(reference),
+        "num_images": num_images,
+        "num_reference": num_reference,
         "resize": features.resize,
         "features": features.name,
         "sha256": features.sha256,
