@@ -103,6 +103,8 @@ def test_blurred_pictures_are_farther_in_patches_and_the_same_ones_are_at_zero()
     assert far[0].num_images == far[0].num_reference == 160
     assert abs(same[0].value) < 1e-6 < far[0].value
     assert far[1].value > 5 * far[1].standard_error
+    of_pictures = kernel_distance(features(blurred), real, seed=0, group=4, paired=True)
+    assert (far[1].value, far[1].standard_error) == of_pictures
     few, left_out = patch_figures(real[:48], real[:48], features, pictures=12, seed=0)
     assert [figure.name for figure in few] == ["patch-KID-tiny"]
     assert "48 patches are fewer than twice the 32 feature dimensions" in left_out[0]
