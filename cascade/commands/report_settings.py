@@ -195,5 +195,5 @@ def _class_word(name: str, table: Sequence[str]) -> str:
         return name
     if name in table and str(list(table).index(name)) not in table:
         return str(list(table).index(name))
-    quote = '"' if "'" in name else "'"
-    return f"[{quote}{name}{quote}]"
+    inner = name.replace("'", "\\'")
+    return f"['{inner}']"

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 _NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "chrome")
-_FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe", "--hide-scrollbars", "--no-first-run",
-          "--disable-dev-shm-usage", "--disable-background-networking")  # fmt: skip
+_FLAGS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking"),
+    *("--remote-debugging-pipe", "--hide-scrollbars", "--no-first-run"),
+)
 _KEYS = {"ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40, "Escape": 27, "Enter": 13}
 
 CHROMIUM = next((found for name in _NAMES if (found := shutil.which(name))), None)
@@ -42,6 +44,11 @@ class Tab:
             self._note(answer)
         assert "error" not in answer, (method, answer)
         return answer["result"]
+
+    def close(self) -> None:
+        """Close the pipe."""
+        self._in.close()
+        self._out.close()
 
     def open(self, file: Path, width: int = 1280, height: int = 900, *, dark: bool = False) -> None:
         """Load a file, and wait until it is loaded."""
@@ -103,11 +110,17 @@ def chromium(profile: Path) -> Iterator[Tab]:
     ours, theirs = os.dup(from_us), os.dup(to_us)
     actions = [(os.POSIX_SPAWN_DUP2, source, target) for source, target in
                ((null, 0), (null, 1), (null, 2), (ours, 103), (theirs, 104), (103, 3), (104, 4))]  # fmt: skip
-    process = os.posix_spawn(CHROMIUM, arguments, {**os.environ, "HOME": str(profile)}, file_actions=actions, setpgroup=0)
+    process = os.posix_spawn(
+        CHROMIUM, arguments, {**os.environ, "HOME": str(profile)}, file_actions=actions, setpgroup=0
+    )
     for end in (from_us, to_us, ours, theirs, null):
         os.close(end)
+    tab = None
     try:
-        yield Tab(from_it, to_it)
+        tab = Tab(from_it, to_it)
+        yield tab
     finally:
+        if tab is not None:
+            tab.close()
         os.killpg(process, signal.SIGKILL)
         os.waitpid(process, 0)
