@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,18 +56,14 @@ class EvaluatedSamples:
         largest = max(stage.chunk for stage in self.plan())
         return largest * math.ceil(_LEAST / largest)
 
-    def all_there(self) -> bool:
-        """Whether every picture is kept, with the one that it was made from."""
-        return not self._missing(self._folders()[-2:])
-
     def __iter__(self) -> "Iterator[tuple[Tensor, Tensor | None]]":
         if self.keep is None:
             for image in self._sample(self.seeds, None):
                 made = list(image.stage_images.values())[-2:]
                 yield made[-1], made[0] if len(made) == 2 else None
             return
-        records, folders = self._records(), self._folders()
-        missing = self._missing(folders[-2:])
+        records, folders = self._records(), self.folders()
+        missing = [seed for seed in self.seeds if not kept(folders[-2:], [seed])]
         first = self._first_to_run(folders, missing)
         for record, folder in [*zip(records, folders, strict=True)][first:] if missing else ():
             write_whole(folder / "record.json", json.dumps(record, indent=1) + "\n")
@@ -82,20 +78,17 @@ class EvaluatedSamples:
             yield last, before[0] if before else None
         next(new, None)  # to its end, so that the last step is counted
 
-    def _folders(self) -> list[Path]:
+    def folders(self) -> list[Path]:
         """Where each stage's pictures are kept."""
         assert self.keep is not None, "nothing is kept"
         return [self.keep / _folder_name(record["stages"][-1]["stage"], record) for record in self._records()]
-
-    def _missing(self, folders: Sequence[Path]) -> list[int]:
-        return [seed for seed in self.seeds if not all(_file(folder, seed).is_file() for folder in folders)]
 
     def _first_to_run(self, folders: Sequence[Path], missing: Sequence[int]) -> int:
         """The place of the first stage that must run: behind the last one whose pictures are all there."""
         plan = self.plan()
         for place in range(len(folders) - 1, 0, -1):
             # A truncated stage is handed x_λ, which is not kept.
-            if not plan[place].sampling.truncated and _Inputs(folders[place - 1], missing).all_there():
+            if not plan[place].sampling.truncated and kept([folders[place - 1]], missing):
                 return place
         return 0
 
@@ -104,7 +97,7 @@ class EvaluatedSamples:
         """Where the last stage's pictures are kept."""
         if self.keep is None:
             return None
-        return self._folders()[-1]
+        return self.folders()[-1]
 
     def _sample(self, seeds: Sequence[int], low_res: "_Inputs | None", first: int = 0) -> "Iterator[SampledImage]":
         table = self.class_names
@@ -154,15 +147,16 @@ class _Inputs:
     folder: Path
     seeds: Sequence[int]
 
-    def all_there(self) -> bool:
-        """Whether every one was kept."""
-        return all(_file(self.folder, seed).is_file() for seed in self.seeds)
-
     def __len__(self) -> int:
         return len(self.seeds)
 
     def __getitem__(self, place: int) -> "Tensor":
         return _read(_file(self.folder, self.seeds[place]))
+
+
+def kept(folders: Iterable[Path], seeds: Sequence[int]) -> bool:
+    """Whether the pictures of all seeds are in all of the folders."""
+    return all(_file(folder, seed).is_file() for folder in folders for seed in seeds)
 
 
 def _folder_name(stage: str, record: Mapping[str, Any]) -> str:

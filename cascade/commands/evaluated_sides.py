@@ -194,6 +194,7 @@ def _open_generated(
 
     A folder is read at the shortest side of it and those `beside` it.
     """
+    from cascade.commands.evaluated_samples import kept
     from cascade.evaluation.picture_folder import common_side
 
     if plain["images"] is not None:
@@ -205,15 +206,16 @@ def _open_generated(
     seeds = {"first_seed": plain["first_seed"], "count": len(samples.seeds)}
     source = {"cascade": str(plain["cascade"]), "seeds": seeds, **samples.record}
     classes = [table[seed % len(table)] if table else None for seed in samples.seeds]
-    part = lambda places: replace(samples, seeds=samples.seeds[places.start : places.stop])  # noqa: E731
+    seeds_at = lambda places: samples.seeds[places.start : places.stop]  # noqa: E731
+    folders = [] if samples.keep is None else samples.folders()[-2:]
     pictures = Pictures(
-        lambda places: iter(part(places)),
+        lambda places: iter(replace(samples, seeds=seeds_at(places))),
         len(samples.seeds),
         source,
         {"of": "samples", "first_seed": plain["first_seed"], **samples.record},
         classes=classes,
         chunk=samples.chunk,
-        there=lambda places: samples.keep is None or part(places).all_there(),
+        there=lambda places: kept(folders, seeds_at(places)),
     )
     return pictures, side, table
 

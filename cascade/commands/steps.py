@@ -59,7 +59,7 @@ def run(config: "DictConfig") -> None:
     names = [stage.name for stage in load_chain(plain["cascade"])]
     stages = names.index(plain["stage"]) + 1
     pipeline = CascadePipeline.load(plain["cascade"], plain["device"], plain["precision"], names[:stages])
-    first = plain["first_seed"]
+    first, batch = plain["first_seed"], plain["batch"]
     seeds = range(first, first + plain["num_images"])
     with exclusive(out), progress_bars() as bars:
         samples = EvaluatedSamples(pipeline, seeds, plain["guidance_scale"], stages, settings, out / "samples")
@@ -68,8 +68,10 @@ def run(config: "DictConfig") -> None:
         dataset = open_data(plain, side, split, bars, table=samples.class_names)
         real = of_data(dataset, plain, split, wanted=plain["num_reference"])
         features = chosen_features(plain, bars.console)
-        reference = measure(real.pairs(), features, lambda done: bars.at("real pictures", done, real.count))
-        found = list(results(points, samples, plain["stage"], reference, features, seed=plain["seed"], bars=bars))
+        reference = measure(real.pairs(), features, lambda done: bars.at("real pictures", done, real.count), batch)
+        found = list(
+            results(points, samples, plain["stage"], reference, features, seed=plain["seed"], bars=bars, batch=batch)
+        )
         name = names_of(features)[1]
         best = cheapest_as_good(found)
         report = {

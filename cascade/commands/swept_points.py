@@ -91,8 +91,12 @@ def results(
     *,
     seed: int,
     bars: "Bars",
+    batch: int = 16,
 ) -> Iterator[Result]:
-    """Sample and measure each point in turn; `samples` has the settings of the other stages."""
+    """Sample and measure each point in turn; `samples` has the settings of the other stages.
+
+    `batch` pictures are held at once.
+    """
     from cascade.evaluation.kernel import kernel_distance
     from cascade.evaluation.measurement import measure
     from cascade.evaluation.spectrum import high_band_ratio
@@ -105,7 +109,7 @@ def results(
             settings={**samples.settings, stage: point.settings},
             on_progress=lambda name, step, total, clock=clock: _note(bars, clock, name, step, total),
         )
-        made = measure(own, features)
+        made = measure(own, features, batch=batch)
         sampler = own.plan()[-1]
         seconds = _kept_seconds(own.folder, clock, steps=sampler.steps, chunk=sampler.chunk)
         distance = kernel_distance(made.features, reference.features, seed)
