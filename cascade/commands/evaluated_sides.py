@@ -137,11 +137,12 @@ class Sides:
         }
         digest = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:12]
         key = f"{pictures.identity['of']}-{digest}"
-        if key not in self.looks:
+        number = f"{key}, {pictures.count}"  # the first of them are the same files
+        if number not in self.looks:
             folder = None if self.out is None else self.out / "measured" / key
             made = MeasuredChunks(pictures, features, folder, self.team, self.bars, name, self.plain["batch"])
-            self.looks[key] = made
-        return self.looks[key]
+            self.looks[number] = made
+        return self.looks[number]
 
     @property
     def generated(self) -> Pictures:
@@ -176,7 +177,12 @@ class Sides:
     @cached_property
     def _generated(self) -> tuple[Pictures, int, tuple[str, ...]]:
         beside = [] if self._folder is None else [self._folder]
-        return _open_generated(self.plain, lambda: _samples(self), self.bars, beside)
+        return _open_generated(self.plain, lambda: self.samples, self.bars, beside)
+
+    @cached_property
+    def samples(self) -> "EvaluatedSamples":
+        """The samples of the cascade, which is given."""
+        return _samples(self)
 
     @cached_property
     def _dataset(self) -> "Callable[[str], PictureDataset]":
@@ -194,7 +200,6 @@ def _open_generated(
 
     A folder is read at the shortest side of it and those `beside` it.
     """
-    from cascade.commands.evaluated_samples import kept
     from cascade.evaluation.picture_folder import common_side
 
     if plain["images"] is not None:
@@ -202,22 +207,29 @@ def _open_generated(
         side = common_side([images, *beside])
         return _of_folder(images, side), side, ()
     samples = sampled()
-    side, table = samples.pipeline.configs[len(samples.record["stages"]) - 1].resolution, samples.class_names
-    seeds = {"first_seed": plain["first_seed"], "count": len(samples.seeds)}
+    side = samples.pipeline.configs[len(samples.record["stages"]) - 1].resolution
+    return sampled_pictures(samples, plain), side, samples.class_names
+
+
+def sampled_pictures(samples: "EvaluatedSamples", plain: Mapping[str, Any]) -> Pictures:
+    """Pictures that a cascade samples, as one side of a comparison."""
+    from cascade.commands.evaluated_samples import kept
+
+    table = samples.class_names
+    seeds = {"first_seed": samples.seeds[0], "count": len(samples.seeds)}
     source = {"cascade": str(plain["cascade"]), "seeds": seeds, **samples.record}
     classes = [table[seed % len(table)] if table else None for seed in samples.seeds]
     seeds_at = lambda places: samples.seeds[places.start : places.stop]  # noqa: E731
     folders = [] if samples.keep is None else samples.folders()[-2:]
-    pictures = Pictures(
+    return Pictures(
         lambda places: iter(replace(samples, seeds=seeds_at(places))),
         len(samples.seeds),
         source,
-        {"of": "samples", "first_seed": plain["first_seed"], **samples.record},
+        {"of": "samples", "first_seed": samples.seeds[0], **samples.record},
         classes=classes,
         chunk=samples.chunk,
         there=lambda places: kept(folders, seeds_at(places)),
     )
-    return pictures, side, table
 
 
 def _folder(root: str, bars: "Bars") -> "PictureFolder":
@@ -285,12 +297,17 @@ def open_data(
 
 def of_data(dataset: "PictureDataset", plain: Mapping[str, Any], split: str, *, wanted: int | None) -> Pictures:
     """Pictures of a split of the data, `wanted` of them (None: all) chosen by seed."""
-    from cascade.data.folder import FolderDataset
     from cascade.rng import permutation
 
-    source = _source(plain)
     order = permutation("evaluation", "reference", plain["seed"], size=len(dataset)).tolist()
-    chosen = sorted(order[:wanted])
+    return pictures_at(dataset, plain, split, sorted(order[:wanted]))
+
+
+def pictures_at(dataset: "PictureDataset", plain: Mapping[str, Any], split: str, chosen: Sequence[int]) -> Pictures:
+    """The pictures at these places of a split of the data."""
+    from cascade.data.folder import FolderDataset
+
+    source = _source(plain)
     if len(chosen) < LEAST:
         raise CascadeError(f"the data hold {len(chosen)} pictures; {LEAST} are the least to compare")
     names = dataset.class_names
@@ -305,7 +322,7 @@ def of_data(dataset: "PictureDataset", plain: Mapping[str, Any], split: str, *, 
     rule = None if source["name"] == "procedural" else f"centre square, bicubic to {dataset.resolution} px"
     bad_files = dataset.bad_files if isinstance(dataset, FolderDataset) else ()
     read = lambda places: ((dataset.image(chosen[place]), None) for place in places)  # noqa: E731
-    identity = {"of": "real", "fingerprint": dataset.fingerprint, "chosen": chosen}
+    identity = {"of": "real", "fingerprint": dataset.fingerprint, "chosen": list(chosen)}
     of = [names[dataset.label(i)] if names else None for i in chosen]
     return Pictures(read, len(chosen), said, identity, rule, bad_files, of)
 
