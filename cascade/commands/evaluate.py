@@ -57,7 +57,9 @@ def run(config: DictConfig) -> None:
     if plain["threads"] is not None:
         torch.set_num_threads(plain["threads"])
     plain["device"] = own_device(plain["device"], team.processes)
-    with progress_bars(quiet=not team.processes.is_first) as bars, team.together():
+    with progress_bars(quiet=not team.processes.is_first) as bars, team.together() as needed:
+        if not needed:
+            return
         agreed = kept_settings(out) if team.processes.is_first else team.hear()
         sides, choose = Sides(plain, out, bars, team, precisions_of(agreed)), features_of(plain, bars)
         opened = open_metrics(sides, choose)

@@ -24,19 +24,34 @@ from cascade.processes import Processes
 PULSE, STATE = ".processes.lock", ".processes.json"
 """Process 0 holds the first as long as it lives, and says in the second how far it is."""
 _PATIENCE = 60.0  # seconds: until process 0 must have come, and until a claim without a sign of life is passed over
+_TOGETHER = 3.0  # seconds between the starts of processes of one launch, on one machine
 _JUST_NOW = 30.0  # seconds: what was done so shortly before this process began may have been done beside it
 _LOOK, _BEAT = 0.2, 1.0  # seconds between two looks of one that waits, and between two signs of life
-_BEGAN = time.time()
 _OPENING, _BEGUN, _DONE = "opening", "begun", "done"
+
+
+def _start() -> float:
+    """When this process was started, by the clock of the system; when this was imported, where that is not told."""
+    with suppress(OSError, ValueError, IndexError, StopIteration):
+        ticks = float(
+            Path("/proc/self/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()[19]
+        )
+        lines = Path("/proc/stat").read_text(encoding="ascii").splitlines()
+        boot = next(float(line.split()[1]) for line in lines if line.startswith("btime "))
+        return boot + ticks / os.sysconf("SC_CLK_TCK")
+    return time.time()
+
+
+_BEGAN = _start()
 
 
 @dataclass(eq=False)
 class Team:
     """The processes that work in `folder`; a process alone works without files, and `folder` may be None.
 
-    >>> with Team(None).together(), Team(None).claimed(Path("piece")) as mine:
-    ...     mine
-    True
+    >>> with Team(None).together() as needed, Team(None).claimed(Path("piece")) as mine:
+    ...     needed, mine
+    (True, True)
     """
 
     folder: Path | None
@@ -59,20 +74,20 @@ class Team:
         return self.processes.count == 1
 
     @contextmanager
-    def together(self) -> Iterator[None]:
-        """Hold the folder, and leave it together: all have what there is to say, or all raise CascadeError.
+    def together(self) -> Iterator[bool]:
+        """Hold the folder, and leave it together; whether this process is needed at all.
 
-        Of several processes the first is the one that holds it; the others wait for it, here and at the end.
+        Of several processes the first is the one that holds it; the others wait for it, here and at the end, and raise
+        CascadeError where it has failed. One that comes when all is done is not needed.
         """
         if self.folder is None:
-            yield
+            yield True
         elif not self.processes.is_first:
-            self._wait_for(_OPENING)
-            yield
+            yield self._wait_for(_OPENING)["phase"] != _DONE
             self._wait_for(_DONE)
         else:
             with exclusive(self.folder), self._pulse(self.folder):
-                yield
+                yield True
 
     def say(self, said: Mapping[str, Any]) -> None:
         """Tell the others what was agreed; process 0 alone does."""
@@ -158,8 +173,8 @@ class Team:
 
     def _tell(self, phase: str) -> None:
         if not self.alone:
-            state = {"launch": _launch(self.processes), "token": self._token, "phase": phase, "said": dict(self._said)}
-            write_whole(self._file(STATE), json.dumps(state))
+            who = {"launch": _launch(self.processes), "token": self._token, "began": _BEGAN}
+            write_whole(self._file(STATE), json.dumps({**who, "phase": phase, "said": dict(self._said)}))
 
     def _state(self) -> dict[str, Any] | None:
         """What process 0 of this launch has told; None where it has not, or is no more."""
@@ -185,7 +200,8 @@ class Team:
             late = not self._token and self.clock() > until
             state = self._state()
             if state is not None and not self._token and state["phase"] == _DONE and not late:
-                state = None  # perhaps of an earlier launch; or process 0 had nothing to do and was quick
+                # Else it is perhaps of an earlier launch, or of another machine whose clock differs.
+                state = state if abs(state["began"] - _BEGAN) < _TOGETHER else None
             if state is not None:
                 self._token = state["token"]
                 if phases.index(state["phase"]) >= phases.index(phase):

@@ -199,10 +199,24 @@ def test_one_that_nobody_comes_to_gives_up(tmp_path, monkeypatch):
     now = iter(range(0, 1000, 7))
     team = Team(tmp_path, Processes(2, 1), clock=lambda: next(now), sleep=lambda _: None)
     for phase in ("begun", "done"):
-        state = {"launch": teams._launch(team.processes), "token": "old", "phase": phase, "said": {}}
+        state = {"launch": teams._launch(team.processes), "token": "old", "phase": phase, "said": {}, "began": 0.0}
         (tmp_path / STATE).write_text(json.dumps(state))
         with pytest.raises(CascadeError, match="process 0 did not come"), team.together():
             pass
+
+
+@pytest.mark.usefixtures("brisk")
+def test_one_that_comes_when_all_is_done_is_not_needed(tmp_path):
+    with Team(tmp_path, Processes(2, 0)).together():
+        pass
+    with Team(tmp_path, Processes(2, 1)).together() as needed:
+        assert not needed
+
+
+def test_a_process_knows_when_it_was_started():
+    import time
+
+    assert 0 < time.time() - teams._start() < 86400
 
 
 def test_a_claim_without_a_sign_of_life_is_passed_over(tmp_path):
