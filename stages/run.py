@@ -22,6 +22,7 @@ from cascade.artifact import StageConfig, save_stage
 from cascade.data.dataset import PictureDataset
 from cascade.data.folder import BadFile, write_bad_files
 from cascade.data.order import RunOrder
+from cascade.data.parallel import available_cores
 from cascade.data.source import open_dataset, written_out
 from cascade.diffusion.power_ema import PowerPairEMA
 from cascade.errors import CascadeError
@@ -206,7 +207,7 @@ def _loader(
     return DataLoader(
         kind_of(config).training_view(config, dataset),
         batch_sampler=order,  # type: ignore[arg-type]  # torch wants lists of int; the view takes keys
-        num_workers=settings["workers"],
+        num_workers=min(settings["workers"], available_cores()),  # more than there are slow it down, as torch warns
         generator=rng.generator("loader workers", config["seed"]),
         worker_init_fn=heed_the_parent_alone,
     )
