@@ -45,6 +45,7 @@ COMMANDS = {
     "assemble": Command("cascade.commands.assemble", "put trained stages together to a cascade", per_stage=True),
     "explain": Command("cascade.commands.explain", "draw what a config trains and how its sampler does"),
     "plan": Command("cascade.commands.plan", "say what a training and its sampling cost before they run"),
+    "bench": Command("cascade.commands.bench", "time a network against diffusers' and this machine's ceiling"),
     "candidates": Command("cascade.commands.candidates", "train several networks of a stage, judge all by one loss"),
     "card": Command("cascade.commands.card", "write the model card of a cascade, all of it measured", per_stage=True),
     "report": Command("cascade.commands.report", "show a folder of samples as one page, stage by stage"),

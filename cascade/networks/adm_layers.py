@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cascade.networks.cpu_kernels import attention, group_norm
 from cascade.networks.dropout import Dropout
 from cascade.networks.layers import zeroed
 
@@ -40,6 +41,10 @@ class Norm(nn.GroupNorm):
         if channels % 32:
             raise ValueError(f"ADM normalises 32 groups of channels, and {channels} is no multiple of 32")
         super().__init__(32, channels)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(B, C, H, W) → (B, C, H, W)."""
+        return group_norm(input, 32, self.weight, self.bias, self.eps)
 
 
 class Told(nn.Sequential):
@@ -179,7 +184,7 @@ def attend(qkv: Tensor, heads: int, heads_first: bool) -> Tensor:
         q, k, v = qkv.reshape(batch, length, heads, 3, -1).permute(3, 0, 2, 1, 4)
     else:
         q, k, v = qkv.reshape(batch, length, 3, heads, -1).permute(2, 0, 3, 1, 4)
-    mixed = F.scaled_dot_product_attention(q, k, v)
+    mixed = attention(q, k, v)
     return mixed.transpose(1, 2).reshape(batch, length, width // 3)
 
 
