@@ -30,6 +30,7 @@ from cascade.guidance_settings import guides_of, with_guides
 from cascade.lock import beside, check_place
 from cascade.stage_files import check_dtype, rewrite_stage
 from cascade.stage_settings import StageSettings, changed, stops
+from cascade.trained_levels import noise_in_words
 
 if TYPE_CHECKING:
     from cascade.commands.values import Kind
@@ -67,7 +68,7 @@ def run(config: DictConfig) -> None:
                 there = _refuse_occupied(out, cascade, parts, overwrite=plain["overwrite"])  # since it was looked at
                 if not there:
                     _write(out, cascade, parts)
-    print(f"{out}{' is there already' if there else ''}: {_summary(stages)}")
+    print(f"{out}{' is there already' if there else ''}: {_summary(stages, samplings)}")
 
 
 def _parts(folders: list[Path], stages: list[StageConfig], samplings: list[StageSampling]) -> dict[str, Path]:
@@ -173,7 +174,9 @@ def _write(out: Path, cascade: CascadeConfig, parts: dict[str, Path]) -> None:
     replace_folder(out, fill)
 
 
-def _summary(stages: list[StageConfig]) -> str:
-    chain = " -> ".join(f"{stage.name} ({stage.resolution} px)" for stage in stages)
+def _summary(stages: list[StageConfig], samplings: list[StageSampling]) -> str:
+    noise = [None if sampling.aug_log_snr is None else noise_in_words(sampling.aug_log_snr) for sampling in samplings]
+    about = [f"{stage.resolution} px" + f", {words}" * bool(words) for stage, words in zip(stages, noise, strict=True)]
+    chain = " -> ".join(f"{stage.name} ({words})" for stage, words in zip(stages, about, strict=True))
     names = next((stage.class_names for stage in stages if stage.class_names), ())
     return f"{chain}, {f'{len(names)} classes' if names else 'unlabelled'}"

@@ -15,6 +15,7 @@ from cascade.errors import CascadeError
 from cascade.plain_json import without_infinity
 from cascade.requests import chosen_stages
 from cascade.stage_settings import StageSettings
+from cascade.trained_levels import noise_in_words
 
 if TYPE_CHECKING:
     from cascade.data.dataset import PictureDataset
@@ -113,7 +114,7 @@ class BitsPerDim:
             before = sampler.stage.config.resolution
             given = f" | {', '.join(told)}" if told else ""
             aug_log_snr = sampler.sampling.aug_log_snr
-            level = "" if aug_log_snr is None else f", augmented at log-SNR {aug_log_snr:g}"
+            level = "" if aug_log_snr is None else f", {noise_in_words(aug_log_snr)}"
             notes[sampler.name] = f"≥ −ln P(x {before} px{given}){level}; {self.bound.text}"
         return {**notes, "all stages": f"≥ −ln P(x {before} px), that of all sizes together; {self.bound.text}"}
 

@@ -17,6 +17,7 @@ from cascade.errors import CascadeError
 from cascade.registry import build, complete
 from cascade.rng import randn
 from cascade.sampling.certificate import Bands, picture_bands
+from cascade.trained_levels import levels_of_255, noise_in_words
 
 PICTURES = 5
 _SHOWN = 256  # at most so many pixels of a picture are shown, so that its noise is not averaged away
@@ -84,18 +85,10 @@ class NoiseLevels:
             low, high = self.augmentation["trained"]
             lines.append(
                 f"low-res noise: trained from log_snr {low:g} to {high:g} ({short(levels_of_255(low))} to "
-                f"{short(levels_of_255(high))} levels of 255), sampled at {self.augmentation['at_sampling']}"
+                f"{short(levels_of_255(high))} levels of 255), sampled at "
+                f"{noise_in_words(self.augmentation['at_sampling'])}"
             )
         return lines
-
-
-def levels_of_255(aug_log_snr: float) -> float:
-    """The standard deviation of augmentation noise in levels of 255: 127.5·e^{−λ/2}, on a picture of full contrast.
-
-    >>> round(levels_of_255(6.0), 1), levels_of_255(math.inf)
-    (6.3, 0.0)
-    """
-    return 127.5 * math.exp(-aug_log_snr / 2)
 
 
 def noise_levels(config: dict[str, Any]) -> NoiseLevels:

@@ -3,7 +3,7 @@
 import math
 from typing import TYPE_CHECKING, Any
 
-from cascade.commands.explain_levels import PICTURES, NoiseLevels, levels_of_255
+from cascade.commands.explain_levels import PICTURES, NoiseLevels
 from cascade.commands.explain_style import (
     BLUE,
     GREEN,
@@ -19,6 +19,7 @@ from cascade.commands.explain_style import (
     signed,
     style,
 )
+from cascade.trained_levels import levels_of_255
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from cascade.trained_levels import noise_in_words
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -72,8 +74,7 @@ def card_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
             (
                 f"stage {stage['stage']}",
                 f"{stage['sampler']['name']}, {stage['steps']} steps, guidance {_guidance(stage['guidance'])}, "
-                f"augmentation {'none' if stage['aug_log_snr'] is None else stage['aug_log_snr']}, "
-                f"{stage['precision']}, sha256 {stage['sha256'][:12]}",
+                f"{_noise(stage['aug_log_snr'])}{stage['precision']}, sha256 {stage['sha256'][:12]}",
             )
             for stage in report["generated"].get("stages", ())
         ),
@@ -99,6 +100,10 @@ def _side(side: Mapping[str, Any]) -> str:
     if "fingerprint" in side:
         words.append(f"fingerprint {side['fingerprint'][:12]}")
     return ", ".join(words)
+
+
+def _noise(level: float | str | None) -> str:
+    return "" if level is None else f"{noise_in_words(level)} on its input, "
 
 
 def _guidance(guidance: Mapping[str, Any]) -> str:

@@ -16,7 +16,10 @@ from cascade.stage_settings import CHOICES, StageSettings, merged, settings_of
 PER_STAGE = {
     "guidance_scale": (Kind("float"), "guidance of one stage, by its name: sr256.guidance_scale=1.5"),
     "steps": (Kind("int"), "sampling steps of one stage"),
-    "aug_log_snr": (Kind("float"), "augmentation level of one super-resolution stage, as a log-SNR (inf: clean)"),
+    "aug_log_snr": (
+        Kind("float"),
+        "noise on one stage's low-res picture, a log-SNR: of s levels of 255, 2 ln(127.5/s) (inf: none)",
+    ),
     "truncated": (Kind("bool"), "true: the stage before stops at aug_log_snr; false: it finishes, and noise is added"),
     "keep_known": (Kind("bool"), "true: the pixels that a mask shows one stage stay exactly what they are"),
     "sampler": (Kind("text"), "sampler of one stage, and its parameters: sr256.sampler=ddim sr256.sampler.eta=1"),

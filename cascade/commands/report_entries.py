@@ -1,6 +1,5 @@
 """What a report shows of each picture: its stages one after the other, what lies beside it, and its command."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from cascade.commands.report_nearest import Real, Space
 from cascade.commands.report_pictures import data_uri, file_uri
 from cascade.commands.report_settings import Known, command_of
 from cascade.commands.report_steps import Replay, StagePath, given
+from cascade.trained_levels import noise_in_words
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -116,17 +116,6 @@ class Entries:
         if name not in self.texts:
             self.texts[name] = data_uri(self.real.trained.image(index), min(self.most, _BESIDE))
         return name, f"{distance:.3g} {space.unit}".strip()
-
-
-def noise_in_words(log_snr: float | str | None) -> str:
-    """An augmentation level in levels of 255, 127.5·σ/α with σ/α = e^{−λ/2}, and as the log-SNR λ.
-
-    >>> noise_in_words(8.0), noise_in_words("inf")
-    ('noise of 2.3 levels of 255 (λ = 8)', 'without noise')
-    """
-    if log_snr is None or float(log_snr) == math.inf:
-        return "without noise"
-    return f"noise of {127.5 * math.exp(-float(log_snr) / 2):.2g} levels of 255 (λ = {float(log_snr):g})"
 
 
 def _px(pixels: "Tensor") -> str:

@@ -19,6 +19,7 @@ from cascade.lock import check_place, exclusive
 from cascade.progress import progress_bars
 from cascade.requests import check_device_name, check_precision, check_threads, chosen_stages, class_table, parse_seeds
 from cascade.stage_settings import planned, stored_samplings
+from cascade.trained_levels import noise_in_words
 
 if TYPE_CHECKING:
     from cascade.commands.values import Kind
@@ -79,6 +80,7 @@ def run(config: DictConfig) -> None:
         if missing:
             if plain["precision"] == "auto":
                 _tell_precision(plan, out, kept=bool(recorded))
+            _tell_augmentation(plan)
             with progress_bars("steps") as bars:
                 images = pipeline.iterate(
                     [w.label for w in missing],
@@ -127,6 +129,14 @@ def _tell_precision(plan: "Sequence[StageSampler]", out: Path, *, kept: bool) ->
     if kept or any(stage.arithmetic != PLAIN for stage in plan):
         names = ", ".join(f"{stage.name} {stage.arithmetic.name}" for stage in plan)
         print(f"precision: {names}" + (f" (that of the pictures in {out})" if kept else ""), flush=True)
+
+
+def _tell_augmentation(plan: "Sequence[StageSampler]") -> None:
+    """Say what noise the super-resolution stages are shown."""
+    levels = {stage.name: stage.sampling.aug_log_snr for stage in plan if stage.sampling.aug_log_snr is not None}
+    if levels:
+        words = ", ".join(f"{name} {noise_in_words(level)}" for name, level in levels.items())
+        print(f"augmentation: {words}", flush=True)
 
 
 def _write(out: Path, wanted: Wanted, image: "SampledImage", rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -90,7 +90,7 @@ class GaussianAugmentation:
     tensor([-2.,  2.,  6.])
     >>> augmentation.check(7.0)
     Traceback (most recent call last):
-    cascade.errors.CascadeError: augmentation level 7 was not trained; choose a log-SNR from -2 to 6
+    cascade.errors.CascadeError: augmentation level 7 was not trained; choose a log-SNR from -2 to 6: ...
     """
 
     log_snr_min: float

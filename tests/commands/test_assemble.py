@@ -42,7 +42,7 @@ def test_the_cascade_is_whole_and_needs_nothing_else(stages, small_cascade, tmp_
     out = tmp_path / "new" / "cascade"
     code, printed = assemble(runs, out)
     assert code == 0, printed
-    assert "tiny8 (8 px) -> sr16 (16 px) -> sr32 (32 px), 3 classes" in printed
+    assert "tiny8 (8 px) -> sr16 (16 px, noise of 28 levels of 255 (λ = 3)) -> sr32 (32 px, noise of 28" in printed
     shutil.rmtree(tmp_path / "my runs (é)")
     assert content(out) == content(small_cascade) | {"cascade.yaml": sha256_of(out / "cascade.yaml")}
     assert {path.name for path in out.parent.iterdir()} == {"cascade"}

@@ -18,12 +18,13 @@ from cascade.commands.configuration import CONF, default_groups, flattened, grou
 from cascade.commands.explain import CERTIFICATE, LEVELS, REPORT
 from cascade.commands.explain_certificate import certificates
 from cascade.commands.explain_certificate_figure import draw_certificates
-from cascade.commands.explain_levels import levels_of_255, noise_levels
+from cascade.commands.explain_levels import noise_levels
 from cascade.commands.explain_levels_figure import draw_levels
 from cascade.commands.explain_style import apart
 from cascade.commands.overrides import check
 from cascade.diffusion.training_profile import training_profile
 from cascade.sampling.certificate import picture_bands
+from cascade.trained_levels import levels_of_255, log_snr_of
 from stages.draws import Draws
 
 F64 = torch.float64
@@ -110,6 +111,7 @@ def test_augmentation_is_given_in_both_units(explained):
     assert high - 0.5 < finite.max() <= high
     assert float(drawn.isinf().double().mean()) == pytest.approx(about["clean_share"], abs=0.06)
     assert levels_of_255(math.inf) == 0
+    assert log_snr_of(levels_of_255(3.7)) == pytest.approx(3.7), "the README's table, both ways"
 
 
 def test_the_certificate_holds_every_sampler_and_grid_or_a_reason(explained):
