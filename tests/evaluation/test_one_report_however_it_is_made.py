@@ -19,7 +19,19 @@ ROOT = Path(__file__).resolve().parents[2]
 CASCADE = [sys.executable, "-P", "-m", "cascade", "evaluate"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--no-python", "--nproc-per-node"]
 COUNT = 70  # five chunks, the last of six pictures
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+STARTED: list[subprocess.Popen[bytes]] = []
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left():
+    """A process of a test that fails ends with it."""
+    yield
+    for process in STARTED:
+        if process.poll() is None:
+            process.terminate()
+            process.communicate()
+    STARTED.clear()
 
 
 @pytest.fixture(scope="module")
@@ -40,11 +52,13 @@ def alone(words, tmp_path_factory):
 def start(command, out, words, **environment):
     own = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "OMP_"))}
     own |= {"PYTHONPATH": str(ROOT), **environment}
-    return subprocess.Popen([*command, *words, f"out={out}"], env=own, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+    command = [*command, *words, f"out={out}"]
+    STARTED.append(subprocess.Popen(command, env=own, stderr=subprocess.PIPE, stdout=subprocess.PIPE))
+    return STARTED[-1]
 
 
 def ended(process, code=0):
-    said = process.communicate(timeout=400)
+    said = process.communicate(timeout=800)
     assert process.returncode == code, said
     return said[1].decode()
 
@@ -66,7 +80,7 @@ def chunks(out):
 
 
 def wait_for(condition, process):
-    until = time.monotonic() + 200
+    until = time.monotonic() + 600
     while not condition():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < until
