@@ -20,8 +20,10 @@ from cascade.flat import flat
 MARK = '<meta name="generator" content="cascade report">'
 """What tells that a page is ours."""
 _FILES = Path(__file__).parent / "report_page"
-_MANY = 24
+_BUTTONS = 24
 """More classes than these have no buttons; they are typed."""
+_MANY = 200
+"""Of more pictures than these, a browser draws those that are near what is seen."""
 _OF_THE_CONFIG = ("sampler", "grid", "guidance", "threshold")
 
 
@@ -59,7 +61,7 @@ class Page:
 
         `missing` are lines on what further settings would show.
         """
-        style, script = _part("page.css"), _part("page.js")
+        style, script, many = _part("page.css"), _part("page.js"), len(self.entries) > _MANY
         sections = [*self.sections, ("config", "Configuration", config_table(self.stages) + _more(self.missing))]
         links = [("pictures", "Pictures"), *((name, heading) for name, heading, _ in sections)]
         parts = {
@@ -69,7 +71,8 @@ class Page:
             "nav": "<ul>" + "".join(f'<li><a href="#{name}">{text}</a></li>' for name, text in links) + "</ul>",
             "count": f"{len(self.entries)} picture{'s' * (len(self.entries) != 1)}",
             "chips": _chips(self.entries),
-            "cards": "\n".join(_card(place, entry) for place, entry in enumerate(self.entries)),
+            "cards": "\n".join(_card(place, entry, many) for place, entry in enumerate(self.entries)),
+            "many": " many" if many else "",
             "sections": "\n".join(
                 f'<section id="{name}" aria-labelledby="{name}-head"><h2 id="{name}-head">{heading}</h2>{inner}'
                 "</section>"
@@ -175,13 +178,13 @@ def _cell(value: Any) -> str:
     return "–" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _card(place: int, entry: Entry) -> str:
+def _card(place: int, entry: Entry, many: bool) -> str:
     shown = entry.class_name if entry.class_name is not None else Path(entry.file).name
     detail = json.dumps(entry.detail, ensure_ascii=False).replace("<", "\\u003c").replace("&", "\\u0026")
     of, href = escape(entry.class_name or "", quote=True), escape(entry.detail.get("href", ""), quote=True)
     return (
         f'<figure class="card" id="p{place}" data-find="{of} {entry.seed}" data-of="{of}">'
-        f'<a href="{href}">{figure(entry.thumbnail, entry.name, entry.side, lazy=True)}'
+        f'<a href="{href}">{figure(entry.thumbnail, entry.name, entry.side, lazy=many)}'
         f'<figcaption><span class="of">{escape(shown)}</span><span class="seed">{entry.seed}</span></figcaption></a>'
         f'</figure><script type="application/json" id="data-p{place}">{detail}</script>'
     )
@@ -189,7 +192,7 @@ def _card(place: int, entry: Entry) -> str:
 
 def _chips(entries: Sequence[Entry]) -> str:
     counts = Counter(entry.class_name for entry in entries if entry.class_name is not None)
-    if not 2 <= len(counts) <= _MANY:
+    if not 2 <= len(counts) <= _BUTTONS:
         return ""
     buttons = "".join(
         f'<button type="button" aria-pressed="false" data-of="{escape(name, quote=True)}">{escape(name)} '

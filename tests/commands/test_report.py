@@ -7,7 +7,6 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -15,7 +14,6 @@ from PIL import Image
 from cascade.commands import sample as sample_command
 from cascade.commands.command_line import main
 from cascade.commands.overrides import check
-from cascade.commands.report_chart import Chart
 from cascade.commands.report_html import Entry, Page
 from cascade.commands.report_pictures import data_uri
 from cascade.commands.report_samples import read_samples
@@ -315,17 +313,6 @@ def test_what_is_wrong_with_a_setting_is_said_in_one_line(samples, places, capsy
     capsys.readouterr()
     assert report(samples, *(word.format(photos=places["photos"], small=places["cascade"]) for word in settings)) == 2
     assert line in capsys.readouterr().err
-
-
-def test_a_chart_puts_its_points_where_its_ticks_say():
-    chart = Chart("t", "x", "y", [("a", [1, 10, 100], [0.0, 0.5, 1.0]), ("gap", [5], [float("nan")])], log_x=True)
-    svg = chart.svg()
-    path = svg.partition('c0" d="')[2].partition('"')[0]
-    xs, ys = np.array([part[1:].split() for part in path.replace("L", ",L").split(" ,")], dtype=float).T
-    assert xs[1] - xs[0] == pytest.approx(xs[2] - xs[1])
-    assert ys[0] > ys[1] > ys[2]
-    assert "gap" not in svg.partition("</svg>")[2]
-    assert "nan" not in svg
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here")
