@@ -52,7 +52,8 @@ def run(config: DictConfig) -> None:
     with exclusive(asked.out), progress_bars() as bars:
         html = _page(asked, bars).html()
         write_whole(asked.out / PAGE, html)
-    print(f"{asked.out / PAGE}: {len(asked.samples.pictures)} pictures, {len(html.encode()) / 1e6:.1f} MB")
+    count = len(asked.samples.pictures)
+    print(f"{asked.out / PAGE}: {count} picture{'s' * (count != 1)}, {len(html.encode()) / 1e6:.1f} MB")
 
 
 def _checked(plain: Mapping[str, Any]) -> Asked:

@@ -125,12 +125,20 @@ def _differing(said: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any
 
 def stage_settings(found: Changes) -> dict[str, StageSettings]:
     """The changes as the pipeline takes them."""
-    return {stage: StageSettings.from_mapping(_numbers(own)) for stage, own in found.items() if own}
+    return {stage: StageSettings.from_mapping(_with_infinity(own)) for stage, own in found.items() if own}
 
 
-def _numbers(own: Mapping[str, Any]) -> dict[str, Any]:
-    level = own.get("aug_log_snr")
-    return {**own, **({} if level is None else {"aug_log_snr": float(level)})}
+def _with_infinity(value: Any) -> Any:
+    """What `without_infinity` was given, of settings, which have no texts "inf" and "-inf" of their own.
+
+    >>> _with_infinity({"s_max": "inf", "levels": ["-inf", 2.0], "name": "heun"})
+    {'s_max': inf, 'levels': [-inf, 2.0], 'name': 'heun'}
+    """
+    if isinstance(value, Mapping):
+        return {key: _with_infinity(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_with_infinity(item) for item in value]
+    return float(value) if value in ("inf", "-inf") else value
 
 
 def command_of(sample: "Sample", known: Known) -> str:

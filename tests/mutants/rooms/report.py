@@ -1,4 +1,4 @@
-"""The mutants of `cascade report`: what is seen along the steps, levels in words, and where a chart puts its points."""
+"""The mutants of `cascade report`: what is seen along the steps, what is nearest, and where a chart puts its points."""
 
 from mutant import Mutant, mutants
 
@@ -8,9 +8,6 @@ MUTANTS: list[Mutant] = [
         ("the guess is the mean", "_small(mean[: len(paths)])", "_small(x_t[: len(paths)])"),
         ("the posterior goes through", "return posterior\n", "return Posterior(posterior.mean / 2)\n"),
         ("the pictures of the stage before", "images = torch.cat(made)", "images = torch.cat(made).flip(-1)"),
-    ),
-    *mutants("cascade/commands/report_entries.py", "commands/test_report.py",
-        ("levels, 127.5·e^{−λ/2}", "math.exp(-float(log_snr) / 2)", "math.exp(-float(log_snr))"),
     ),
     *mutants("cascade/commands/report_chart.py", "commands/test_report_chart.py",
         ("a logarithmic axis", "value = math.log10(value) if self.log else value", "value = float(value)"),
