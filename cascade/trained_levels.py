@@ -39,6 +39,22 @@ def noise_in_words(log_snr: float | str | None) -> str:
     return f"noise of {_short(levels_of_255(float(log_snr)))} levels of 255 (λ = {float(log_snr):g})"
 
 
+def spread_levels(augmentation: Mapping[str, Any], count: int) -> list[float]:
+    """So many log-SNRs evenly over the range that an augmentation's config names, the cleanest first, +inf among them.
+
+    >>> spread_levels({"name": "gaussian", "log_snr_min": 0.0, "log_snr_max": 6.0, "include_clean": 0.1}, 4)
+    [inf, 6.0, 3.0, 0.0]
+    >>> spread_levels({"name": "none"}, 4)
+    [inf]
+    """
+    low, high = augmentation.get("log_snr_min"), augmentation.get("log_snr_max")
+    if low is None or high is None:
+        return [math.inf]
+    clean = [math.inf] if augmentation.get("include_clean", 0.0) > 0 else []
+    steps = max(1, count - len(clean) - 1)
+    return [*clean, *(round(high - (high - low) * i / steps, 6) for i in range(steps + 1))]
+
+
 def _short(levels: float) -> str:
     return f"{levels:.0f}" if levels >= 9.95 else f"{levels:.2g}"
 

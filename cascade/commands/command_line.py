@@ -42,6 +42,9 @@ COMMANDS = {
     "steps": Command(
         "cascade.commands.steps", "draw a stage's quality against steps and seconds, by sampler", per_stage=True
     ),
+    "probe": Command(
+        "cascade.commands.probe", "find how much noise hides what is wrong with a stage's input", per_stage=True
+    ),
     "assemble": Command("cascade.commands.assemble", "put trained stages together to a cascade", per_stage=True),
     "explain": Command("cascade.commands.explain", "draw what a config trains and how its sampler does"),
     "plan": Command("cascade.commands.plan", "say what a training and its sampling cost before they run"),
