@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from cascade.commands.evaluated_sides import Sides
     from cascade.evaluation.features import Features
 
-SETTINGS = "settings.json"
+SETTINGS = "evaluation-settings.json"
 Settings = Mapping[str, Any]
 
 
