@@ -1,5 +1,6 @@
 """Stages that are shown greys or a part of given pictures: one network, trained, stored, sampled and refused alike."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -150,3 +151,16 @@ def test_filling_in_is_trained_assembled_and_sampled_by_commands(tmp_path, monke
     assert not torch.equal(made[~known], picture.permute(2, 0, 1)[~known])
     assert main(["sample", "cascade=made", "classes=0", "seeds=1", "out=other"]) == 2
     assert "low_res=FOLDER" in capsys.readouterr().err
+
+
+def test_explain_and_plan_know_it(tmp_path):
+    size = ["stage=palette64", "network=tiny", "stage.resolution=16", "stage.low_resolution=16"]
+    assert main(["explain", *size, "condition=mask_half", "grid.n=3", f"out={tmp_path / 'explained'}"]) == 0
+    report = json.loads((tmp_path / "explained" / "explain.json").read_text())
+    assert "not shown" in json.dumps(report, ensure_ascii=False)
+    parameters = []
+    for condition in ("mask_half", "grayscale"):
+        file = tmp_path / f"{condition}.json"
+        assert main(["plan", *size, f"condition={condition}", "data.size=6", "card=l4", f"json={file}"]) == 0
+        parameters.append(json.loads(file.read_text())["parameters"])
+    assert parameters[0] > parameters[1]  # a channel more

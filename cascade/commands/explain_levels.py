@@ -119,6 +119,8 @@ def _gaussian(stage: dict[str, Any], augmentation: dict[str, Any] | None) -> tup
     data = f"1/f² Gaussian of {stage['resolution']} px, pixels of standard deviation 0.5"
     if augmentation is None:
         return picture_bands(stage["resolution"]), data
+    if stage["low_resolution"] == stage["resolution"]:  # what a mask hides, or greys: no frequency of it is told
+        return picture_bands(stage["resolution"]), f"{data}, as what the stage is not shown of a picture"
     data += f", given its {stage['low_resolution']} px picture with noise at λ = {augmentation['at_sampling']}"
     return picture_bands(stage["resolution"], stage["low_resolution"], augmentation["at_sampling"]), data
 
