@@ -1,18 +1,16 @@
 """The curves of a report: the metrics of runs, and how much detail of each size the pictures have."""
 
-import csv
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cascade.commands.report_chart import Chart, Curve
+from cascade.commands.run_metrics import METRICS, read_metrics
 from cascade.errors import CascadeError
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-METRICS = "metrics.csv"
 
 
 def metric_files(runs: Sequence[str]) -> list[Path]:
@@ -35,15 +33,8 @@ def metric_charts(file: Path) -> list[Chart]:
 
     Raises CascadeError for a file that is no table of metrics.
     """
-    try:
-        with file.open(newline="", encoding="utf-8") as lines:
-            rows = list(csv.DictReader(lines))
-        steps = [int(row["step"]) for row in rows]
-        columns = {
-            key: [float(row[key] or "nan") for row in rows] for key in (rows[0] if rows else {}) if key != "step"
-        }
-    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
-        raise CascadeError(f"{file} is no {METRICS} of a run") from error
+    columns = read_metrics(file)
+    steps = columns.pop("step")
     families: dict[str, list[str]] = {}
     for key in columns:
         if key.endswith("/loss"):
@@ -54,7 +45,7 @@ def metric_charts(file: Path) -> list[Chart]:
 
 
 def _chart(
-    title: str, label: str, keys: Sequence[str], steps: Sequence[int], columns: Mapping[str, Sequence[float]]
+    title: str, label: str, keys: Sequence[str], steps: Sequence[float], columns: Mapping[str, Sequence[float]]
 ) -> Chart:
     curves: list[Curve] = [(key, steps, columns[key]) for key in keys]
     measured = [y for key in keys for y in columns[key] if not math.isnan(y)]

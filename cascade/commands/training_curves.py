@@ -1,15 +1,15 @@
 """The curves of trainings, read from their `metrics.csv`: in a model card as a figure and as a table."""
 
-import csv
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cascade.commands.explain_style import BLUE, GREY, as_png, new_figure, style
+from cascade.commands.run_metrics import METRICS, measured, read_metrics
 from cascade.errors import CascadeError
 
-METRICS = "metrics.csv"
 _SEEN, _LOSS, _VALIDATION, _HOURS = "train/images_seen", "train/loss", "val/loss", "train/cpu_hours"
 
 
@@ -49,23 +49,19 @@ def read_curve(path: str | Path) -> Curve:
     if not file.is_file():
         what = f"'{path}' holds no {METRICS}" if path.is_dir() else f"there is no run and no file at '{path}'"
         raise CascadeError(f"curves: {what}")
-    try:
-        with file.open(newline="", encoding="utf-8") as text:
-            rows = list(csv.DictReader(text))
-        loss = _points(rows, _LOSS)
-        # Rows of validation alone do not say how many images were seen: a step has as many as any other.
-        each = loss[-1][0] / next(float(row["step"]) for row in reversed(rows) if row[_SEEN]) if loss else 0.0
-        validation = [(float(row["step"]) * each, float(row[_VALIDATION])) for row in rows if row.get(_VALIDATION)]
-    except (OSError, UnicodeDecodeError, csv.Error, KeyError, ValueError, TypeError) as error:
-        raise CascadeError(f"curves: {file} is no {METRICS} of a training") from error
+    columns = read_metrics(file)
+    seen = columns.get(_SEEN, [])
+    loss = measured(seen, columns[_LOSS]) if seen and _LOSS in columns else []
     if not loss:
         raise CascadeError(f"curves: {file} holds no losses of a training yet")
-    hours = [float(row[_HOURS]) for row in rows if row.get(_HOURS)]
-    return Curve(path.name if path.is_dir() else path.stem, loss, tuple(validation), hours[-1] if hours else None)
-
-
-def _points(rows: Sequence[dict[str, str]], key: str) -> tuple[tuple[float, float], ...]:
-    return tuple((float(row[_SEEN]), float(row[key])) for row in rows if row[key])
+    # Rows of validation alone do not say how many images were seen: a step has as many as any other.
+    last_step, last_seen = measured(columns["step"], seen)[-1]
+    each = last_seen / last_step
+    validation = measured([each * step for step in columns["step"]], columns.get(_VALIDATION, [math.nan] * len(seen)))
+    hours = measured(columns["step"], columns.get(_HOURS, [math.nan] * len(seen)))
+    return Curve(
+        path.name if path.is_dir() else path.stem, tuple(loss), tuple(validation), hours[-1][1] if hours else None
+    )
 
 
 def draw_curves(curves: Sequence[Curve]) -> bytes:
