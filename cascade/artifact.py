@@ -167,16 +167,20 @@ class Stage:
 class CascadeConfig:
     """A cascade: the folder names of its stages, in the order in which they run, and how each is sampled.
 
+    `tuned` holds the evidence of `cascade tune` for settings that it has recorded, by stage; nothing reads it back.
+
     >>> config = CascadeConfig((("base64", StageSampling({"name": "ddim"}, {"name": "karras"})),))
     >>> config.to_mapping()["stages"][0]["folder"]
     'base64'
     """
 
     stages: tuple[tuple[str, StageSampling], ...]
+    tuned: Mapping[str, Any] = field(default_factory=dict)
 
     def to_mapping(self) -> dict[str, Any]:
         """Return the plain mapping that `cascade.yaml` holds."""
-        return {"schema": SCHEMA, "stages": [{"folder": f, **asdict(sampling)} for f, sampling in self.stages]}
+        tuned = {"tuned": dict(self.tuned)} if self.tuned else {}
+        return {"schema": SCHEMA, "stages": [{"folder": f, **asdict(sampling)} for f, sampling in self.stages], **tuned}
 
 
 _TYPES: dict[str, tuple[type, ...]] = {
@@ -309,7 +313,8 @@ def load_cascade_config(folder: str | Path) -> CascadeConfig:
     if not isinstance(mapping, Mapping) or mapping.get("schema") != SCHEMA:
         raise CascadeError(f"{file}: this version reads schema {SCHEMA}")
     rows = mapping.get("stages")
-    if set(mapping) != {"schema", "stages"} or not isinstance(rows, list) or not rows:
+    tuned = mapping.get("tuned", {})
+    if set(mapping) | {"tuned"} != {"schema", "stages", "tuned"} or not isinstance(rows, list) or not rows:
         raise CascadeError(f"{file}: expected the keys schema and stages, a list of at least one stage")
     stages = []
     for number, row in enumerate(rows, 1):
@@ -320,7 +325,9 @@ def load_cascade_config(folder: str | Path) -> CascadeConfig:
             raise CascadeError(f"{where}: '{row['folder']}' is not the name of a folder in the cascade")
         sampling = checked(StageSampling, {k: v for k, v in row.items() if k != "folder"}, where)
         stages.append((row["folder"], StageSampling(**sampling)))
-    return CascadeConfig(tuple(stages))
+    if not isinstance(tuned, Mapping):
+        raise CascadeError(f"{file}: 'tuned' must be a mapping of stages, not {tuned!r}")
+    return CascadeConfig(tuple(stages), tuned)
 
 
 def save_cascade_config(folder: str | Path, config: CascadeConfig) -> None:

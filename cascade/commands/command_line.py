@@ -23,6 +23,7 @@ class Command:
 
     `per_stage`: STAGE.key=value is accepted, with the stages and keys that the module's `extra_keys(config)` names.
     One that sweeps also has `check_sweep([(what tells the job from the others, config), ...])` for all jobs together.
+    `drives`: it sweeps by itself, by `drive(checked, launch)`; `run(config)` makes one of its jobs, a `point`.
     `first_word`: the key that a word without "=" right behind the command sets.
     """
 
@@ -30,6 +31,7 @@ class Command:
     summary: str
     sweeps: bool = False
     per_stage: bool = False
+    drives: bool = False
     first_word: str | None = None
 
 
@@ -41,6 +43,9 @@ COMMANDS = {
     ),
     "steps": Command(
         "cascade.commands.steps", "draw a stage's quality against steps and seconds, by sampler", per_stage=True
+    ),
+    "tune": Command(
+        "cascade.commands.tune", "find a stage's best settings by sweeps, and record them", per_stage=True, drives=True
     ),
     "probe": Command(
         "cascade.commands.probe", "find how much noise hides what is wrong with a stage's input", per_stage=True
@@ -139,6 +144,10 @@ def _run(argv: list[str]) -> int:
     if sweep and not any(override.startswith("hydra/launcher=") for override in checked.overrides):
         # Where a launcher runs the jobs elsewhere, each is checked there.
         import_module(command.module).check_sweep(list(checked.jobs(name)))
+    if command.drives and checked.config.point is None:
+        launch = lambda more: _through_hydra(name, command.module, [*checked.overrides, *more], sweep=True)  # noqa: E731
+        import_module(command.module).drive(checked, launch)
+        return 0
     return _through_hydra(name, command.module, checked.overrides, sweep)
 
 

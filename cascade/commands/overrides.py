@@ -16,6 +16,7 @@ from hydra.core.override_parser.types import Glob, QuotedString
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from cascade.commands import launchers
 from cascade.commands.configuration import (
     composed,
     default_groups,
@@ -53,6 +54,13 @@ KINDS = {
     "import class_names": Kind("text"),
     "import verify": Kind("text"),
     "steps stage.name": Kind("text"),
+    "tune stage.name": Kind("text"),
+    "tune over": Kind("texts", nullable=True),
+    "tune values.aug_level": Kind("list", nullable=True, items="float"),
+    "tune values.guidance_scale": Kind("list", items="float"),
+    "tune values.steps": Kind("list", nullable=True, items="int"),
+    "tune num_reference": Kind("int"),
+    "tune point": Kind("text"),
     "probe stage.name": Kind("text"),
     "probe levels": Kind("list", nullable=True, items="float"),
     "probe num_reference": Kind("int"),
@@ -189,6 +197,8 @@ def _sorted_settings(command: str, settings: Sequence[str]) -> tuple[dict[str, s
         key, equals, text = setting.partition("=")
         if key.lstrip("+~").startswith(("hydra.", "hydra/")):
             own[key] = setting
+            if key == launchers.KEY:
+                launchers.check_launcher(text)
             continue
         if key.startswith(("+", "~")):
             what = "adds" if key.startswith("+") else "removes"

@@ -98,24 +98,32 @@ def results(
     `batch` pictures are held at once.
     """
     from cascade.evaluation.kernel import kernel_distance
-    from cascade.evaluation.measurement import measure
     from cascade.evaluation.spectrum import high_band_ratio
 
     for number, point in enumerate(points):
         bars.at("settings", number, len(points))
-        clock = StageClock(stage)
-        own = replace(
-            samples,
-            settings={**samples.settings, stage: point.settings},
-            on_progress=lambda name, step, total, clock=clock: _note(bars, clock, name, step, total),
-        )
-        made = measure(own, features, batch=batch)
-        sampler = own.plan()[-1]
-        seconds = _kept_seconds(own.folder, clock, steps=sampler.steps, chunk=sampler.chunk)
+        made, seconds = measured(point, samples, stage, features, bars=bars, batch=batch)
         distance = kernel_distance(made.features, reference.features, seed)
         detail = high_band_ratio(made.spectrum, reference.spectrum, 0.5)
         yield Result(point.varied, distance.value, distance.standard_error, detail, seconds, len(made.features))
     bars.at("settings", len(points), len(points))
+
+
+def measured(
+    point: Point, samples: "EvaluatedSamples", stage: str, features: "Features", *, bars: "Bars", batch: int = 16
+) -> "tuple[Measurement, float | None]":
+    """What is measured of the pictures of one point, and the seconds of one of them in the stage itself."""
+    from cascade.evaluation.measurement import measure
+
+    clock = StageClock(stage)
+    own = replace(
+        samples,
+        settings={**samples.settings, stage: point.settings},
+        on_progress=lambda name, step, total: _note(bars, clock, name, step, total),
+    )
+    made = measure(own, features, batch=batch)
+    sampler = own.plan()[-1]
+    return made, _kept_seconds(own.folder, clock, steps=sampler.steps, chunk=sampler.chunk)
 
 
 def cheapest_as_good(found: Sequence[Result]) -> Result:

@@ -1,0 +1,140 @@
+"""The jobs of `cascade tune`: each samples and measures one point and leaves that in a folder, for whoever comes next.
+
+A job may run in this process, in another one or on another machine, by whatever launcher of Hydra's: what it needs is
+in its config, and what it has made is in files. One that fails leaves its reason there and stops nobody else.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cascade import __version__
+from cascade.artifact import find_cascade, load_cascade_config, load_chain
+from cascade.commands.per_stage import read_per_stage
+from cascade.commands.swept_points import measured
+from cascade.commands.tune_points import Values, in_words, point_at
+from cascade.errors import CascadeError
+from cascade.files import sha256_of, write_whole
+from cascade.lock import exclusive
+from cascade.plain_json import without_infinity
+from cascade.stage_files import MANIFEST
+from cascade.stage_settings import StageSettings, planned, stored_samplings
+
+if TYPE_CHECKING:
+    from cascade.artifact import StageSampling
+    from cascade.evaluation.measurement import Measurement
+    from cascade.progress import Bars
+
+RESULT, MEASURED, FAILED = "result.json", "measured.safetensors", "failed.txt"
+Plain = Mapping[str, Any]
+"""The config of `cascade tune` as plain values, with the name of the stage at `stage`."""
+
+
+def sampled(plain: Plain, values: Values) -> "list[StageSampling]":
+    """How all stages up to the tuned one are sampled at some values; raises CascadeError where they cannot be."""
+    configs = load_chain(plain["cascade"])
+    chosen = slice(0, [config.name for config in configs].index(plain["stage"]) + 1)
+    return planned(configs, stored_samplings(plain["cascade"]), chosen, _settings(plain, values), None)
+
+
+def folder_of(plain: Plain, values: Values) -> Path:
+    """The folder of one point, named by all that its pictures and what is measured of them depend on."""
+    cascade = find_cascade(plain["cascade"])
+    samplings = sampled(plain, values)
+    stages = [name for name, _ in load_cascade_config(cascade).stages][: len(samplings)]
+    asked = {
+        "stages": [[name, sha256_of(cascade / name / MANIFEST)] for name in stages],
+        "samplings": [asdict(sampling) for sampling in samplings],
+        **{key: plain[key] for key in ("first_seed", "num_images", "features", "device", "precision", "threads")},
+        "version": __version__,
+    }
+    digest = hashlib.sha256(json.dumps(without_infinity(asked), sort_keys=True).encode()).hexdigest()
+    return Path(plain["out"]).expanduser() / "points" / digest[:12]
+
+
+def result_of(plain: Plain, values: Values) -> dict[str, Any] | None:
+    """What the job of a point has said; None where it has not ended, or failed."""
+    folder = folder_of(plain, values)
+    try:
+        result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return result if isinstance(result, dict) and (folder / MEASURED).is_file() else None
+
+
+def measurement_of(plain: Plain, values: Values) -> "Measurement":
+    """What the job of a point has measured."""
+    from cascade.evaluation.measured_pieces import from_bytes
+
+    file = folder_of(plain, values) / MEASURED
+    try:
+        return from_bytes(file.read_bytes())
+    except CascadeError as error:
+        raise CascadeError(f"{file} is damaged; remove it, and it will be made again") from error
+
+
+def failure_of(plain: Plain, values: Values) -> str | None:
+    """Why the job of a point has failed; None where nothing is known of that."""
+    file = folder_of(plain, values) / FAILED
+    return file.read_text(encoding="utf-8").strip() if file.is_file() else None
+
+
+def note_failure(plain: Plain, values: Values, reason: str) -> None:
+    """Leave the reason for who comes next."""
+    write_whole(folder_of(plain, values) / FAILED, " ".join(reason.split()) + "\n")
+
+
+def forget_failure(plain: Plain, values: Values) -> None:
+    """It will be tried again."""
+    (folder_of(plain, values) / FAILED).unlink(missing_ok=True)
+
+
+def make(plain: Plain, values: Values, bars: "Bars") -> None:
+    """Sample and measure one point, unless that is there."""
+    import torch
+
+    from cascade.commands.evaluate import chosen_features
+    from cascade.commands.evaluated_samples import EvaluatedSamples
+    from cascade.evaluation.measured_pieces import to_bytes
+    from cascade.orchestrator import CascadePipeline
+
+    if plain["threads"] is not None:
+        torch.set_num_threads(plain["threads"])
+    folder, out, stage = folder_of(plain, values), Path(plain["out"]).expanduser(), plain["stage"]
+    names = [config.name for config in load_chain(plain["cascade"])]
+    place = names.index(stage) + 1
+    seeds = range(plain["first_seed"], plain["first_seed"] + plain["num_images"])
+    with exclusive(folder):
+        if result_of(plain, values) is not None:
+            return
+        pipeline = CascadePipeline.load(plain["cascade"], plain["device"], _precision(plain), names[:place])
+        others = {name: own for name, own in _settings(plain, {}).items() if name != stage}
+        samples = EvaluatedSamples(pipeline, seeds, None, place, others, out / "samples")
+        features = chosen_features(plain, bars.console)
+        point = point_at(values, plain["per_stage"].get(stage, {}))
+        made, seconds = measured(point, samples, stage, features, bars=bars, batch=plain["batch"])
+        result = {
+            "point": in_words(values),
+            "seconds": seconds,
+            "precision": {sampler.name: sampler.arithmetic.name for sampler in samples.plan()},
+            "features": {"name": features.name, "sha256": features.sha256, "resize": features.resize},
+        }
+        write_whole(folder / MEASURED, to_bytes(made))
+        write_whole(folder / RESULT, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+        forget_failure(plain, values)
+
+
+def _precision(plain: Plain) -> Any:
+    """That of the job that ran first, for the pictures of all must be alike but in what is tuned."""
+    own = result_of(plain, {}) if plain["precision"] == "auto" else None
+    return plain["precision"] if own is None else own["precision"]
+
+
+def _settings(plain: Plain, values: Values) -> dict[str, StageSettings]:
+    """The settings of every stage at some values of the tuned one's."""
+    names = [config.name for config in load_chain(plain["cascade"])]
+    point = point_at(values, plain["per_stage"].get(plain["stage"], {}))
+    return {**read_per_stage(plain["per_stage"], names), plain["stage"]: point.settings}

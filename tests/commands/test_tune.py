@@ -1,0 +1,195 @@
+"""`cascade tune`: what is alike is no gain, what is better is found and recorded, and only what is missing is made."""
+
+import json
+import math
+import shutil
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from cascade.artifact import load_cascade_config, load_chain
+from cascade.commands.command_line import main
+from cascade.commands.swept_points import measured
+from cascade.commands.tune import FIGURE, REPORT
+from cascade.commands.tune_choice import Judged, choose, judge
+from cascade.commands.tune_points import in_words, tried_values, tuned_keys, values_in
+from cascade.commands.tune_written import record
+from cascade.errors import CascadeError
+from cascade.evaluation.jackknife import Estimate
+from cascade.evaluation.measurement import Measurement
+from cascade.evaluation.spectrum import RadialSpectrum
+from cascade.rng import randn
+from tests.conftest import small_stage
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+ASKED = [
+    "stage=sr16", "over=aug_level,steps", "values.aug_level=[0,6]", "values.steps=[2]", "num_images=8",
+    "data.val_size=8", "features=tiny",
+]  # fmt: skip
+SPECTRUM = RadialSpectrum(*torch.ones(3, 4, dtype=torch.float64), count=2)
+
+
+@pytest.fixture(scope="module")
+def unlabelled(make_cascade, tmp_path_factory):
+    """A cascade without classes, so that any pictures are those of its kind."""
+    stages = [small_stage("tiny8", 8, chunk=4, class_names=()), small_stage("sr16", 16, 8, class_names=())]
+    return make_cascade(tmp_path_factory.mktemp("unlabelled") / "cascade", stages)
+
+
+@pytest.fixture(scope="module")
+def tuned(unlabelled, tmp_path_factory):
+    """A sweep in which the job of one value fails."""
+    out = tmp_path_factory.mktemp("tune") / "out"
+
+    def fails_at_6(point, *args, **kwargs):
+        if point.varied.get("aug_level") == 6.0:
+            raise RuntimeError("the machine\nis on fire")
+        return measured(point, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cascade.commands.tune_jobs.measured", fails_at_6)
+        assert main(["tune", f"cascade={unlabelled}", f"out={out}", *ASKED]) == 0
+    return out
+
+
+def at(value, choosing, confirming=None, error=0.1, **values):
+    """A value whose distances are these, with independent errors."""
+    sets = {"pictures": error * math.sqrt(0.5) * torch.tensor([1.0, -1.0], dtype=torch.float64)}
+    halves = [Estimate(d, {f"{value}": sets["pictures"] * math.sqrt(2)}) for d in (choosing, confirming or choosing)]
+    return Judged(values, value, *halves, None, None, 1.0, None)
+
+
+def test_a_failed_job_is_listed_and_a_rerun_makes_only_it(tuned, unlabelled, monkeypatch, capsys):
+    report = json.loads((tuned / REPORT).read_text())
+    levels, steps = report["rounds"]
+    assert levels["failed"] == [{"value": 6.0, "reason": "the machine is on fire"}]
+    assert [row["value"] for row in levels["tried"]] == [0.0]
+    assert (levels["present"]["value"], steps["present"]["value"]) == (3.0, 3)
+    assert [row["value"] for row in steps["tried"]] == [2]
+    assert report["num_images"] == 8
+    assert report["reference"]["data"]["split"] == "val"
+    with Image.open(tuned / FIGURE) as image:
+        assert image.width == 1200
+    made = []
+
+    def noted(point, *args, **kwargs):
+        made.append(point.varied)
+        return measured(point, *args, **kwargs)
+
+    monkeypatch.setattr("cascade.commands.tune_jobs.measured", noted)
+    assert main(["tune", f"cascade={unlabelled}", f"out={tuned}", *ASKED]) == 0
+    assert {"aug_level": 6.0} in made
+    again = json.loads((tuned / REPORT).read_text())
+    assert again["rounds"][0]["failed"] == []
+    assert again["rounds"][0]["tried"][0] == levels["tried"][0]
+    assert "noise of 28 levels of 255 (λ = 3)" in capsys.readouterr().out
+    monkeypatch.setattr("cascade.commands.tune_jobs.measured", None)  # all is there
+    assert main(["tune", f"cascade={unlabelled}", f"out={tuned}", *ASKED]) == 0
+    assert json.loads((tuned / REPORT).read_text()) == again
+
+
+def test_one_point_by_hand_is_a_job_of_the_sweep(unlabelled, tmp_path, capsys):
+    asked = [*ASKED, f"cascade={unlabelled}", f"out={tmp_path / 'out'}"]
+    assert main(["tune", *asked, "point=aug_level=0"]) == 0
+    assert len(list((tmp_path / "out" / "points").glob("*/result.json"))) == 1
+    assert main(["tune", *asked, "point=aug_level=7"]) == 2
+    assert "was not trained" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["stage=sr61"], "did you mean 'sr16'?"),
+        (["stage=sr16", "over=aug_levle"], "did you mean 'aug_level'?"),
+        (["stage=sr16", "over=steps,steps"], "named twice"),
+        (["stage=tiny8", "over=aug_level"], "is a base stage"),
+        (["stage=sr32", "over=guidance_scale"], "has no classes"),
+        (["stage=sr16", "sr16.steps=3"], "is what varies here"),
+        (["stage=sr16", "values.aug_level=[9]"], "was not trained"),
+        (["stage=sr16", "values.steps=[3]"], "name one that the stage does not have already"),
+        (["stage=sr16", "values.steps=[2,2]"], "name each once"),
+        (["stage=sr16", "num_images=5"], "at least 6"),
+        (["stage=sr16", "write=true", "tiny8.steps=2"], "give no STAGE.key=... beside"),
+        (["stage=sr16", "hydra/launcher=jobilb"], "did you mean 'joblib'?"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(small_cascade, here, capsys, settings, message):
+    assert main(["tune", f"cascade={small_cascade}", "out=o", "features=tiny", *settings]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (here / "o").exists()
+
+
+def test_what_a_stage_has_is_tuned(small_cascade):
+    configs = {config.name: config for config in load_chain(small_cascade)}
+    keys = {name: tuned_keys(None, config, config.sampling) for name, config in configs.items()}
+    assert keys == {
+        "tiny8": ["guidance_scale", "steps"],
+        "sr16": ["aug_level", "guidance_scale", "steps"],
+        "sr32": ["aug_level", "steps"],
+    }
+    sr16 = configs["sr16"]
+    assert tried_values("aug_level", {}, sr16, sr16.sampling) == [6.0, 5.0, 4.0, 2.0, 1.0, 0.0], "without its own 3"
+    assert tried_values("steps", {}, sr16, sr16.sampling) == [1, 6]
+    values = {"aug_level": math.inf, "guidance_scale": 1.25, "steps": 8}
+    assert values_in(in_words(values)) == values
+    with pytest.raises(CascadeError, match="must be a number"):
+        values_in("steps=many")
+
+
+def test_the_best_is_better_on_both_halves_or_there_is_no_gain():
+    now = at(3.0, 2.0)
+    assert choose("aug_level", [at(4.0, 1.8), at(5.0, 2.5)], now).best is None, "0.2 < 2·√2·0.1"
+    clear, worse_elsewhere = at(4.0, 1.5), at(5.0, 1.0, 2.1)
+    assert choose("aug_level", [clear], now).best is clear
+    assert choose("aug_level", [clear, worse_elsewhere], now).best is None, "the half that chose is not believed"
+    assert "not confirmed" in choose("aug_level", [worse_elsewhere], now).why
+
+
+def test_the_fewest_steps_that_are_as_good_are_the_best():
+    now = at(16, 1.0)
+    few, enough, more = at(4, 2.0), at(8, 1.1), at(32, 0.95)
+    assert choose("steps", [few, enough, more], now).best is enough
+    assert choose("steps", [few, more], now).best is None
+    assert choose("steps", [few, at(8, 1.1, 1.9)], now).best is None, "the other half finds them worse"
+    needed = at(32, 0.5)
+    assert choose("steps", [few, needed], now).best is needed
+
+
+def test_values_that_are_alike_are_no_gain_and_a_shift_is_found():
+    photographs = Measurement(randn("photographs", shape=(60, 8)), SPECTRUM, 8)
+    halves = torch.arange(60).tensor_split(2)
+
+    def judged(shift, trial, value):
+        made = randn("made", trial, shape=(60, 8)) + 0.05 * randn("of it", trial, value, shape=(60, 8)) + shift
+        return judge({}, value, made=(Measurement(made, SPECTRUM, 8), None), photographs=photographs, halves=halves,
+                     neighbours=3)  # fmt: skip
+
+    gains = 0
+    for trial in range(10):
+        choice = choose("aug_level", [judged(0.3, trial, v) for v in range(1, 6)], judged(0.3, trial, 0))
+        gains += choice.best is not None
+    assert gains <= 1, "each of five is beyond two errors by luck one time in forty, and then must be confirmed"
+    better = judged(0.1, 0, 1)
+    assert choose("aug_level", [better, judged(0.6, 0, 2)], judged(0.4, 0, 0)).best is better
+    assert better.precision == pytest.approx(better.recall, abs=0.5)
+
+
+def test_what_is_found_is_recorded_with_its_evidence(unlabelled, tmp_path):
+    cascade = shutil.copytree(unlabelled, tmp_path / "cascade")
+    before = load_cascade_config(cascade)
+    assert "tuned" not in yaml.safe_load((cascade / "cascade.yaml").read_text())
+    evidence = {"aug_log_snr": {"before": 3.0, "now": 5.0}}
+    record(str(cascade), "sr16", {"aug_level": 5.0, "steps": 2}, evidence)
+    after = load_cascade_config(cascade)
+    assert after.tuned == {"sr16": evidence}
+    assert after.stages[0] == before.stages[0]
+    sampling = after.stages[1][1]
+    assert (sampling.aug_log_snr, sampling.grid["n"]) == (5.0, 2)
+    load_chain(cascade)
+    (cascade / "cascade.yaml").write_text((cascade / "cascade.yaml").read_text().replace("tuned:", "tuend:"))
+    with pytest.raises(CascadeError, match="expected the keys"):
+        load_cascade_config(cascade)
