@@ -27,6 +27,7 @@ from cascade.requests import check_logger
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from cascade.commands.values import Kind
     from cascade.evaluation.features import Features, RememberedFeatures
@@ -44,7 +45,7 @@ def extra_keys(config: DictConfig) -> "Mapping[str, Kind]":
 
 def run(config: DictConfig) -> None:
     """Measure, print a table, and write `out`/evaluation.json if `out` is given. See `conf/evaluate.yaml`."""
-    plain = under_protocol(OmegaConf.to_container(config, resolve=True))
+    plain = asked(OmegaConf.to_container(config, resolve=True))
     check_evaluation(plain)
     out = None if plain["out"] is None else Path(plain["out"]).expanduser()
     team = Team(out, Processes.here())
@@ -86,6 +87,14 @@ def run(config: DictConfig) -> None:
         to_wandb(plain["logger"], out, report)
 
 
+def asked(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings with what `protocol` and `report` say filled in; `report=NAME` is short for `metrics=[NAME]`."""
+    report = plain["report"]
+    if report is not None and report not in REPORTS:
+        raise CascadeError(f"unknown report '{report}'; {suggest(str(report), REPORTS)}")
+    return under_protocol({**plain, "metrics": plain["metrics"] if report is None else [report]})
+
+
 @dataclass(frozen=True)
 class Measured:
     """The figures of one metric, its part of the report, the title of its table and the lines below that."""
@@ -93,7 +102,7 @@ class Measured:
     figures: "Sequence[Figure]"
     report: Mapping[str, Any]
     title: str
-    lines: Sequence[str] = ()
+    lines: "Sequence[str | Table]" = ()
 
 
 Opened = Callable[[], Measured]
@@ -253,6 +262,19 @@ def _upscaling(sides: Sides, choose: ChooseFeatures) -> Opened:
     return measure
 
 
+def _gap(sides: Sides, choose: ChooseFeatures) -> Opened:
+    """Open all stages, photographs of every size and the features, and return what says where quality is lost."""
+    from cascade.commands.gap import Gap
+
+    opened = Gap.open(sides, choose())
+
+    def measure() -> Measured:
+        figures, record, lines = opened.measure()
+        return Measured(figures, {"gap": record}, opened.title(), lines)
+
+    return measure
+
+
 PHOTOGRAPHS = {"floor": _floor, "memorisation": _memorisation}
 METRICS = {
     "distances": _distances,
@@ -260,8 +282,10 @@ METRICS = {
     "upscaling": _upscaling,
     **PHOTOGRAPHS,
     "cas": _cas,
+    "gap": _gap,
     **{metric: _judging(metric) for metric in JUDGES},
 }
+REPORTS = ("gap",)
 
 
 def check_evaluation(plain: Mapping[str, Any]) -> None:
@@ -285,6 +309,10 @@ def check_evaluation(plain: Mapping[str, Any]) -> None:
         from cascade.commands.cas import check_cas
 
         check_cas(plain)
+    if "gap" in plain["metrics"]:
+        from cascade.commands.gap import check_gap
+
+        check_gap(plain)
     if "patches" in plain["metrics"]:
         check_patches(plain)
     if "upscaling" in plain["metrics"]:

@@ -4,8 +4,6 @@ Photographs are shrunk to what the last stage takes, and both make large picture
 patch, with the photographs. So nothing that an earlier stage does badly is held against it.
 """
 
-import hashlib
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,22 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 from cascade.artifact import load_chain
 from cascade.commands.per_stage import read_per_stage
-from cascade.commands.png import sample_png
+from cascade.commands.teacher_forced import UPSCALED, TeacherForced
 from cascade.errors import CascadeError
-from cascade.files import write_whole
 from cascade.requests import chosen_stages
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cascade.data.dataset import PictureDataset
     from cascade.evaluation.features import Features
     from cascade.evaluation.figures import Figure
     from cascade.evaluation.measurement import Measurement
     from cascade.evaluation.patches import PatchFeatures
-    from cascade.orchestrator import CascadePipeline
     from cascade.progress import Bars
-    from cascade.stage_settings import StageSettings
 
 _LEAST = 3
 """Photographs."""
@@ -65,28 +59,26 @@ def check_patches(plain: Mapping[str, Any], side: int | None = None) -> None:
         raise CascadeError(f"patches.side={plain['patches']['side']} is more than the {side} px of the pictures")
 
 
-def patch_features(plain: Mapping[str, Any], features: "Features", pictures: int) -> "PatchFeatures":
-    """The features of at most `patches.most` patches of that many pictures."""
+def patch_features(
+    plain: Mapping[str, Any], features: "Features", pictures: int, side: int | None = None
+) -> "PatchFeatures":
+    """The features of at most `patches.most` patches of that many pictures; `side` is that of a patch, if another."""
     from cascade.evaluation.patches import PatchFeatures
 
     asked = plain["patches"]
-    return PatchFeatures(features, asked["side"], max(1, asked["most"] // pictures), plain["seed"])
+    return PatchFeatures(features, side or asked["side"], max(1, asked["most"] // pictures), plain["seed"])
 
 
 @dataclass(frozen=True, eq=False)
 class Upscaling:
     """A stage and the photographs whose small versions it is given, opened and not yet computed with.
 
-    `chosen` are places in the data; the picture of place i has seed i. What is made is kept below `keep`, if given.
+    `chosen` are places in the data.
     """
 
     plain: Mapping[str, Any]
-    pipeline: "CascadePipeline"
-    settings: "Mapping[str, StageSettings]"
-    stages: int
-    dataset: "PictureDataset"
+    stage: TeacherForced
     chosen: Sequence[int]
-    keep: Path | None
 
     @classmethod
     def open(cls, plain: Mapping[str, Any], out: Path | None, bars: "Bars") -> "Upscaling":
@@ -108,34 +100,21 @@ class Upscaling:
                 f"the data hold {len(order)} pictures in the split {asked['split']}; {_LEAST} are wanted"
             )
         chosen = sorted(order[: asked["num_images"]])
-        keep = None if out is None else out / "upscaled"
-        opened = cls(plain, pipeline, settings, len(chain), dataset, chosen, keep)
-        opened.record()  # whatever does not fit is refused here
-        return opened
+        keep = None if out is None else out / UPSCALED
+        at = lambda stage, step, total: bars.at(f"  {stage}, steps", step, total)  # noqa: E731
+        stage = TeacherForced(pipeline, settings, len(chain), dataset, len(chosen), keep, at)
+        stage.plan()  # whatever does not fit is refused here
+        return cls(plain, stage, chosen)
 
     @property
     def name(self) -> str:
         """The name of the stage."""
-        return self.pipeline.configs[self.stages - 1].name
+        return self.stage.name
 
     def title(self) -> str:
         """What the table is of."""
         split = self.plain["upscaling"]["split"]
         return f"{self.name} and bicubic on photographs ({self.plain['data']['name']}, {split}) made small"
-
-    def record(self) -> dict[str, Any]:
-        """What the pixels depend on beside the picture, as plain JSON values."""
-        low = self.pipeline.configs[self.stages - 1].low_resolution
-        (stage,) = self.pipeline.plan(
-            stages=self.stages, settings=self.settings, low_resolution=low, pictures=len(self.chosen)
-        )
-        return {
-            "stages": [stage.record()],
-            "threads": self.pipeline.threads,
-            "device": str(self.pipeline.device),
-            "fingerprint": self.dataset.fingerprint,
-            "low_resolution": low,
-        }
 
     def measure(self, features: "Features", bars: "Bars") -> "tuple[list[Figure], dict[str, Any], list[str]]":
         """Figures, record and lines of both ways of upscaling."""
@@ -143,7 +122,11 @@ class Upscaling:
         from cascade.evaluation.patches import patch_figures
 
         seen = patch_features(self.plain, features, len(self.chosen))
-        ways = {"photographs": self._photographs(), "bicubic": self._bicubic(), self.name: self._made(bars)}
+        ways = {
+            "photographs": self._photographs(),
+            "bicubic": self._bicubic(),
+            self.name: self.stage.pictures(self.chosen),
+        }
         count = len(self.chosen)
         found: dict[str, Measurement] = {
             name: measure(pairs, seen, lambda done, name=name: bars.at(name, done, count, "pictures"))
@@ -169,89 +152,25 @@ class Upscaling:
             ]
         figures[:0] = [_share(self.name, *both) for both in zip(of_way[self.name], of_way["bicubic"], strict=True)]
         record = {
-            **self.record(),
+            **self.stage.record,
             "cascade": str(self.plain["cascade"]),
             "data": {**self.plain["data"], "split": self.plain["upscaling"]["split"]},
-            "side": self.dataset.resolution,
+            "side": self.stage.dataset.resolution,
             "pictures": list(self.chosen),
             "patches": {**self.plain["patches"], "of each picture": len(real.features) // count},
         }
         return figures, record, left_out
 
     def _photographs(self) -> "Iterator[tuple[Tensor, None]]":
-        return ((self.dataset.image(place), None) for place in self.chosen)
+        return ((self.stage.dataset.image(place), None) for place in self.chosen)
 
     def _bicubic(self) -> "Iterator[tuple[Tensor, Tensor]]":
         from cascade.evaluation.resize import bicubic
 
         for place in self.chosen:
-            low = self._small(place)
-            large = bicubic(low[None].float(), self.dataset.resolution)[0]
+            low = self.stage.low_res(place)
+            large = bicubic(low[None].float(), self.stage.dataset.resolution)[0]
             yield large.round().clamp(0, 255).byte(), low
-
-    def _small(self, place: int) -> "Tensor":
-        from cascade.data.degradation import from_uint8, shrink, to_uint8
-
-        low = self.pipeline.configs[self.stages - 1].low_resolution
-        return to_uint8(shrink(from_uint8(self.dataset.image(place)), low))
-
-    def _made(self, bars: "Bars") -> "Iterator[tuple[Tensor, Tensor]]":
-        """What the stage makes of each, and what it was made from; what is kept already is read."""
-        if self.keep is None:
-            for place, image in zip(self.chosen, self._sampled(self.chosen, bars), strict=True):
-                yield image, self._small(place)
-            return
-        from cascade.data.picture import UnreadablePicture, read_square
-
-        record = self.record()
-        digest = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:12]
-        folder = self.keep / f"{self.name}-{digest}"
-        files = {place: folder / f"{place:06d}.png" for place in self.chosen}
-        missing = [place for place, file in files.items() if not file.is_file()]
-        if missing:
-            write_whole(folder / "record.json", json.dumps(record, indent=1) + "\n")
-        new, to_make = self._sampled(missing, bars), set(missing)
-        for place, file in files.items():
-            if place in to_make:
-                write_whole(file, sample_png(next(new), place, self._class_of(place)))
-            try:
-                image = read_square(file, self.dataset.resolution)[0]
-            except (UnreadablePicture, OSError) as error:
-                raise CascadeError(f"{file} is damaged; remove it, and it will be made again") from error
-            yield image, self._small(place)
-
-    def _sampled(self, places: Sequence[int], bars: "Bars") -> "Iterator[Tensor]":
-        if not places:
-            return iter(())
-        images = self.pipeline.iterate(
-            [self._class_of(place) for place in places],
-            list(places),
-            stages=self.stages,
-            settings=self.settings,
-            low_res=_Small(self, places),
-            on_progress=lambda stage, step, total: bars.at(f"  {stage}, steps", step, total),
-        )
-        return (image.image for image in images)
-
-    def _class_of(self, place: int) -> str | None:
-        names = self.dataset.class_names
-        return (
-            names[self.dataset.label(place)] if names and self.pipeline.configs[self.stages - 1].class_names else None
-        )
-
-
-@dataclass(frozen=True)
-class _Small:
-    """Small photographs, each made when its turn comes."""
-
-    of: Upscaling
-    places: Sequence[int]
-
-    def __len__(self) -> int:
-        return len(self.places)
-
-    def __getitem__(self, i: int) -> "Tensor":
-        return self.of._small(self.places[i])
 
 
 def _share(name: str, ours: "Figure", bicubic: "Figure") -> "Figure":

@@ -6,7 +6,10 @@ import torch
 from torch import Tensor
 
 from cascade.errors import CascadeError
+from cascade.evaluation.jackknife import Estimate
 from cascade.rng import permutation
+
+_ENTRIES = 2**25  # of the matrix of the kernels of rows that is in memory at once: 0.3 GB
 
 
 class KernelDistance(NamedTuple):
@@ -43,6 +46,54 @@ def kernel_distance(
     >>> f"{value:.0f} ± {standard_error:.0f}"
     '1027 ± 533'
     """
+    x, y = _pictures(x, y, group, paired)
+    if subset_size < 3:
+        raise CascadeError(f"a subset must hold at least 3 pictures, not {subset_size}")
+    fewest = min(len(x), len(y))
+    subsets = max(1, fewest // max(3, subset_size // group))
+    parts = zip(
+        x[permutation("kernel distance", seed, "x", size=len(x))].tensor_split(subsets),
+        y[permutation("kernel distance", seed, "x" if paired else "y", size=len(y))].tensor_split(subsets),
+        strict=True,
+    )
+    results = [_u_statistic(a, b, paired) for a, b in parts]
+    value = sum(result[0] for result in results) / subsets
+    variance = sum(sum(float((len(w) - 1) * w.var(correction=0)) for w in without) for _, without in results)
+    return KernelDistance(value, (variance / subsets**2) ** 0.5)
+
+
+def kernel_estimate(x: Tensor, y: Tensor, names: tuple[str, str], *, group: int = 1) -> Estimate:
+    """The same MMD² of all pictures at once, as an estimate that goes along with others of the same pictures.
+
+    `names` are those of the two sets. Raises CascadeError as `kernel_distance` does.
+
+    >>> square = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
+    >>> near, far = (kernel_estimate(square + shift, square, ("a", "b")) for shift in (3, 4))
+    >>> near.value == kernel_distance(square + 3, square, seed=0).value, (far - near).value > 0
+    (True, True)
+    """
+    value, (without_x, without_y) = _u_statistic(*_pictures(x, y, group, paired=False), paired=False)
+    return Estimate(value, {names[0]: without_x - value, names[1]: without_y - value})
+
+
+def kernel_spread(x: Tensor, *, group: int = 1) -> float:
+    """E k(x, x) − E k(x, x′), x and x′ of two pictures: the variance of features (N, d) in the kernel's own space.
+
+    Divided by it, MMD² has no unit: N pictures of the distribution itself lie at 1/N of it (the biased MMD², of rows
+    that are independent), and at 1 or more lies a distribution that is one picture.
+
+    >>> kernel_spread(torch.tensor([[1.0, 0.0], [-1.0, 0.0], [1.0, 0.0]]))  # (3/2)³ − ((3/2)³ + 2·(1/2)³)/3
+    2.1666...
+    """
+    pictures, _ = _pictures(x, x, group, paired=False)
+    rows = (pictures.square().sum(-1) / pictures.shape[-1] + 1) ** 3
+    n = len(pictures)
+    within = _kernel(pictures, pictures).fill_diagonal_(0)
+    return (rows.mean() - within.sum() / (n * (n - 1))).item()
+
+
+def _pictures(x: Tensor, y: Tensor, group: int, paired: bool) -> tuple[Tensor, Tensor]:
+    """Check the features of both sides, and return them picture by picture, (n, group, d), in float64."""
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
         raise CascadeError(f"expected features (N, d) and (M, d), not {tuple(x.shape)} and {tuple(y.shape)}")
     if group < 1 or len(x) % group or len(y) % group:
@@ -52,32 +103,26 @@ def kernel_distance(
     fewest = min(len(x), len(y)) // group
     if fewest < 3:
         raise CascadeError(f"a kernel distance and its error need at least 3 pictures on each side, not {fewest}")
-    if subset_size < 3:
-        raise CascadeError(f"a subset must hold at least 3 pictures, not {subset_size}")
     x, y = (z.detach().to("cpu", torch.float64).unflatten(0, (-1, group)) for z in (x, y))
     if not (torch.isfinite(x).all() and torch.isfinite(y).all()):
         raise CascadeError("the features hold NaN or infinity")
-    subsets = max(1, fewest // max(3, subset_size // group))
-    parts = zip(
-        x[permutation("kernel distance", seed, "x", size=len(x))].tensor_split(subsets),
-        y[permutation("kernel distance", seed, "x" if paired else "y", size=len(y))].tensor_split(subsets),
-        strict=True,
-    )
-    results = [_u_statistic(a, b, paired) for a, b in parts]
-    value = sum(result[0] for result in results) / subsets
-    variance = sum(result[1] for result in results) / subsets**2
-    return KernelDistance(value, variance**0.5)
+    return x, y
 
 
 def _kernel(a: Tensor, b: Tensor) -> Tensor:
     """The kernel of pictures (n, g, d) and (m, g, d), (n, m): the mean over pairs of their rows."""
+    at_once = max(1, _ENTRIES // (b.shape[0] * b.shape[1] * a.shape[1]))
+    return torch.cat([_kernel_block(part, b) for part in a.split(at_once)])
+
+
+def _kernel_block(a: Tensor, b: Tensor) -> Tensor:
     g, dim = a.shape[1:]
     pairs = (a.flatten(0, 1) @ b.flatten(0, 1).mT / dim + 1) ** 3
     return pairs if g == 1 else pairs.reshape(len(a), g, len(b), g).mean((1, 3))
 
 
-def _u_statistic(x: Tensor, y: Tensor, paired: bool) -> tuple[float, float]:
-    """Return the unbiased MMD² of two sets of pictures and the jackknife estimate of its variance."""
+def _u_statistic(x: Tensor, y: Tensor, paired: bool) -> tuple[float, list[Tensor]]:
+    """Return the unbiased MMD² of two sets of pictures, and what it is without each of x and of y (or each pair)."""
     n, m = len(x), len(y)
     within_x = _kernel(x, x).fill_diagonal_(0).sum(1)
     within_y = _kernel(y, y).fill_diagonal_(0).sum(1)
@@ -97,5 +142,4 @@ def _u_statistic(x: Tensor, y: Tensor, paired: bool) -> tuple[float, float]:
             less_x + mean_y - 2 * (total - between.sum(1)) / ((n - 1) * m),
             mean_x + less_y - 2 * (total - between.sum(0)) / (n * (m - 1)),
         ]
-    variance = sum((len(w) - 1) * w.var(correction=0) for w in without)
-    return value.item(), float(variance)
+    return value.item(), without

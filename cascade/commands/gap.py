@@ -1,0 +1,266 @@
+"""`metrics=[gap]` of `cascade evaluate`: each stage of a cascade with real low-res pictures and with generated ones.
+
+What is compared, and how a stage is blamed, is said in `cascade.evaluation.gap`.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, is_dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cascade.commands.evaluated_sides import LEAST, Pictures, Sides, open_data, pictures_at, sampled_pictures
+from cascade.commands.evaluation_report import features_record
+from cascade.commands.gap_compared import KINDS, Compared, View
+from cascade.commands.gap_table import gap_table, loss_figures
+from cascade.commands.png import refuse_foreign
+from cascade.commands.teacher_forced import UPSCALED, TeacherForced
+from cascade.commands.upscaling import check_patches, patch_features
+from cascade.errors import CascadeError, suggest
+from cascade.files import write_whole
+
+if TYPE_CHECKING:
+    from rich.table import Table
+    from torch import Tensor
+
+    from cascade.data.dataset import PictureDataset
+    from cascade.evaluation.features import RememberedFeatures
+    from cascade.evaluation.figures import Figure
+
+FIGURE = "gap.png"
+_LEAST_CHUNK = 16  # pictures that are made at once
+
+
+def check_gap(plain: Mapping[str, Any]) -> None:
+    """Everything that can be said of the command line itself, before torch is imported."""
+    from cascade.data.listing import SPLITS
+
+    asked = plain["gap"]
+    if plain["cascade"] is None:
+        raise CascadeError("gap asks the stages of a cascade: give cascade=FOLDER, not images=FOLDER")
+    if plain["reference"] is not None:
+        raise CascadeError("gap makes photographs small for each stage: give data=..., not reference=")
+    if asked["num_images"] < LEAST:
+        raise CascadeError(f"gap.num_images={asked['num_images']} must be at least {LEAST}")
+    if asked["split"] not in SPLITS:
+        raise CascadeError(f"unknown split '{asked['split']}'; {suggest(asked['split'], SPLITS)}")
+    check_patches(plain)
+    if plain["out"] is not None:
+        refuse_foreign(Path(plain["out"]).expanduser(), [FIGURE])
+
+
+@dataclass(frozen=True, eq=False)
+class Gap:
+    """Each stage beside photographs of its size, opened and not yet looked at."""
+
+    plain: Mapping[str, Any]
+    out: Path | None
+    stages: Sequence[Compared]
+    features: "RememberedFeatures"
+
+    @classmethod
+    def open(cls, sides: Sides, features: "RememberedFeatures") -> "Gap":
+        """Open samples of every stage and photographs of every size, and check that they fit."""
+        plain, samples = sides.plain, sides.samples
+        samples = replace(samples, seeds=range(plain["first_seed"], plain["first_seed"] + plain["gap"]["num_images"]))
+        names = [stage.name for stage in samples.plan()]
+        photographs = _Photographs.open(sides, samples.pipeline.configs[len(names) - 1].resolution, samples.class_names)
+        stages: list[Compared] = []
+        chained: list[Pictures] = []
+        for number, name in enumerate(names):
+            config = samples.pipeline.configs[number]
+            until = replace(
+                samples,
+                stages=number + 1,
+                settings={stage: own for stage, own in samples.settings.items() if stage in names[: number + 1]},
+            )
+            chained.append(sampled_pictures(until, plain))
+            shown, reference = photographs.at(config.resolution)
+            seen = _view(sides, features, config.resolution, config.low_resolution, photographs.count)
+            compared = {"floor": shown, "chained": chained[-1], "reference": reference}
+            before: dict[str, Pictures] = {}
+            forced = None
+            if config.low_resolution is not None:
+                forced = TeacherForced(
+                    samples.pipeline,
+                    _own_settings(samples.plan()[number].sampling.truncated, name, samples.settings),
+                    number + 1,
+                    photographs.dataset(config.resolution),
+                    len(photographs.shown),
+                    None if sides.out is None else sides.out / UPSCALED,
+                    samples.on_progress,
+                )
+                compared["real"] = _forced_pictures(forced, photographs.shown, plain)
+                small, small_reference = photographs.at(config.low_resolution)
+                before = {"floor": small, "chained": chained[-2], "reference": small_reference}
+            stages.append(
+                Compared(
+                    name,
+                    seen,
+                    {kind: seen.look(sides, compared[kind], f"{name}, {KINDS[kind]}") for kind in KINDS
+                     if kind in compared},
+                    {kind: seen.look_before(sides, of, f"{name}, {KINDS[kind]}, its input")
+                     for kind, of in before.items()},
+                    forced,
+                    photographs.shown,
+                )
+            )  # fmt: skip
+        return cls(plain, sides.out, stages, features)
+
+    def title(self) -> str:
+        """What the table is of."""
+        data = self.plain["data"]
+        return f"where {self.plain['cascade']} loses quality (real: data={data['name']}, {self.plain['gap']['split']})"
+
+    def measure(self) -> "tuple[list[Figure], dict[str, Any], list[str | Table]]":
+        """The loss of each stage, the record, and the table and the sentence that are printed below."""
+        from cascade.commands.gap_figure import draw_gap
+        from cascade.evaluation.gap import UNIT, blame
+
+        gaps = [stage.gap() for stage in self.stages]
+        verdict = blame(gaps)
+        of_stages = [stage.figures(self.plain) for stage in self.stages]
+        lines: list[str | Table] = [gap_table(self.stages, of_stages), verdict.sentence]
+        if self.out is not None:
+            write_whole(self.out / FIGURE, draw_gap(gaps, verdict, self.title()))
+            lines.append(str(self.out / FIGURE))
+        record = {
+            "sentence": verdict.sentence,
+            "stage": verdict.stage,
+            "sure": verdict.sure,
+            "unit": f"{UNIT}: MMD² over the variance of the real pictures' features in the space of its kernel",
+            "features": features_record(self.features),
+            "settings": dict(self.plain["gap"]),
+            "stages": [
+                {
+                    **gap.to_json(),
+                    **stage.record(),
+                    "figures": {kind: [f.to_json() for f in of] for kind, of in figures},
+                }
+                for gap, stage, figures in zip(gaps, self.stages, (of.items() for of in of_stages), strict=True)
+            ],
+        }
+        return loss_figures(self.stages, gaps), record, lines
+
+
+@dataclass(frozen=True, eq=False)
+class _Photographs:
+    """Two sets of photographs, which share none: those shown to the stages, and those that all is compared with.
+
+    `trained` and `unseen` are data of the largest size; what is drawn is drawn at every size, photographs are shrunk.
+    """
+
+    plain: Mapping[str, Any]
+    unseen: "PictureDataset"
+    trained: "PictureDataset"
+    shown: Sequence[int]
+    reference: Sequence[int]
+
+    @classmethod
+    def open(cls, sides: Sides, side: int, table: Sequence[str]) -> "_Photographs":
+        plain = sides.plain
+        split, against, wanted = plain["gap"]["split"], plain["data"]["split"], plain["gap"]["num_images"]
+        unseen = open_data(plain, side, split, sides.bars, table=table)
+        trained = unseen if against == split else open_data(plain, side, against, sides.bars, table=table)
+        there = len(unseen) // 2 if against == split else len(unseen)
+        if there < LEAST:
+            raise CascadeError(
+                f"the data hold {len(unseen)} pictures in the split {split}; "
+                f"{LEAST if against != split else 2 * LEAST} are the least to compare"
+            )
+        shown = balanced_places(unseen, min(wanted, there), plain["seed"], split, ())
+        most = plain["num_reference"] or wanted
+        left_out = shown if against == split else ()
+        return cls(plain, unseen, trained, shown, balanced_places(trained, most, plain["seed"], against, left_out))
+
+    @property
+    def count(self) -> int:
+        """The largest number of pictures of a set."""
+        return max(len(self.shown), len(self.reference), self.plain["gap"]["num_images"])
+
+    def dataset(self, side: int) -> "PictureDataset":
+        """The photographs that are shown, at that size."""
+        return _at(self.unseen, side)
+
+    def at(self, side: int) -> tuple[Pictures, Pictures]:
+        """Both sets at that size."""
+        shown = pictures_at(_at(self.unseen, side), self.plain, self.plain["gap"]["split"], self.shown)
+        against = self.plain["data"]["split"]
+        return shown, pictures_at(_at(self.trained, side), self.plain, against, self.reference)
+
+
+def balanced_places(dataset: "PictureDataset", count: int, seed: int, split: str, left_out: Sequence[int]) -> list[int]:
+    """So many places chosen by seed, but none of `left_out`: all classes equally often, as samples have them.
+
+    Where a class has too few pictures the others fill up.
+    """
+    from cascade.rng import permutation
+
+    taken, rank = set(left_out), dict[int, int]()
+    rows = []
+    for place in permutation("evaluation", "gap", seed, split, size=len(dataset)).tolist():
+        if place not in taken:
+            label = dataset.label(place)
+            rank[label] = rank.get(label, 0) + 1
+            rows.append((rank[label], place))
+    return sorted(place for _, place in sorted(rows, key=lambda row: row[0])[:count])
+
+
+def _at(dataset: "PictureDataset", side: int) -> "PictureDataset":
+    """The same pictures at another size."""
+    if dataset.resolution == side:
+        return dataset
+    return replace(dataset, resolution=side) if is_dataclass(dataset) else _Shrunk(dataset, side)
+
+
+class _Shrunk:
+    """Photographs made small by the rule of training."""
+
+    def __init__(self, of: "PictureDataset", side: int) -> None:
+        self.of, self.resolution = of, side
+        self.class_names = of.class_names
+        self.fingerprint = f"{of.fingerprint} shrunk to {side} px"
+
+    def __len__(self) -> int:
+        return len(self.of)
+
+    def image(self, i: int) -> "Tensor":
+        from cascade.data.degradation import from_uint8, shrink, to_uint8
+
+        return to_uint8(shrink(from_uint8(self.of.image(i)), self.resolution))
+
+    def label(self, i: int) -> int:
+        return self.of.label(i)
+
+
+def _view(sides: Sides, features: "RememberedFeatures", side: int, low: int | None, count: int) -> View:
+    """Patches of a picture of twice a patch's side or more, if there are such of its input; else whole pictures."""
+    patch = sides.plain["patches"]["side"]
+    if low is None or side < 2 * patch or patch * low % side:
+        return View("pictures", features, features, None, side)
+    inner, more = features.inner, {"most": max(1, sides.plain["patches"]["most"] // count), "seed": sides.plain["seed"]}
+    own = patch_features(sides.plain, inner, count)
+    before = patch_features(sides.plain, inner, count, patch * low // side)
+    return View("patches", own, before, more, side)
+
+
+def _own_settings(truncated: bool, name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of one stage; where the stage before stops early, noise is added to the photographs instead."""
+    from cascade.stage_settings import StageSettings
+
+    own = {name: settings[name]} if name in settings else {}
+    return {name: replace(own.get(name, StageSettings()), truncated=False)} if truncated else own
+
+
+def _forced_pictures(forced: TeacherForced, shown: Sequence[int], plain: Mapping[str, Any]) -> Pictures:
+    """Teacher-forced pictures as one side of a comparison."""
+    places_at = lambda places: shown[places.start : places.stop]  # noqa: E731
+    chunk = forced.plan().chunk
+    return Pictures(
+        lambda places: forced.pictures(places_at(places)),
+        len(shown),
+        {"cascade": str(plain["cascade"]), **forced.record},
+        {"of": "upscaled", "chosen": list(shown), **forced.record},
+        chunk=chunk * math.ceil(_LEAST_CHUNK / chunk),
+        there=lambda places: forced.keep is None or all(forced.file(place).is_file() for place in places_at(places)),
+    )
