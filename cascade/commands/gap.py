@@ -119,7 +119,7 @@ class Gap:
 
         gaps = [stage.gap() for stage in self.stages]
         verdict = blame(gaps)
-        of_stages = [stage.figures(self.plain) for stage in self.stages]
+        of_stages = [stage.figures(self.plain, gap) for stage, gap in zip(self.stages, gaps, strict=True)]
         lines: list[str | Table] = [gap_table(self.stages, of_stages), verdict.sentence]
         if self.out is not None:
             write_whole(self.out / FIGURE, draw_gap(gaps, verdict, self.title()))

@@ -1,7 +1,7 @@
 """One stage of the gap: its pictures and those it was made from, under the features that it is judged by."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from cascade.errors import CascadeError
@@ -78,9 +78,10 @@ class Compared:
             departs=self._departs(),
         )
 
-    def figures(self, plain: Mapping[str, Any]) -> "dict[str, list[Figure]]":
-        """The metrics of each kind."""
+    def figures(self, plain: Mapping[str, Any], gap: "StageGap") -> "dict[str, list[Figure]]":
+        """The metrics of each kind, and first its distance in the unit of the losses."""
         from cascade.evaluation.figures import distances
+        from cascade.evaluation.gap import UNIT
         from cascade.evaluation.measurement import pixel_figures
         from cascade.evaluation.patches import patch_figures
 
@@ -97,7 +98,11 @@ class Compared:
                 figures, _ = distances(
                     made.features, real.features, self.view.own, neighbours=plain["neighbours"], **settings
                 )
-            found[kind] = [*figures, *pixel_figures(made, real)]
+            own = getattr(gap, kind)
+            distance = replace(
+                figures[0], name="distance", value=own.value, standard_error=own.standard_error, unit=UNIT, details={}
+            )
+            found[kind] = [distance, *figures, *pixel_figures(made, real)]
         return found
 
     def record(self) -> dict[str, Any]:

@@ -116,7 +116,8 @@ def blame(gaps: Sequence[StageGap]) -> Verdict:
     if rivals:
         said = _said(max(rivals, key=lambda gap: gap.loss.value + 2 * gap.loss.standard_error))
         return Verdict(most.stage, False, f"{sentence} But {said}, is not below it by more than twice the error.")
-    return Verdict(most.stage, True, f"{sentence} Next is {_said(others[0])}." if others else sentence)
+    following = max(others, key=lambda gap: gap.loss.value, default=None)
+    return Verdict(most.stage, True, sentence if following is None else f"{sentence} Next is {_said(following)}.")
 
 
 def _said(gap: StageGap) -> str:

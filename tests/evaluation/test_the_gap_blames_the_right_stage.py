@@ -127,7 +127,7 @@ def test_table_picture_and_report_are_there_and_nothing_is_made_twice(
     stages, small_cascade, photographs, tmp_path, monkeypatch, capsys
 ):
     stages["sr16"] = reddened
-    words = (small_cascade, photographs, f"out={tmp_path}", "stages=2", "gap.num_images=20", "patches.side=128")
+    words = (small_cascade, photographs, f"out={tmp_path}", "stages=2", "patches.side=128")
     assert evaluate(*words) == 0
     printed = capsys.readouterr().out
     for heading in ("real against real", "from real low-res", "chained", "low-res RMS", "KID-tiny"):
@@ -145,6 +145,9 @@ def test_table_picture_and_report_are_there_and_nothing_is_made_twice(
     }
     assert shift["floor"] is None
     assert shift["real"] == pytest.approx(40, abs=1)
+    # Two real low-res pictures differ by twice the variance of one, and the stage's by 40 in one of three colours.
+    variance = torch.stack([slope(8, "val", i) for i in range(COUNT)]).var(0).mean()
+    assert sr["departs"]["value"] == pytest.approx(float(40**2 / 3 / (2 * variance)), rel=0.02)
     with Image.open(tmp_path / "gap.png") as image:
         assert (image.width, image.text["Software"]) == (1200, "cascade")
     monkeypatch.setattr(StageSampler, "run", None)
