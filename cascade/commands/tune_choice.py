@@ -63,26 +63,34 @@ class Choice:
 def choose(key: str, judged: Sequence[Judged], present: Judged) -> Choice:
     """The best of several values beside the present one.
 
-    It must lie nearer to the photographs than the present one by more than two standard errors of the difference on the
-    half that chooses, and not lie farther on the other half. Of `steps`, the fewest are wanted of those that the best
-    does not beat so: fewer than the present ones need only be as good, on both halves.
+    On the half that chooses it must lie nearer to the photographs than the present one by more than two standard errors
+    of the difference, and on the other half not farther. Of `steps`, the fewest are wanted of those that the best does
+    not beat so: fewer than the present ones need only be as good, on both halves.
     """
-    everything = [present, *judged]
-    best = min(everything, key=lambda one: one.choosing.value)
     if key == STEPS:
-        as_good = [one for one in everything if not gain(best, one, "choosing").beyond(2)]
-        best = min(as_good, key=lambda one: one.value)
-    if best is present:
-        return Choice(None, "no gain: nothing tried is better")
-    if key == STEPS and best.value < present.value:
-        if gain(present, best, "choosing").beyond(2) or gain(present, best, "confirming").beyond(2):
-            return Choice(None, "no gain: fewer steps are worse")
-        return Choice(best, "as good as the present ones, in less time")
-    if not gain(best, present, "choosing").beyond(2):
+        everything = [present, *judged]
+        nearest = min(everything, key=lambda one: one.choosing.value)
+        as_good = [one for one in everything if not gain(nearest, one, "choosing").beyond(2)]
+        fewest = min(as_good, key=lambda one: one.value)
+        if fewest.value <= present.value:
+            return _cheaper(fewest, present)
+        judged = [fewest]
+    better = [one for one in judged if gain(one, present, "choosing").beyond(2)]
+    if not better:
         return Choice(None, "no gain beyond two standard errors")
+    best = min(better, key=lambda one: one.choosing.value)
     if gain(best, present, "confirming").value < 0:
-        return Choice(None, "no gain: the best is not confirmed by the pictures that did not choose it")
+        return Choice(None, "no gain: what looks best is not confirmed by the pictures that did not choose it")
     return Choice(best, "better beyond two standard errors, and no worse on pictures that did not choose it")
+
+
+def _cheaper(fewest: Judged, present: Judged) -> Choice:
+    """Fewer steps, unless they are worse than the present ones on either half."""
+    if fewest is present:
+        return Choice(None, "no gain: fewer steps are worse, and more no better")
+    if any(gain(present, fewest, half).beyond(2) for half in HALVES):
+        return Choice(None, "no gain: fewer steps are worse")
+    return Choice(fewest, "as good as the present ones, in less time")
 
 
 def gain(one: Judged, other: Judged, half: str) -> "Estimate":

@@ -65,7 +65,7 @@ def _table(one: "Round", name: str) -> "Table":
         ("gain", "right"), ("precision", "right"), ("recall", "right"), ("detail", "right"), ("s a picture", "right"),
         ("", "left"),
     ):  # fmt: skip
-        table.add_column(heading, justify=justify)
+        table.add_column(heading, justify=justify, no_wrap=heading == "value")
     for judged in sorted([one.present, *one.judged], key=lambda judged: judged.value):
         table.add_row(*(Text(cell) for cell in _cells(one, judged)))
     return table

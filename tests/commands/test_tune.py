@@ -5,22 +5,17 @@ import math
 import shutil
 
 import pytest
-import torch
 import yaml
 from PIL import Image
 
 from cascade.artifact import load_cascade_config, load_chain
+from cascade.commands import tune
 from cascade.commands.command_line import main
 from cascade.commands.swept_points import measured
 from cascade.commands.tune import FIGURE, REPORT
-from cascade.commands.tune_choice import Judged, choose, judge
 from cascade.commands.tune_points import in_words, tried_values, tuned_keys, values_in
 from cascade.commands.tune_written import record
 from cascade.errors import CascadeError
-from cascade.evaluation.jackknife import Estimate
-from cascade.evaluation.measurement import Measurement
-from cascade.evaluation.spectrum import RadialSpectrum
-from cascade.rng import randn
 from tests.conftest import small_stage
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -28,7 +23,6 @@ ASKED = [
     "stage=sr16", "over=aug_level,steps", "values.aug_level=[0,6]", "values.steps=[2]", "num_images=8",
     "data.val_size=8", "features=tiny",
 ]  # fmt: skip
-SPECTRUM = RadialSpectrum(*torch.ones(3, 4, dtype=torch.float64), count=2)
 
 
 @pytest.fixture(scope="module")
@@ -52,13 +46,6 @@ def tuned(unlabelled, tmp_path_factory):
         patch.setattr("cascade.commands.tune_jobs.measured", fails_at_6)
         assert main(["tune", f"cascade={unlabelled}", f"out={out}", *ASKED]) == 0
     return out
-
-
-def at(value, choosing, confirming=None, error=0.1, **values):
-    """A value whose distances are these, with independent errors."""
-    sets = {"pictures": error * math.sqrt(0.5) * torch.tensor([1.0, -1.0], dtype=torch.float64)}
-    halves = [Estimate(d, {f"{value}": sets["pictures"] * math.sqrt(2)}) for d in (choosing, confirming or choosing)]
-    return Judged(values, value, *halves, None, None, 1.0, None)
 
 
 def test_a_failed_job_is_listed_and_a_rerun_makes_only_it(tuned, unlabelled, monkeypatch, capsys):
@@ -88,6 +75,31 @@ def test_a_failed_job_is_listed_and_a_rerun_makes_only_it(tuned, unlabelled, mon
     monkeypatch.setattr("cascade.commands.tune_jobs.measured", None)  # all is there
     assert main(["tune", f"cascade={unlabelled}", f"out={tuned}", *ASKED]) == 0
     assert json.loads((tuned / REPORT).read_text()) == again
+
+
+def test_a_job_that_takes_its_launcher_along_takes_no_other(monkeypatch):
+    done, failed, launched = [], {}, []
+    monkeypatch.setattr(tune, "result_of", lambda plain, values: {} if values in done else None)
+    monkeypatch.setattr(tune, "failure_of", lambda plain, values: failed.get(in_words(values)))
+    monkeypatch.setattr(tune, "forget_failure", lambda plain, values: failed.pop(in_words(values), None))
+    monkeypatch.setattr(tune, "note_failure", lambda plain, values, why: failed.update({in_words(values): why}))
+
+    def launch(overrides):
+        (words,) = overrides
+        points = [values_in(word) for word in words.removeprefix("point='").removesuffix("'").split("','")]
+        launched.append(len(points))
+        for values in points:
+            if values["aug_level"] == 2.0:
+                raise MemoryError("the worker was killed")
+            done.append(values)
+
+    points = [{"aug_level": level} for level in (1.0, 2.0, 3.0)]
+    tune._make({}, points, launch)
+    assert done == [points[0], points[2]]
+    assert failed == {"aug_level=2.0": "MemoryError: the worker was killed"}
+    assert launched == [3, 1, 1], "all, then each that is left alone"
+    with pytest.raises(KeyboardInterrupt):
+        tune._make({}, points, lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
 
 
 def test_one_point_by_hand_is_a_job_of_the_sweep(unlabelled, tmp_path, capsys):
@@ -138,44 +150,6 @@ def test_what_a_stage_has_is_tuned(small_cascade):
     assert values_in(in_words(values)) == values
     with pytest.raises(CascadeError, match="must be a number"):
         values_in("steps=many")
-
-
-def test_the_best_is_better_on_both_halves_or_there_is_no_gain():
-    now = at(3.0, 2.0)
-    assert choose("aug_level", [at(4.0, 1.8), at(5.0, 2.5)], now).best is None, "0.2 < 2·√2·0.1"
-    clear, worse_elsewhere = at(4.0, 1.5), at(5.0, 1.0, 2.1)
-    assert choose("aug_level", [clear], now).best is clear
-    assert choose("aug_level", [clear, worse_elsewhere], now).best is None, "the half that chose is not believed"
-    assert "not confirmed" in choose("aug_level", [worse_elsewhere], now).why
-
-
-def test_the_fewest_steps_that_are_as_good_are_the_best():
-    now = at(16, 1.0)
-    few, enough, more = at(4, 2.0), at(8, 1.1), at(32, 0.95)
-    assert choose("steps", [few, enough, more], now).best is enough
-    assert choose("steps", [few, more], now).best is None
-    assert choose("steps", [few, at(8, 1.1, 1.9)], now).best is None, "the other half finds them worse"
-    needed = at(32, 0.5)
-    assert choose("steps", [few, needed], now).best is needed
-
-
-def test_values_that_are_alike_are_no_gain_and_a_shift_is_found():
-    photographs = Measurement(randn("photographs", shape=(60, 8)), SPECTRUM, 8)
-    halves = torch.arange(60).tensor_split(2)
-
-    def judged(shift, trial, value):
-        made = randn("made", trial, shape=(60, 8)) + 0.05 * randn("of it", trial, value, shape=(60, 8)) + shift
-        return judge({}, value, made=(Measurement(made, SPECTRUM, 8), None), photographs=photographs, halves=halves,
-                     neighbours=3)  # fmt: skip
-
-    gains = 0
-    for trial in range(10):
-        choice = choose("aug_level", [judged(0.3, trial, v) for v in range(1, 6)], judged(0.3, trial, 0))
-        gains += choice.best is not None
-    assert gains <= 1, "each of five is beyond two errors by luck one time in forty, and then must be confirmed"
-    better = judged(0.1, 0, 1)
-    assert choose("aug_level", [better, judged(0.6, 0, 2)], judged(0.4, 0, 0)).best is better
-    assert better.precision == pytest.approx(better.recall, abs=0.5)
 
 
 def test_what_is_found_is_recorded_with_its_evidence(unlabelled, tmp_path):

@@ -10,6 +10,7 @@ from cascade.errors import CascadeError
 from cascade.evaluation.jackknife import Estimate
 from cascade.evaluation.probe import area_under_curve, gaussian_auc, probe_auc, start_level, told_apart
 from cascade.rng import randn
+from cascade.trained_levels import levels_of_255, log_snr_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 STRENGTHS = (0.1, 0.01)
@@ -43,7 +44,7 @@ def test_the_area_is_the_share_of_pairs_by_brute_force():
 
 
 def test_two_sets_of_one_distribution_give_a_half_within_the_error():
-    aucs = [probe_auc(*gaussians(shift=0.0, dim=5), seed=seed, strengths=STRENGTHS) for seed in range(3)]
+    aucs = [probe_auc(*gaussians(shift=0.0, dim=40), seed=seed, strengths=STRENGTHS) for seed in range(3)]
     for auc in aucs:
         assert abs(auc.value - 0.5) < 3 * auc.standard_error
         # That of a random score on 200 and 200 pictures is √((n + m + 1)/(12·n·m)).
@@ -86,6 +87,15 @@ def test_the_start_is_the_least_noise_from_which_on_nothing_is_told_apart():
     unsure = Estimate(0.6, {"first": torch.tensor([0.1, -0.1], dtype=torch.float64)})
     assert unsure.standard_error == pytest.approx(0.1)
     assert not told_apart(unsure)
+
+
+@pytest.mark.parametrize("log_snr", [-1.0, 4.0, 8.0])
+def test_a_level_in_levels_of_255_is_the_noise_beside_the_picture(log_snr):
+    picture = randn("a picture", shape=(1, 3, 64, 64)) / 2
+    seen = augment(picture, torch.tensor([log_snr]), randn("its noise", shape=picture.shape))
+    noise = 127.5 * (seen / math.sqrt(1 / (1 + math.exp(-log_snr))) - picture)
+    assert noise.std().item() == pytest.approx(levels_of_255(log_snr), rel=0.02)
+    assert log_snr_of(levels_of_255(log_snr)) == pytest.approx(log_snr)
 
 
 def test_too_few_pictures_are_refused():

@@ -34,8 +34,6 @@ MUTANTS: list[Mutant] = [
         ("the whole support", "torch.tensor([0.0, 1.0]", "torch.tensor([0.1, 0.9]"),
     ),
     *mutants("cascade/commands/explain_levels.py", "commands/test_explain.py",
-        ("levels of 255, e^{−λ/2}", "127.5 * math.exp(-aug_log_snr / 2)", "127.5 * math.exp(-aug_log_snr)"),
-        ("levels of 255, 127.5", "return 127.5 *", "return 255 *"),
         ("exact loss, w·loss", "profile.w * bands.denoising_loss", "profile.p * bands.denoising_loss"),
     ),
 ]
