@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from torch import Tensor
 
+    from cascade.commands.evaluated_samples import EvaluatedSamples
     from cascade.data.dataset import PictureDataset
     from cascade.evaluation.features import RememberedFeatures
     from cascade.evaluation.figures import Figure
@@ -67,44 +68,10 @@ class Gap:
         photographs = _Photographs.open(sides, samples.pipeline.configs[len(names) - 1].resolution, samples.class_names)
         stages: list[Compared] = []
         chained: list[Pictures] = []
-        for number, name in enumerate(names):
-            config = samples.pipeline.configs[number]
-            until = replace(
-                samples,
-                stages=number + 1,
-                settings={stage: own for stage, own in samples.settings.items() if stage in names[: number + 1]},
-            )
-            chained.append(sampled_pictures(until, plain))
-            shown, reference = photographs.at(config.resolution)
-            seen = _view(sides, features, config.resolution, config.low_resolution, photographs.count)
-            compared = {"floor": shown, "chained": chained[-1], "reference": reference}
-            before: dict[str, Pictures] = {}
-            forced = None
-            if config.low_resolution is not None:
-                forced = TeacherForced(
-                    samples.pipeline,
-                    _own_settings(samples.plan()[number].sampling.truncated, name, samples.settings),
-                    number + 1,
-                    photographs.dataset(config.resolution),
-                    len(photographs.shown),
-                    None if sides.out is None else sides.out / UPSCALED,
-                    samples.on_progress,
-                )
-                compared["real"] = _forced_pictures(forced, photographs.shown, plain)
-                small, small_reference = photographs.at(config.low_resolution)
-                before = {"floor": small, "chained": chained[-2], "reference": small_reference}
-            stages.append(
-                Compared(
-                    name,
-                    seen,
-                    {kind: seen.look(sides, compared[kind], f"{name}, {KINDS[kind]}") for kind in KINDS
-                     if kind in compared},
-                    {kind: seen.look_before(sides, of, f"{name}, {KINDS[kind]}, its input")
-                     for kind, of in before.items()},
-                    forced,
-                    photographs.shown,
-                )
-            )  # fmt: skip
+        for count in range(1, len(names) + 1):
+            settings = {name: own for name, own in samples.settings.items() if name in names[:count]}
+            chained.append(sampled_pictures(replace(samples, stages=count, settings=settings), plain))
+            stages.append(_compared(sides, features, samples, photographs, chained))
         return cls(plain, sides.out, stages, features)
 
     def title(self) -> str:
@@ -231,6 +198,43 @@ class _Shrunk:
 
     def label(self, i: int) -> int:
         return self.of.label(i)
+
+
+def _compared(
+    sides: Sides,
+    features: "RememberedFeatures",
+    samples: "EvaluatedSamples",
+    photographs: _Photographs,
+    chained: Sequence[Pictures],
+) -> Compared:
+    """The stage whose chained pictures are the last of `chained`."""
+    config = samples.pipeline.configs[len(chained) - 1]
+    low, shown = config.low_resolution, photographs.shown
+    view = _view(sides, features, config.resolution, low, photographs.count)
+    look = lambda kind, pictures: view.look(sides, pictures, f"{config.name}, {KINDS[kind]}")  # noqa: E731
+    before = lambda kind, of: view.look_before(sides, of, f"{config.name}, {KINDS[kind]}, its input")  # noqa: E731
+    floor, reference = photographs.at(config.resolution)
+    own = {"floor": look("floor", floor)}
+    if low is None:
+        own |= {"chained": look("chained", chained[-1]), "reference": look("reference", reference)}
+        return Compared(config.name, view, own, {}, None, shown)
+    forced = TeacherForced(
+        samples.pipeline,
+        _own_settings(samples.plan()[len(chained) - 1].sampling.truncated, config.name, samples.settings),
+        len(chained),
+        photographs.dataset(config.resolution),
+        len(shown),
+        None if sides.out is None else sides.out / UPSCALED,
+        samples.on_progress,
+    )
+    own |= {
+        "real": look("real", _forced_pictures(forced, shown, sides.plain)),
+        "chained": look("chained", chained[-1]),
+        "reference": look("reference", reference),
+    }
+    small, small_reference = photographs.at(low)
+    inputs = {"floor": small, "chained": chained[-2], "reference": small_reference}
+    return Compared(config.name, view, own, {kind: before(kind, of) for kind, of in inputs.items()}, forced, shown)
 
 
 def _view(sides: Sides, features: "RememberedFeatures", side: int, low: int | None, count: int) -> View:
