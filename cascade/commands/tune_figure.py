@@ -31,10 +31,12 @@ def draw_tune(rounds: "Sequence[Round]", name: str, title: str) -> bytes:
         figure.text(0.05, 0.94, about, va="top", fontsize=10.5, color=GREY)
         width = 0.92 / len(rounds)
         for column, one in enumerate(rounds):
-            left = 0.07 + column * width
+            left = 0.075 + column * width
             axes = [figure.add_axes((left, low, width - 0.06, 0.36)) for low in (0.50, 0.09)]
             _draw(axes[0], axes[1], one)
             if column == 0:
+                for panel in axes:
+                    panel.legend(fontsize=9, frameon=False)
                 axes[0].set_ylabel(name)
                 axes[1].set_ylabel("share")
         return as_png(figure)
@@ -44,10 +46,11 @@ def _draw(above: "Axes", below: "Axes", one: "Round") -> None:
     everything = sorted([one.present, *one.judged], key=lambda judged: judged.value)
     place = _places([judged.value for judged in everything])
     x = [place(judged.value) for judged in everything]
-    for half, colour, dash in (("choosing", BLUE, "-"), ("confirming", ORANGE, (0, (4, 1.5)))):
+    looks = (("choosing", BLUE, "-", "half that chooses"), ("confirming", ORANGE, (0, (4, 1.5)), "half that confirms"))
+    for half, colour, dash, words in looks:
         estimates = [getattr(judged, half) for judged in everything]
         above.errorbar(x, [e.value for e in estimates], [e.standard_error for e in estimates], color=colour, capsize=3,
-                       linestyle=dash, marker="o", markersize=4, label=f"half that is {half}")  # fmt: skip
+                       linestyle=dash, marker="o", markersize=4, label=words)  # fmt: skip
     shares: dict[str, tuple[Callable[[Judged], float | None], str]] = {
         "precision (fidelity)": (lambda judged: judged.precision, GREEN),
         "recall (diversity)": (lambda judged: judged.recall, PURPLE),
@@ -60,7 +63,6 @@ def _draw(above: "Axes", below: "Axes", one: "Round") -> None:
         if one.choice.best is not None:
             axes.axvline(place(one.choice.best.value), color=RED, linewidth=1.5)
         axes.set_xticks(x, [_tick(one.key, judged.value) for judged in everything], fontsize=9)
-        axes.legend(fontsize=9, frameon=False)
     below.set_ylim(-0.03, 1.03)
     below.set_xlabel(_LABELS[one.key])
     above.set_title(one.key if one.choice.best is not None else f"{one.key}: no gain")

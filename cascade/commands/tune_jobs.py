@@ -56,13 +56,19 @@ def folder_of(plain: Plain, values: Values) -> Path:
 
 
 def result_of(plain: Plain, values: Values) -> dict[str, Any] | None:
-    """What the job of a point has said; None where it has not ended, or failed."""
+    """What the job of a point has said; None where it has not ended, has failed, or chose another arithmetic than own.
+
+    With `precision=auto` jobs that began together, on machines of their own, may have.
+    """
     folder = folder_of(plain, values)
     try:
         result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return result if isinstance(result, dict) and (folder / MEASURED).is_file() else None
+    if not isinstance(result, dict) or not (folder / MEASURED).is_file():
+        return None
+    own = result_of(plain, {}) if values and plain["precision"] == "auto" else None
+    return result if own is None or own["precision"] == result["precision"] else None
 
 
 def measurement_of(plain: Plain, values: Values) -> "Measurement":

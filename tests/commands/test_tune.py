@@ -13,6 +13,7 @@ from cascade.commands import tune
 from cascade.commands.command_line import main
 from cascade.commands.swept_points import measured
 from cascade.commands.tune import FIGURE, REPORT
+from cascade.commands.tune_choice import Choice
 from cascade.commands.tune_points import in_words, tried_values, tuned_keys, values_in
 from cascade.commands.tune_written import record
 from cascade.errors import CascadeError
@@ -150,6 +151,26 @@ def test_what_a_stage_has_is_tuned(small_cascade):
     assert values_in(in_words(values)) == values
     with pytest.raises(CascadeError, match="must be a number"):
         values_in("steps=many")
+
+
+def test_a_gain_is_written_into_the_cascade_and_sampled_from_then_on(tuned, unlabelled, tmp_path, monkeypatch, capsys):
+    cascade, out = shutil.copytree(unlabelled, tmp_path / "cascade"), shutil.copytree(tuned, tmp_path / "out")
+    forced = lambda key, judged, present: Choice(judged[0], "forced")  # noqa: E731
+    monkeypatch.setattr("cascade.commands.tune_choice.choose", forced)
+    asked = [word for word in ASKED if not word.startswith(("over=", "values."))]
+    asked += ["over=aug_level", "values.aug_level=[0]", f"out={out}", f"cascade={cascade}"]
+    assert main(["tune", *asked]) == 0
+    assert "write=true records it" in capsys.readouterr().out
+    assert load_cascade_config(cascade).tuned == {}
+    assert main(["tune", *asked, "write=true"]) == 0
+    assert "recorded in cascade.yaml" in capsys.readouterr().out
+    written = load_cascade_config(cascade)
+    assert written.stages[1][1].aug_log_snr == 0.0
+    evidence = written.tuned["sr16"]
+    assert (evidence["aug_log_snr"]["before"], evidence["aug_log_snr"]["levels_of_255"]) == (3.0, 127.5)
+    assert evidence["aug_log_snr"]["gain"]["confirming"]["standard_error"] > 0
+    assert evidence["judged_by"]["photographs"] == 8
+    assert evidence["command"].startswith("cascade tune ")
 
 
 def test_what_is_found_is_recorded_with_its_evidence(unlabelled, tmp_path):
