@@ -9,13 +9,14 @@ from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 from cascade.class_tables import table_difference
+from cascade.commands.explain_style import short
 from cascade.commands.per_stage import read_per_stage
 from cascade.distilled import refuse_distilled
 from cascade.errors import CascadeError
 from cascade.plain_json import without_infinity
 from cascade.requests import chosen_stages
 from cascade.stage_settings import StageSettings
-from cascade.trained_levels import noise_in_words
+from cascade.trained_levels import levels_of_255
 
 if TYPE_CHECKING:
     from cascade.data.dataset import PictureDataset
@@ -113,9 +114,9 @@ class BitsPerDim:
             )
             before = sampler.stage.config.resolution
             given = f" | {', '.join(told)}" if told else ""
-            aug_log_snr = sampler.sampling.aug_log_snr
-            level = "" if aug_log_snr is None else f", {noise_in_words(aug_log_snr)}"
-            notes[sampler.name] = f"≥ −ln P(x {before} px{given}){level}; {self.bound.text}"
+            level = sampler.sampling.aug_log_snr
+            noise = "" if level is None else f", noise {short(levels_of_255(level))}/255 (λ = {level:g})"
+            notes[sampler.name] = f"≥ −ln P(x {before} px{given}){noise}; {self.bound.text}"
         return {**notes, "all stages": f"≥ −ln P(x {before} px), that of all sizes together; {self.bound.text}"}
 
 

@@ -225,9 +225,9 @@ def test_the_arguments_and_the_environment_are_left_as_they_were(spy, here):
 
 
 def test_a_command_is_one_row(monkeypatch, capsys, here):
-    monkeypatch.setitem(COMMANDS, "bench", Command("cascade.commands.bench", "measure"))
-    assert main(["bench", "x=1"]) == 2
-    assert "configuration of 'bench' is missing" in capsys.readouterr().err
+    monkeypatch.setitem(COMMANDS, "weigh", Command("cascade.commands.weigh", "measure"))
+    assert main(["weigh", "x=1"]) == 2
+    assert "configuration of 'weigh' is missing" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("rank", "printed"), [(None, True), ("0", True), ("1", False)])

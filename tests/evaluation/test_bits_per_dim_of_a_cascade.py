@@ -226,7 +226,7 @@ def test_a_row_for_each_stage_and_the_sum(cascade, tmp_path, capsys):
     assert [stage["threshold"]["name"] for stage in report["bits_per_dim"]["stages"]] == ["none"] * 3
     assert not (tmp_path / "samples").exists()
     printed = capsys.readouterr().out
-    assert "−ln P(x 16 px | x 8 px), noise of 47 levels of 255 (λ = 2)" in printed
+    assert "−ln P(x 16 px | x 8 px), noise 47/255 (λ = 2)" in printed
     assert "−ln P(x 8 px | class)" in printed
     assert "−ln P(x 32 px), that of all sizes together" in printed
 
@@ -291,7 +291,7 @@ def test_log_likelihood_has_the_same_rows_pictures_and_conditions(cascade, tmp_p
     both = ["metrics=[bits_per_dim,log_likelihood]", f"out={tmp_path / 'both'}"]
     assert evaluate(cascade, *words, *both) == 0
     printed = capsys.readouterr().out
-    assert "−ln P(x 16 px | x 8 px), noise of 47 levels of 255 (λ = 2); probability flow, 4 steps, 1 probe" in printed
+    assert "−ln P(x 16 px | x 8 px), noise 47/255 (λ = 2); probability flow, 4 steps, 1 probe" in printed
     found, report = read(tmp_path / "both")
     rows = [f"{name} ({kind})" for kind in ("bound", "flow") for name in ("base", "sr16", "sr32", "all stages")]
     assert set(found) == {f"{unit} {row}" for unit in ("bits/dim", "nats") for row in rows}
