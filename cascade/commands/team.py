@@ -3,12 +3,13 @@
 Process 0 holds the folder, says what was agreed, and writes the report. All take pieces of the work that nobody else
 has: a piece is claimed by a lock, which the kernel takes back from a process that dies, and is there when its file is.
 So one that is slow, has nothing to do or dies costs time alone; only without process 0 there is no report, and then the
-others end too, within seconds.
+others end too: within seconds where it has died, after a minute where it is stopped.
 """
 
 import json
 import os
 import secrets
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -23,10 +24,11 @@ from cascade.processes import Processes
 
 PULSE, STATE = ".processes.lock", ".processes.json"
 """Process 0 holds the first as long as it lives, and says in the second how far it is."""
-_PATIENCE = 60.0  # seconds: until process 0 must have come, and until a claim without a sign of life is passed over
+_PATIENCE = 60.0  # seconds: until process 0 must have come, and without a sign of life of it or of a claim
 _TOGETHER = 3.0  # seconds between the starts of processes of one launch, on one machine
 _JUST_NOW = 30.0  # seconds: what was done so shortly before this process began may have been done beside it
 _LOOK, _BEAT = 0.2, 1.0  # seconds between two looks of one that waits, and between two signs of life
+_HEART = 1.0  # seconds between two of process 0, which gives them whatever it is at
 _OPENING, _BEGUN, _DONE = "opening", "begun", "done"
 
 
@@ -130,8 +132,10 @@ class Team:
         if self._claim is not None:
             with suppress(FileNotFoundError):
                 os.utime(self._claim)
-        if not self.processes.is_first and not is_held(self._file(PULSE)):
-            self._expect(_DONE)
+        if not self.processes.is_first:
+            if not is_held(self._file(PULSE)):
+                self._expect(_DONE)
+            self._refuse_silence()
 
     def wait(self) -> None:
         """Wait a little for what others make."""
@@ -153,7 +157,8 @@ class Team:
             if not is_held(folder / PULSE):
                 raise CascadeError(f"several processes need locks, and {folder} is on a file system without them")
             self._tell(_OPENING)
-            yield
+            with self._heart():
+                yield
             self._tell(_DONE)
         except BaseException:
             (folder / STATE).unlink(missing_ok=True)
@@ -161,6 +166,22 @@ class Team:
         finally:
             (folder / PULSE).unlink(missing_ok=True)
             give_back(handle)
+
+    @contextmanager
+    def _heart(self) -> Iterator[None]:
+        """Give signs of life from a thread: process 0 loads, and computes figures, for longer than others wait."""
+        ended, pulse = threading.Event(), self._file(PULSE)
+
+        def beat() -> None:
+            while not ended.wait(_HEART):
+                with suppress(OSError):
+                    os.utime(pulse)
+
+        threading.Thread(target=beat, daemon=True).start()
+        try:
+            yield
+        finally:
+            ended.set()
 
     def _claimed_pulse(self) -> int:
         # Nobody else keeps it, for the folder is held; but the others look whether it is, and hold it for that instant.
@@ -208,6 +229,8 @@ class Team:
                     return state
             if not living:
                 self._expect(phase)
+            if self._token:
+                self._refuse_silence()
             if late:
                 raise CascadeError(f"process 0 did not come to {self.folder} within {_PATIENCE:.0f} seconds")
             self.sleep(_LOOK)
@@ -219,8 +242,20 @@ class Team:
                 f"process 0 has ended before it was {phase}, and said why; what is made is kept: run it again"
             )
 
+    def _refuse_silence(self) -> None:
+        """Raise CascadeError if process 0 is there and gives no sign of life: it is stopped, or its machine is."""
+        pulse = self._file(PULSE)
+        if not self._is_stuck(pulse):
+            return
+        self.sleep(3 * _HEART)  # where the whole job was stopped and has just gone on, process 0 needs a moment too
+        if self._is_stuck(pulse):
+            raise CascadeError(
+                f"process 0 has given no sign of life for {_PATIENCE:.0f} seconds; end it, and run it again: what is "
+                "made is kept"
+            )
+
     def _is_stuck(self, file: Path) -> bool:
-        """Whether a claim has shown no sign of life since this process first looked at it, a minute ago."""
+        """Whether a file shows no sign of life since this process first looked at it, a minute ago."""
         try:
             beaten = file.stat().st_mtime_ns
         except FileNotFoundError:

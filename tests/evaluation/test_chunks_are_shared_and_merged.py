@@ -2,7 +2,9 @@
 
 import io
 import json
+import os
 import threading
+import time
 
 import pytest
 import torch
@@ -214,8 +216,6 @@ def test_one_that_comes_when_all_is_done_is_not_needed(tmp_path):
 
 
 def test_a_process_knows_when_it_was_started():
-    import time
-
     assert 0 < time.time() - teams._start() < 86400
 
 
@@ -236,6 +236,59 @@ def test_a_claim_without_a_sign_of_life_is_passed_over(tmp_path):
         give_back(handle)
     with team.claimed(piece) as mine:  # a claim of one that is dead holds nobody off
         assert mine
+
+
+@pytest.fixture
+def second(tmp_path):
+    """Process 1 with a clock of its own, while process 0 holds its pulse and says nothing more."""
+    handle, now = claim(tmp_path / PULSE), [0.0]
+
+    def sleep(seconds):
+        now[0] += seconds
+
+    team = Team(tmp_path, Processes(2, 1), clock=lambda: now[0], sleep=sleep)
+    state = {"launch": teams._launch(team.processes), "token": "one", "phase": "opening", "said": {}, "began": 0.0}
+    (tmp_path / STATE).write_text(json.dumps(state))
+    yield team, now
+    give_back(handle)
+
+
+def test_a_first_that_is_stopped_is_waited_for_a_minute(second):
+    team, now = second
+    with pytest.raises(CascadeError, match="process 0 has given no sign of life for 60 s"), team.together() as due:
+        assert due
+    assert 60 < now[0] < 70
+
+
+def test_one_at_work_learns_that_the_first_is_stopped(second):
+    team, now = second
+    for seconds in (10, 69, 71, 130):  # signs of life come, and the last at 71
+        now[0] = seconds
+        if seconds < 100:
+            os.utime(team.folder / PULSE, ns=(seconds, seconds))
+        team.beat()
+    now[0] = 200
+    with pytest.raises(CascadeError, match="no sign of life"):
+        team.beat()
+
+
+def test_a_job_that_was_stopped_as_a_whole_goes_on(second):
+    team, now = second
+    team.beat()
+    now[0] = 3600
+    team.sleep = lambda _: (team.folder / PULSE).touch()  # process 0 has gone on too, a moment later
+    team.beat()
+
+
+def test_the_first_gives_signs_of_life_whatever_it_is_at(tmp_path, monkeypatch):
+    monkeypatch.setattr(teams, "_HEART", 0.01)
+    with Team(tmp_path, Processes(2, 0)).together():
+        os.utime(tmp_path / PULSE, ns=(0, 0))
+        until = time.monotonic() + 60
+        while not (tmp_path / PULSE).stat().st_mtime_ns and time.monotonic() < until:
+            time.sleep(0.01)
+        assert (tmp_path / PULSE).stat().st_mtime_ns
+    assert not (tmp_path / PULSE).exists()
 
 
 def test_several_processes_need_a_folder_and_locks(tmp_path, monkeypatch):

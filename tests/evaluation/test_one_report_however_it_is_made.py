@@ -132,3 +132,15 @@ def test_without_the_first_the_other_ends_in_a_minute(words, tmp_path):
     assert time.monotonic() - began < 60
     assert "process 0 has ended before it was done" in said
     ended(first, -signal.SIGKILL)
+
+
+def test_with_the_first_stopped_the_other_ends_and_it_goes_on_alone(words, alone, tmp_path):
+    first, other = two(tmp_path, words)
+    wait_for(lambda: chunks(tmp_path), first)
+    first.send_signal(signal.SIGSTOP)
+    try:
+        assert "process 0 has given no sign of life for 60 seconds" in ended(other, 2)
+    finally:
+        first.send_signal(signal.SIGCONT)
+    ended(first)
+    assert hashed(tmp_path, "two processes, the first stopped for a while") == alone
