@@ -9,7 +9,7 @@ from cascade.errors import CascadeError
 from cascade.evaluation.jackknife import Estimate
 from cascade.rng import permutation
 
-_ENTRIES = 2**25  # of the matrix of the kernels of rows that is in memory at once: 0.3 GB
+_ENTRIES = 2**24  # of the matrix of the kernels of rows that are in memory at once: 0.1 GB
 
 
 class KernelDistance(NamedTuple):
@@ -29,8 +29,9 @@ def kernel_distance(
     """Unbiased MMD² between features (N, d) and (M, d) under the kernel k(a, b) = (a·b/d + 1)³, in float64.
 
     Bińkowski et al. 2018, "Demystifying MMD GANs", Eq. 4 and Section 4. Both sets are cut, in an order drawn from
-    `seed`, into the same number of disjoint subsets of about `subset_size` (each picture used once); the value is the
-    mean of the subsets' U-statistics. With at most `subset_size` pictures it is the U-statistic of them all.
+    `seed`, into the same number of disjoint subsets (each picture used once), those of the smaller set of about
+    `subset_size`; the value is the mean of the subsets' U-statistics. With at most `subset_size` pictures on one side
+    it is the U-statistic of them all. Memory grows with N and M, not with their product.
 
     Each `group` rows that follow one another are the patches of one picture. They are not independent, so the kernel of
     two pictures is the mean over pairs of their patches, and the statistic is that of the pictures. `paired`: picture i
@@ -88,7 +89,7 @@ def kernel_spread(x: Tensor, *, group: int = 1) -> float:
     pictures, _ = _pictures(x, x, group, paired=False)
     rows = (pictures.square().sum(-1) / pictures.shape[-1] + 1) ** 3
     n = len(pictures)
-    within = _kernel(pictures, pictures).fill_diagonal_(0)
+    within, _ = _sums(pictures, pictures, apart=True)
     return (rows.mean() - within.sum() / (n * (n - 1))).item()
 
 
@@ -109,13 +110,24 @@ def _pictures(x: Tensor, y: Tensor, group: int, paired: bool) -> tuple[Tensor, T
     return x, y
 
 
+def _sums(a: Tensor, b: Tensor, *, apart: bool) -> tuple[Tensor, Tensor]:
+    """The kernel of pictures (n, g, d) and (m, g, d), summed over the m, (n,), and over the n, (m,), block by block.
+
+    `apart`: pairs of the same number on both sides are left out.
+    """
+    at_once = max(1, _ENTRIES // (b.shape[0] * b.shape[1] * a.shape[1]))
+    of_a, of_b = [], b.new_zeros(len(b))
+    for start in range(0, len(a), at_once):
+        block = _kernel(a[start : start + at_once], b)
+        if apart:
+            block.diagonal(start).zero_()
+        of_a.append(block.sum(1))
+        of_b += block.sum(0)
+    return torch.cat(of_a), of_b
+
+
 def _kernel(a: Tensor, b: Tensor) -> Tensor:
     """The kernel of pictures (n, g, d) and (m, g, d), (n, m): the mean over pairs of their rows."""
-    at_once = max(1, _ENTRIES // (b.shape[0] * b.shape[1] * a.shape[1]))
-    return torch.cat([_kernel_block(part, b) for part in a.split(at_once)])
-
-
-def _kernel_block(a: Tensor, b: Tensor) -> Tensor:
     g, dim = a.shape[1:]
     pairs = (a.flatten(0, 1) @ b.flatten(0, 1).mT / dim + 1) ** 3
     return pairs if g == 1 else pairs.reshape(len(a), g, len(b), g).mean((1, 3))
@@ -124,22 +136,20 @@ def _kernel_block(a: Tensor, b: Tensor) -> Tensor:
 def _u_statistic(x: Tensor, y: Tensor, paired: bool) -> tuple[float, list[Tensor]]:
     """Return the unbiased MMD² of two sets of pictures, and what it is without each of x and of y (or each pair)."""
     n, m = len(x), len(y)
-    within_x = _kernel(x, x).fill_diagonal_(0).sum(1)
-    within_y = _kernel(y, y).fill_diagonal_(0).sum(1)
-    between = _kernel(x, y)
-    if paired:
-        between.fill_diagonal_(0)
-    total_x, total_y, total = within_x.sum(), within_y.sum(), between.sum()
+    within_x, _ = _sums(x, x, apart=True)
+    within_y, _ = _sums(y, y, apart=True)
+    of_x, of_y = _sums(x, y, apart=paired)
+    total_x, total_y, total = within_x.sum(), within_y.sum(), of_x.sum()
     mean_x, mean_y = total_x / (n * (n - 1)), total_y / (m * (m - 1))
     value = mean_x + mean_y - 2 * total / (n * (m - paired))
     # The statistic without picture i, for every i at once.
     less_x = (total_x - 2 * within_x) / ((n - 1) * (n - 2))
     less_y = (total_y - 2 * within_y) / ((m - 1) * (m - 2))
     if paired:
-        without = [less_x + less_y - 2 * (total - between.sum(0) - between.sum(1)) / ((n - 1) * (n - 2))]
+        without = [less_x + less_y - 2 * (total - of_x - of_y) / ((n - 1) * (n - 2))]
     else:
         without = [
-            less_x + mean_y - 2 * (total - between.sum(1)) / ((n - 1) * m),
-            mean_x + less_y - 2 * (total - between.sum(0)) / (n * (m - 1)),
+            less_x + mean_y - 2 * (total - of_x) / ((n - 1) * m),
+            mean_x + less_y - 2 * (total - of_y) / (n * (m - 1)),
         ]
     return value.item(), without

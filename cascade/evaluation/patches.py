@@ -12,7 +12,7 @@ from cascade.rng import permutation
 
 SIDE = 128
 """Pixels of a patch's side."""
-_KERNEL_ROWS = 4096  # patches whose kernels are in memory at once: 0.1 GB a matrix
+_KERNEL_ROWS = 4096  # patches of a subset of the kernel distance
 
 
 def cut_patches(images: Tensor, side: int = SIDE) -> Tensor:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from cascade.errors import CascadeError
+from cascade.evaluation import kernel
 from cascade.evaluation.kernel import kernel_distance
 from cascade.rng import permutation, randn
 
@@ -85,6 +86,19 @@ def test_the_order_of_the_pictures_does_not_matter():
     assert permuted.standard_error == pytest.approx(there.standard_error, rel=1e-12)
     swapped = kernel_distance(y, x, seed=3)
     assert swapped.value == pytest.approx(there.value, rel=1e-12, abs=1e-13)
+
+
+@pytest.mark.parametrize("paired", [False, True])
+@pytest.mark.parametrize("entries", [1, 50])
+def test_neither_value_nor_error_depends_on_what_is_in_memory_at_once(entries, paired, monkeypatch):
+    x, y = randn("kernel", "x", shape=(14, 4)).double(), randn("kernel", "y", shape=(14, 4)).double() + 0.3
+    together = kernel_distance(x, y, seed=0, group=2, paired=paired)
+    sizes = []
+    whole = kernel._kernel
+    monkeypatch.setattr(kernel, "_ENTRIES", entries)
+    monkeypatch.setattr(kernel, "_kernel", lambda a, b: (sizes.append(len(a)), whole(a, b))[1])
+    assert kernel_distance(x, y, seed=0, group=2, paired=paired) == pytest.approx(together, rel=1e-12)
+    assert max(sizes) == max(1, entries // 28)
 
 
 def test_too_few_pictures_and_odd_shapes_are_refused():
