@@ -1,7 +1,8 @@
 """Attention and group norm on a processor in bf16, where torch's own are half as fast as its matrix products allow.
 
-They are the same functions, for the networks that ask for them; elsewhere (float32, a graphics card, a processor with
-AMX, under a compiler) torch's own run. Both can be differentiated once.
+They are the same functions, for the networks that ask for them; elsewhere (float32, a graphics card, under a compiler)
+torch's own run, and torch's attention also on processors with AMX or without products in bf16, where it is faster.
+Both can be differentiated once.
 """
 
 from functools import cache
@@ -27,7 +28,9 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     >>> torch.allclose(attention(q, k, v).float(), F.scaled_dot_product_attention(q, k, v).float(), atol=0.05)
     True
     """
-    if not _on_cpu_in_bf16(q) or q.shape[-2] * k.shape[-2] > SCORES or _has_amx():
+    alike = k.shape == v.shape and (*q.shape[:2], q.shape[3]) == (*k.shape[:2], k.shape[3])
+    fits = alike and q.numel() and 0 < q.shape[2] * k.shape[2] <= SCORES
+    if not (fits and _on_cpu_in_bf16(q) and _is_faster()):
         return F.scaled_dot_product_attention(q, k, v)
     heads = [part.reshape(-1, *part.shape[-2:]) for part in (q * q.shape[-1] ** -0.5, k, v)]
     return _Attention.apply(*heads).view_as(q)
@@ -74,7 +77,7 @@ def group_norm(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float)
     tensor(True)
     """
     learning = torch.is_grad_enabled() and any(t.requires_grad for t in (x, weight, bias))
-    if learning and _on_cpu_in_bf16(x) and x.is_contiguous(memory_format=torch.channels_last):
+    if learning and x.numel() and _on_cpu_in_bf16(x) and x.is_contiguous(memory_format=torch.channels_last):
         return _GroupNorm.apply(x, weight, bias, groups, eps)
     return F.group_norm(x, groups, weight, bias, eps)
 
@@ -103,8 +106,8 @@ class _GroupNorm(torch.autograd.Function):
         dy, x = (_pixels(of) for of in (gradient.contiguous(memory_format=torch.channels_last), x))
         _, pixels, channels = x.shape
         parts = _parts(batch, pixels * channels, NORMED)
-        wide = torch.empty(2, parts[0].stop, pixels, channels)
-        s, b = torch.empty(2, batch, channels).unbind()
+        wide = torch.empty(2, parts[0].stop, pixels, channels, dtype=torch.float32)
+        s, b = torch.empty(2, batch, channels, dtype=torch.float32).unbind()
         for part in parts:
             dy32, x32 = _wide(wide, dy[part], x[part])
             torch.sum(dy32, 1, out=b[part])
@@ -151,6 +154,7 @@ def _on_cpu_in_bf16(x: Tensor) -> bool:
 
 
 @cache
-def _has_amx() -> bool:
-    """Whether torch's attention multiplies by tiles here, which it does well."""
-    return bool(torch.cpu.get_capabilities().get("amx_bf16"))
+def _is_faster() -> bool:
+    """Whether products are in bf16 here (else they take 3 times as long), and not by tiles, which torch's does well."""
+    able = torch.cpu.get_capabilities()
+    return bool(able.get("avx512_bf16")) and not able.get("amx_bf16")

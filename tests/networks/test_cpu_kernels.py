@@ -15,12 +15,12 @@ BF16 = 2.0**-8
 """The most by which rounding to bf16 changes a number, as a part of it."""
 
 
-@pytest.fixture(params=[1, 3000, 2**20])
+@pytest.fixture(params=[150, 600, 2**20])
 def parts(request, monkeypatch):
-    """One thing at a time, some, or all of them."""
+    """One thing at a time, some, or all of them: a map of these tests has 280 elements, a head 144 scores."""
     for most in ("SCORES", "NORMED"):
         monkeypatch.setattr(cpu_kernels, most, request.param)
-    monkeypatch.setattr(cpu_kernels, "_has_amx", lambda: False)
+    monkeypatch.setattr(cpu_kernels, "_is_faster", lambda: True)
     return request.param
 
 
@@ -56,8 +56,6 @@ def test_group_norm_and_its_gradients_are_those_of_the_formula(parts):
 
 def test_attention_and_its_gradients_are_those_of_the_formula(parts):
     shape = (3, 4, 12, 16)
-    if parts == 1:
-        return  # a head is larger than that, and torch's
     given = [2 * randn("kernels", name, shape=shape).bfloat16() for name in "qkv"]
     ours = [of.clone().requires_grad_() for of in given]
     exact = [of.double().requires_grad_() for of in given]
@@ -99,13 +97,49 @@ def test_elsewhere_they_are_torchs_own_to_the_bit(monkeypatch):
     for one in (q, q.bfloat16()):  # float32, and a head that is too large
         assert torch.equal(attention(one, one, one), F.scaled_dot_product_attention(one, one, one))
     monkeypatch.setattr(cpu_kernels, "SCORES", 64)
-    monkeypatch.setattr(cpu_kernels, "_has_amx", lambda: True)
+    monkeypatch.setattr(cpu_kernels, "_is_faster", lambda: False)
     q = q.bfloat16()
     assert torch.equal(attention(q, q, q), F.scaled_dot_product_attention(q, q, q))
 
 
+@pytest.mark.parametrize(
+    ("able", "ours"),
+    [
+        ({"avx512_bf16": True, "amx_bf16": False}, True),  # AMD Zen 4
+        ({"avx512_bf16": True, "amx_bf16": True}, False),  # Sapphire Rapids
+        ({"avx512_f": True, "avx512_bf16": False}, False),  # no products in bf16
+        ({"bf16": True}, False),  # ARM, where nobody has measured
+    ],
+)
+def test_attention_is_ours_where_it_is_faster(able, ours, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+    assert cpu_kernels._is_faster.__wrapped__() is ours
+
+
+def test_what_the_kernels_do_not_read_is_torchs_too(parts):
+    q, k = (randn("kernels", name, shape=(2, 2, 12, 16)).bfloat16() for name in "qk")
+    wide = randn("kernels", "v", shape=(2, 2, 12, 24)).bfloat16()
+    assert torch.equal(attention(q, k, wide), F.scaled_dot_product_attention(q, k, wide))
+    assert attention(q[:0], k[:0], k[:0]).shape == (0, 2, 12, 16)
+    (none,) = (of[:0].detach().requires_grad_() for of in maps("x"))
+    group_norm(none, 4, torch.ones(8), torch.zeros(8), 1e-5).sum().backward()
+    assert none.grad.shape == none.shape
+
+
+def test_attention_reads_queries_of_another_length_and_maps_of_one_pixel(parts):
+    q, k, v = (randn("kernels", name, shape=(2, 2, n, 16)).bfloat16() for name, n in (("q", 5), ("k", 9), ("v", 9)))
+    exact = F.scaled_dot_product_attention(q.double(), k.double(), v.double())
+    assert gap(attention(q, k, v), exact) < 4 * BF16
+    (x,) = maps("x", shape=(2, 8, 1, 1))
+    made = group_norm(x, 2, torch.ones(8), torch.zeros(8), 1e-5)
+    made.backward(torch.linspace(0, 1, 16).view(2, 8, 1, 1).bfloat16())
+    exact = x.detach().double().requires_grad_()
+    F.group_norm(exact, 2).backward(torch.linspace(0, 1, 16).view(2, 8, 1, 1).bfloat16().double())
+    assert gap(x.grad, exact.grad) < BF16
+
+
 def test_a_network_learns_in_bf16_as_well_as_with_torchs_own(monkeypatch):
-    monkeypatch.setattr(cpu_kernels, "_has_amx", lambda: False)
+    monkeypatch.setattr(cpu_kernels, "_is_faster", lambda: True)
     torch.manual_seed(0)
     network = ADMUNet(channels=32, channel_mult=(1, 2), blocks=1, attention=(1, 2), head_channels=16)
     for parameter in network.parameters():

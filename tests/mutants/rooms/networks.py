@@ -81,5 +81,7 @@ MUTANTS: list[Mutant] = [
         ("the part of x by the mean", "of_one = of_x * mean +", "of_one = of_x +"),
         ("dγ = Σ r(s − μb)", "rstd * (s - mean * b), b)", "rstd * s, b)"),
         ("parts of one length", "count % n == 0 and (n * size", "(n * size"),
+        ("ours where products are in bf16", 'bool(able.get("avx512_bf16"))', "True"),
+        ("torch's where they are by tiles", 'not able.get("amx_bf16")', "True"),
     ),
 ]
