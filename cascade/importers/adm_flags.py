@@ -1,5 +1,7 @@
 """ADM's command-line flags: those of the released files, and what a set of them says about a network."""
 
+import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -84,13 +86,17 @@ _CLASSIFIER_DEFAULTS: dict[str, Any] = {
     "classifier_pool": "attention",
     "diffusion_steps": 1000,
     "noise_schedule": "linear",
+    "rescale_timesteps": False,
 }
 # Flags of memory, precision and sampling, which change no weight's meaning.
 _IGNORED = {
     "use_checkpoint", "use_fp16", "use_kl", "timestep_respacing", "rescale_learned_sigmas", "classifier_use_fp16",
 }  # fmt: skip
+# Flags of a diffusion, which a classifier's script takes too and which say nothing of it.
+_NOT_OF_CLASSIFIERS = {"learn_sigma", "predict_xstart"}
 _SIZES = {"image_size", "small_size", "large_size"}
 _MULT = {512: (0.5, 1, 1, 2, 2, 4, 4), 256: (1, 1, 2, 2, 4, 4), 128: (1, 1, 2, 3, 4), 64: (1, 2, 3, 4)}
+_UPSAMPLER_MULT = {512: (1, 1, 2, 2, 4, 4)}
 _POOLS = {"attention": "attention", "adaptive": "average", "spatial": "features"}
 
 
@@ -138,10 +144,13 @@ def read_flags(flags: Flags) -> ADMModel:
     """
     classifier = any(flag.startswith("classifier_") for flag in flags)
     defaults = _CLASSIFIER_DEFAULTS if classifier else _DEFAULTS
-    known = {*defaults, *_SIZES, *_IGNORED}
-    for flag in flags:
-        if flag not in known:
-            raise CascadeError(f"unknown flag '{flag}'; {suggest(flag, known)}")
+    ignored = _IGNORED | (_NOT_OF_CLASSIFIERS if classifier else set())
+    kinds = {**dict.fromkeys(_SIZES, 1), **defaults}
+    for flag, value in flags.items():
+        if flag not in kinds and flag not in ignored:
+            raise CascadeError(f"unknown flag '{flag}'; {suggest(flag, {*kinds, *ignored})}")
+        if flag in kinds:
+            _check_kind(flag, value, kinds[flag])
     given = {**defaults, **flags}
     size = given.get("large_size", given.get("image_size"))
     if not isinstance(size, int) or size < 1:
@@ -149,7 +158,7 @@ def read_flags(flags: Flags) -> ADMModel:
     betas = {"name": "discrete_betas", "kind": given["noise_schedule"], "steps": given["diffusion_steps"]}
     if classifier:
         network = _classifier_network(given, size)
-        return ADMModel(network, size, None, True, True, False, betas, rescale=False)
+        return ADMModel(network, size, None, True, True, False, betas, given["rescale_timesteps"])
     if given["predict_xstart"]:
         raise CascadeError("predict_xstart=true is none of the released models: this reads networks that predict noise")
     if given["num_heads_upsample"] not in (-1, given["num_heads"]):
@@ -166,8 +175,19 @@ def read_flags(flags: Flags) -> ADMModel:
     )
 
 
+def _check_kind(flag: str, value: Any, like: Any) -> None:
+    """Refuse a flag that is of another kind than `like`: "False" in quotes would be true."""
+    words = {bool: "true or false", int: "a whole number", float: "a number", str: "text in quotes"}
+    fits = {bool: (bool,), int: (int,), float: (int, float), str: (str, int)}[type(like)]
+    if not isinstance(value, fits) or (isinstance(value, bool) and not isinstance(like, bool)):
+        raise CascadeError(f"flag {flag}={json.dumps(value, default=str)} must be {words[type(like)]}")
+
+
 def _network(flags: Flags, size: int) -> dict[str, Any]:
-    mult = _numbers(flags["channel_mult"], "channel_mult") if flags["channel_mult"] else _default_mult(size)
+    if flags["channel_mult"]:
+        mult = _numbers(flags["channel_mult"], "channel_mult")
+    else:
+        mult = _default_mult(size, _MULT if flags.get("small_size") is None else {**_MULT, **_UPSAMPLER_MULT})
     heads = flags["num_head_channels"]
     return {
         "name": "adm",
@@ -191,7 +211,7 @@ def _classifier_network(flags: Flags, size: int) -> dict[str, Any]:
     pool = flags["classifier_pool"]
     if pool not in _POOLS:
         raise CascadeError(f"classifier_pool={pool} is not read; {suggest(pool, _POOLS)}")
-    mult = _default_mult(size)
+    mult = _default_mult(size, _MULT)
     return {
         "name": "adm",
         "size": size,
@@ -210,15 +230,18 @@ def _classifier_network(flags: Flags, size: int) -> dict[str, Any]:
     }
 
 
-def _default_mult(size: int) -> tuple[float, ...]:
-    if size not in _MULT:
+def _default_mult(size: int, table: Mapping[int, tuple[float, ...]]) -> tuple[float, ...]:
+    if size not in table:
         raise CascadeError(f'ADM has no channel_mult for {size} px: give channel_mult, like "1,2,3,4"')
-    return _MULT[size]
+    return table[size]
 
 
 def _divisors(resolutions: str, size: int, levels: int) -> list[int]:
     """The divisors of the side that the network reaches; a resolution beyond its levels names no layer."""
-    found = sorted({size // int(number) for number in _numbers(resolutions, "attention_resolutions")})
+    numbers = _numbers(resolutions, "attention_resolutions")
+    if min(numbers) < 1:
+        raise CascadeError(f"attention_resolutions={resolutions!r} must be sides of 1 pixel or more")
+    found = sorted({size // int(number) for number in numbers})
     return [divisor for divisor in found if divisor in {2**level for level in range(levels)}]
 
 
@@ -227,6 +250,6 @@ def _numbers(text: str, flag: str) -> tuple[float, ...]:
         numbers = tuple(float(number) for number in str(text).split(","))
     except ValueError:
         raise CascadeError(f'{flag}={text!r} must be numbers with commas, like "32,16,8"') from None
-    if min(numbers) <= 0:
-        raise CascadeError(f"{flag}={text!r} must be above 0")
+    if not all(0 < number < math.inf for number in numbers):
+        raise CascadeError(f"{flag}={text!r} must be above 0, and finite")
     return tuple(int(number) if number == int(number) else number for number in numbers)

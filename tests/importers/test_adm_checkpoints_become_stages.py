@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from cascade.importers.torch_file import read_state
 from cascade.networks.adm import ADMUNet
 from cascade.networks.adm_classifier import ADMClassifier
 from cascade.registry import build
+from cascade.rng import randn
 from cascade.sampling import DDIM, StaticThreshold
 
 REFERENCE = Path(os.environ.get("CASCADE_REFERENCE", Path(__file__).parents[3] / "shared/reference")) / "adm"
@@ -193,6 +195,13 @@ def test_verify_prints_the_errors_and_fails_beyond_the_bounds(tmp_path, capsys):
         ({"predict_xstart": True}, "predict_xstart=true"),
         ({"image_size": 100, "channel_mult": ""}, "ADM has no channel_mult for 100 px"),
         ({"noise_schedule": "cosin"}, "kind must be 'linear' or 'cosine'"),
+        ({"class_cond": "False"}, 'flag class_cond="False" must be true or false'),
+        ({"num_channels": "32"}, 'flag num_channels="32" must be a whole number'),
+        ({"num_res_blocks": True}, "flag num_res_blocks=true must be a whole number"),
+        ({"dropout": "0.1"}, 'flag dropout="0.1" must be a number'),
+        ({"channel_mult": [1, 1]}, "flag channel_mult=[1, 1] must be text in quotes"),
+        ({"channel_mult": "1,nan"}, "channel_mult='1,nan' must be above 0, and finite"),
+        ({"attention_resolutions": "0.5"}, "sides of 1 pixel or more"),
     ],
 )
 def test_what_does_not_fit_is_named_and_nothing_is_written(tmp_path, capsys, flags, said):
@@ -202,6 +211,47 @@ def test_what_does_not_fit_is_named_and_nothing_is_written(tmp_path, capsys, fla
     assert said in error
     assert error.count("\n") == 1
     assert not (tmp_path / "stage").exists()
+
+
+HELD_BACK = [
+    # Heads by their number, the other order, plain resampling, no scale-shift; no classes, no variance, other widths.
+    (
+        {"channel_mult": "1,2", "attention_resolutions": "16,8", "num_heads": 2, "resblock_updown": False,
+         "use_scale_shift_norm": False, "num_res_blocks": 2, "rescale_timesteps": True, "diffusion_steps": 250},
+        {"channel_mult": (1, 2), "attention": (1, 2), "heads": 2, "head_channels": None, "qkv_order": "heads_first",
+         "residual_resample": False, "scale_shift": False, "blocks": 2},
+    ),
+    # Three levels, of which a resolution names none; the order of the newer models; classes and a learned variance.
+    (
+        {"channel_mult": "2,1,3", "attention_resolutions": "8,1", "num_head_channels": 32, "class_cond": True,
+         "use_new_attention_order": True, "learn_sigma": True, "noise_schedule": "cosine", "resblock_updown": True},
+        {"channel_mult": (2, 1, 3), "attention": (2,), "head_channels": 32, "qkv_order": "qkv_first", "blocks": 2,
+         "num_classes": 4, "out_channels": 6},
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("flags", "options"), HELD_BACK)
+def test_flags_describe_the_network_that_they_built(tmp_path, flags, options):
+    made = ADMUNet(channels=32, null_label=False, **options).eval()
+    weights = {key: 0.2 * randn("held back", key, shape=value.shape) for key, value in made.state_dict().items()}
+    made.load_state_dict(weights)
+    torch.save(weights, tmp_path / "model.pt")
+    (tmp_path / "model.json").write_text(json.dumps({"image_size": 16, "num_channels": 32, **flags}))
+    assert run(tmp_path) == 0
+    stage = load_stage(tmp_path / "stage")
+    ladder = DiscreteBetas(flags.get("noise_schedule", "linear"), flags.get("diffusion_steps", 1000))
+    step, x_t = torch.tensor([3, 240]), randn("held back", "x", shape=(2, 3, 16, 16))
+    label = torch.tensor([0, 3]) if options.get("num_classes") else None
+    level = ladder.log_snrs[step].float()
+    clock = step.float() * (1000 / ladder.steps if flags.get("rescale_timesteps") else 1)
+    with torch.no_grad():
+        eps = made(x_t, clock, label)[:, :3]
+        mean = stage.denoiser(x_t, level, Condition(label)).mean
+    alpha, sigma = (v[:, None, None, None] for v in (level.sigmoid().sqrt(), (-level).sigmoid().sqrt()))
+    assert eps.std() > 0.1
+    assert torch.allclose(mean * alpha, x_t - sigma * eps, atol=1e-4, rtol=1e-4)
+    assert stage.config.sampling.sampler["variance"] == ("learned" if flags.get("learn_sigma") else "large")
 
 
 CLASSIFIER = {"image_size": 64, "classifier_width": 64, "classifier_depth": 1, "noise_schedule": "cosine"}
@@ -258,6 +308,7 @@ def test_verify_tells_a_classifiers_logits_and_its_gradient_apart(tmp_path, caps
         ({"classifier_pool": "spatial"}, "it has no 'out.2.weight'; is classifier_pool right?"),
         ({"classifier_pool": "attenton"}, "did you mean 'attention'"),
         ({"class_cond": True}, "unknown flag 'class_cond'"),
+        ({"classifier_depth": "1"}, 'flag classifier_depth="1" must be a whole number'),
     ],
 )
 def test_a_classifier_that_does_not_fit_is_named_and_nothing_is_written(tmp_path, capsys, flags, said):
@@ -311,7 +362,14 @@ def test_presets_describe_the_released_networks():
             made = build("network", model.network, in_channels=3, out_channels=6, num_classes=1000, augment_dim=0)
         assert round(sum(p.numel() for p in made.parameters()) / 1e6) == expected
     assert all(read_flags(flags).classifier == name.endswith("classifier") for name, flags in PRESETS.items())
-    assert read_flags(preset("128_512_upsampler")).network["attention"] == [16, 32]
+    upsampler = read_flags(preset("128_512_upsampler")).network
+    # Six levels, of which the first is whole: not those of the other networks of 512 px.
+    assert (upsampler["attention"], upsampler["channel_mult"]) == ([16, 32], [1, 1, 2, 2, 4, 4])
+    assert read_flags(preset("512x512_classifier")).network["channel_mult"] == [0.5, 1, 1, 2, 2, 4, 4]
+    # The published script of classifiers takes all flags of a diffusion.
+    diffusion = {"learn_sigma": False, "predict_xstart": False, "use_kl": False, "timestep_respacing": ""}
+    rescaled = read_flags({**preset("64x64_classifier"), **diffusion, "rescale_timesteps": True})
+    assert rescaled == replace(read_flags(preset("64x64_classifier")), rescale=True)
     with pytest.raises(CascadeError, match="did you mean '64_256_upsampler'"):
         preset("64_256_upsample")
 
