@@ -39,8 +39,11 @@ class Protocol:
             raise CascadeError(f"protocol={self.name} resizes by {self.resize}; for {resize} say protocol=own")
         return resize if self.resize is None else self.resize
 
-    def check_classes(self, classes: Sequence[str | None]) -> None:
-        """Raise CascadeError where every class should be there equally often and is not."""
+    def check_classes(self, classes: Sequence[str | None], table: Sequence[str] = ()) -> None:
+        """Raise CascadeError where every class should be there equally often and is not.
+
+        `classes` are those of the pictures, `table` all that there are, where they are known.
+        """
         if not self.balanced:
             return
         counts = Counter(classes)
@@ -48,6 +51,7 @@ class Protocol:
             raise CascadeError(
                 f"protocol={self.name} wants every class equally often, and the pictures have no classes"
             )
+        counts.update(dict.fromkeys(table, 0))
         if len(set(counts.values())) > 1:
             (most, times), *_, (least, rarely) = counts.most_common()
             raise CascadeError(

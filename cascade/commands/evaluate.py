@@ -129,9 +129,11 @@ def _distances(sides: Sides, choose: ChooseFeatures) -> Opened:
 
     plain, generated, features = sides.plain, sides.generated, choose()
     protocol, ranges = protocol_of(plain), plain["seed_ranges"]
-    protocol.check_classes(generated.classes)
+    parts = ranges_of(generated, ranges)
+    for part in parts:
+        protocol.check_classes(part.classes, sides.class_names)
     reference = open_reference(sides, features)
-    made = [sides.look(part, features, GENERATED) for part in ranges_of(generated, ranges)]
+    made = [sides.look(part, features, GENERATED) for part in parts]
 
     def measure() -> Measured:
         from cascade.evaluation.figures import over_ranges
@@ -221,11 +223,10 @@ def _patches(sides: Sides, choose: ChooseFeatures) -> Opened:
 
     plain, generated, reference = sides.plain, sides.generated, sides.reference()
     check_patches(plain, sides.side)
-    protocol_of(plain).check_classes(generated.classes)
-    most = max(1, plain["patches"]["most"] // max(generated.count, reference.count))
+    protocol_of(plain).check_classes(generated.classes, sides.class_names)
     features = patch_features(plain, choose().inner, max(generated.count, reference.count))
     looks = [
-        sides.look(side, features, name, {"most": most, "seed": plain["seed"]})
+        sides.look(side, features, name, {"most": features.most, "seed": plain["seed"]})
         for name, side in (("patches of real pictures", reference), ("patches to evaluate", generated))
     ]
 
@@ -243,7 +244,11 @@ def _patches(sides: Sides, choose: ChooseFeatures) -> Opened:
             "protocol": protocol_of(plain).record(),
             "generated": {**generated.report(), "balance": balance(generated.classes)},
             "reference": {**reference.report(), "balance": balance(reference.classes)},
-            "patches": {**plain["patches"], "features": features_record(features)},
+            "patches": {
+                **plain["patches"],
+                "of each picture": len(made.features) // generated.count,
+                "features": features_record(features),
+            },
         }
         title = f"patches of {named(generated.source)} against {named(reference.source)}"
         return Measured([with_rules(figure, generated, reference) for figure in figures], report, title, left_out)

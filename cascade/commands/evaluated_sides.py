@@ -154,6 +154,11 @@ class Sides:
         """Pixels of a side of the pictures as they are compared."""
         return self._generated[1]
 
+    @property
+    def class_names(self) -> Sequence[str]:
+        """All classes that a cascade knows; of a folder it is not known."""
+        return self._generated[2]
+
     def reference(self) -> Pictures:
         """What `reference` or `data` says that it is compared with."""
         generated, side, _ = self._generated

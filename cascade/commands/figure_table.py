@@ -66,8 +66,11 @@ def card_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The same as pairs of words, hashes cut to 12 digits; the report has them whole."""
     protocol, features = report["protocol"], report.get("features") or report["patches"]["features"]
     balanced = ", every class equally often" if protocol["balanced"] else ""
+    count = report["generated"]["count"] // report["generated"].get("seed_ranges", 1)
+    other = protocol["name"] != "own" and count != protocol["num_images"]
+    fewer = f", but of {count} pictures and not of {protocol['num_images']}" if other else ""
     return [
-        ("protocol", f"{protocol['name']}: {protocol['resize'] or 'resized as the features do'}{balanced}"),
+        ("protocol", f"{protocol['name']}: {protocol['resize'] or 'resized as the features do'}{balanced}{fewer}"),
         ("features", f"{features['name']}, {features['dim']} dimensions, sha256 {features['sha256'][:12]}"),
         ("pictures", _side(report["generated"])),
         *(

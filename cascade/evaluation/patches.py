@@ -61,7 +61,8 @@ class PatchFeatures:
     def __init__(self, features: Features, side: int = SIDE, most: int | None = None, seed: int = 0) -> None:
         self.name, self.dim, self.sha256 = features.name, features.dim, features.sha256
         self.resize = f"patches of {side} px, {features.resize}"
-        self._features, self._side, self._most, self._seed = features, side, most, seed
+        self.most = most
+        self._features, self._side, self._seed = features, side, seed
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return the features, picture by picture: their patches are in memory, and those of no other."""
@@ -69,9 +70,9 @@ class PatchFeatures:
 
     def _patches(self, image: Tensor) -> Tensor:
         patches = cut_patches(image[None], self._side)
-        if self._most is None or len(patches) <= self._most:
+        if self.most is None or len(patches) <= self.most:
             return patches
-        places = permutation("evaluation", "patches", self._seed, size=len(patches))[: self._most]
+        places = permutation("evaluation", "patches", self._seed, size=len(patches))[: self.most]
         return patches[places.sort().values]
 
 

@@ -42,7 +42,13 @@ def test_a_protocol_decides_the_resizing_and_is_in_the_card(cascade, tmp_path, c
     assert {"cascade", "torch", "torchmetrics", "pillow"} <= set(said["versions"])
     printed = capsys.readouterr().out
     stage = said["generated"]["stages"][0]
-    for words in ("bicubic_clean", "1 of each of 6 classes", "seeds 0 to 5", "ddim, 3 steps", "classifier_free 2"):
+    for words in (
+        "bicubic_clean, but of 6 pictures and not of 5000",
+        "1 of each of 6 classes",
+        "seeds 0 to 5",
+        "ddim, 3 steps",
+        "classifier_free 2",
+    ):
         assert words in printed
     for digest in (stage["sha256"], said["features"]["sha256"], said["reference"]["fingerprint"]):
         assert digest[:12] in printed
@@ -76,6 +82,8 @@ def test_ranges_of_seeds_are_those_of_separate_evaluations(cascade, tmp_path, ca
         (["protocol=amd"], "did you mean 'adm'?"),
         (["protocol=adm", "features.resize=bicubic_clean"], "protocol=adm resizes by bilinear_tf1; for bicubic_clean"),
         (["protocol=adm", "num_images=8"], "make num_images a multiple of its 6 classes"),
+        (["protocol=adm", "num_images=5"], "and 0 of"),
+        (["protocol=adm", "num_images=4", "seed_ranges=3"], "make num_images a multiple of its 6 classes"),
         (["seed_ranges=0"], "seed_ranges=0 must be at least 1"),
         (["seed_ranges=2", "metrics=[cas]"], "is for metrics=[distances] alone"),
     ],

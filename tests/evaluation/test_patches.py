@@ -146,7 +146,8 @@ def test_a_stage_is_compared_with_bicubic_on_the_same_photographs(cascade, tmp_p
 
 @pytest.mark.usefixtures("one_thread")
 def test_patches_of_samples_are_compared_with_those_of_data(cascade, tmp_path):
-    assert evaluate(cascade, "patches", f"out={tmp_path}", "num_images=5") == 0
+    assert evaluate(cascade, "patches", f"out={tmp_path}", "num_images=5", "patches.most=10") == 0
+    assert json.loads((tmp_path / "evaluation.json").read_text())["patches"]["of each picture"] == 2
     assert named(tmp_path)["patch-KID-tiny"]["resize"] == "patches of 8 px, bilinear_antialias to 32 px"
 
 

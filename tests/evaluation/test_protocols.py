@@ -70,6 +70,9 @@ def test_adm_wants_every_class_equally_often():
         protocol.check_classes(["hat", None])
     with pytest.raises(CascadeError, match="3 pictures of 'hat' and 2 of 'dress'"):
         adm().check_classes(["hat", "dress", "hat", "dress", "hat"])
+    adm().check_classes(["hat", "dress"], ["dress", "hat"])
+    with pytest.raises(CascadeError, match=r"2 pictures of 'hat' and 0 of 'dress'; .* a multiple of its 2 classes"):
+        adm().check_classes(["hat", "hat"], ["hat", "dress"])
     for unknown in ([], ["hat", None]):
         with pytest.raises(CascadeError, match="have no classes"):
             adm().check_classes(unknown)
