@@ -172,13 +172,9 @@ def changed(sampling: StageSampling, settings: StageSettings, config: StageConfi
     """Return `sampling` with `settings` applied; without labels classifier-free guidance is none, whatever is asked.
 
     Raises CascadeError for the augmentation of a base stage, which has no picture to augment, for a level that was not
-    trained, for classifier-free guidance without the class "none", and for what a distilled stage cannot have.
+    trained, for classifier-free guidance without the class "none", for pixels to keep where no mask shows any (also if
+    `cascade.yaml` asks for them), and for what a distilled stage cannot have.
     """
-    if settings.keep_known and (config.low_resolution is None or config.shown.channels == 3):
-        raise CascadeError(
-            f"stage '{config.name}' is shown no pixels to keep: keep_known is for stages that fill in "
-            "(condition=mask_boxes and its like)"
-        )
     for key in ("aug_log_snr", "truncated"):
         if config.low_resolution is None and getattr(settings, key) not in (None, False):
             raise CascadeError(f"stage '{config.name}' is a base stage and has no {key}")
@@ -203,6 +199,11 @@ def changed(sampling: StageSampling, settings: StageSettings, config: StageConfi
     if settings.tile is not None:
         sampling = replace(sampling, tile=settings.tile or None)
     result = replace(sampling, **made, **{key: value for key, value in numbers.items() if value is not None})
+    if result.keep_known and (config.low_resolution is None or config.shown.channels == 3):
+        raise CascadeError(
+            f"stage '{config.name}' is shown no pixels to keep: keep_known is for stages that fill in "
+            "(condition=mask_boxes and its like)"
+        )
     check_distilled_sampling(config, result)
     return result
 

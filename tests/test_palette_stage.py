@@ -12,8 +12,10 @@ from torchvision.transforms.functional import pil_to_tensor
 from cascade import CascadePipeline
 from cascade.artifact import StageConfig, check_chain, load_stage_config
 from cascade.commands.command_line import main
+from cascade.commands.report_steps import StagePath, _noting
 from cascade.data.condition_picture import Grayscale, mask_boxes
 from cascade.data.degradation import from_uint8, to_uint8
+from cascade.diffusion import Condition
 from cascade.errors import CascadeError
 from cascade.rng import uniform
 from cascade.stage_settings import StageSettings
@@ -83,6 +85,25 @@ def test_hidden_pixels_do_not_change_the_output_and_shown_ones_do(boxes):
     assert changed(kept[~everywhere], PICTURES[~everywhere]) > 1
 
 
+@pytest.mark.parametrize(("settings", "precision"), [({"tile": 8}, "fp32"), ({"guidance_scale": 3.0}, "bf16")])
+def test_known_pixels_are_kept_by_tiles_guided_and_in_bf16_too(boxes, settings, precision):
+    pipeline = CascadePipeline(boxes.configs, boxes.samplings, boxes.stages, precision=precision)
+    keep = {"palette16": StageSettings(keep_known=True, **settings)}
+    made = pipeline.sample(0, [0, 1, 2], low_res=PICTURES, settings=keep, stages=1)
+    names = [("sample", seed, "palette16", "condition") for seed in range(3)]
+    known = torch.stack([mask_boxes().known(16, 16, *name) for name in names])[:, None].expand_as(made)
+    assert torch.equal(made[known], PICTURES[known])
+    assert changed(made[~known], PICTURES[~known]) > 1
+
+
+def test_the_picture_in_what_is_shown_is_without_the_mask():
+    path = StagePath("palette16")
+    shown = mask_boxes()(from_uint8(PICTURES[0]), 1)[None]
+    x_t = torch.zeros(1, 3, 16, 16)
+    _noting([path])(x_t, torch.zeros(1), x_t, Condition(low_res=shown))
+    assert torch.equal(path.low_res, to_uint8(shown[0, :3]))
+
+
 def test_a_picture_is_masked_alike_alone_and_among_others_and_larger_stages_follow(boxes):
     among = boxes.sample(0, [0, 1, 2], low_res=PICTURES)
     assert among.shape == (3, 3, 32, 32)
@@ -101,6 +122,9 @@ def test_what_does_not_fit_is_said_in_a_line(grey, small_configs):
         grey.sample(0, 0)
     with pytest.raises(CascadeError, match="no pixels to keep"):
         grey.sample(0, 0, low_res=PICTURES[:1], settings={"palette16": StageSettings(keep_known=True)})
+    stored = CascadePipeline(grey.configs, [replace(grey.samplings[0], keep_known=True)], grey.stages)
+    with pytest.raises(CascadeError, match="no pixels to keep"):
+        stored.plan(low_resolution=16)
     with pytest.raises(CascadeError, match="truncated"):
         grey.sample(0, 0, low_res=PICTURES[:1], settings={"palette16": StageSettings(truncated=True)})
     inside = replace(small_configs[1], condition={"name": "grayscale"})

@@ -110,7 +110,7 @@ class Replay:
 
         replace(stage, sampler=look).run([self._request(sample)], low_res[None])
         assert seen[0] is not None, "a super-resolution stage is conditioned on a picture"
-        return to_uint8(seen[0][0]).cpu()
+        return _pixels(seen[0][0])
 
     def paths(self, samples: "Sequence[Sample]", bars: "Bars") -> list[list[StagePath]]:
         """Sample these pictures again; of each, the path of every stage."""
@@ -160,9 +160,14 @@ def _noting(paths: Sequence[StagePath]) -> Callable[["Tensor", "Tensor", "Tensor
         for i, path in enumerate(paths):
             path.moments.append(Moment(len(path.moments) + 1, float(log_snr[i]), states[i], guesses[i]))
             if path.low_res is None and condition.low_res is not None:
-                path.low_res = to_uint8(condition.low_res[i]).cpu()
+                path.low_res = _pixels(condition.low_res[i])
 
     return note
+
+
+def _pixels(shown: "Tensor") -> "Tensor":
+    """The picture in what a stage is shown, uint8 (3, h, h): without the mask that may follow it."""
+    return to_uint8(shown[:3]).cpu()
 
 
 def _small(images: "Tensor") -> "Tensor":
