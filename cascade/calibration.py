@@ -70,7 +70,7 @@ class Calls:
         config = self.stage.config
         parts = (config.network, config.low_res, config.preconditioning, len(config.class_names), config.augment_dim)
         shape = [self.batch, 3, self.side, self.side, self.stage.config.factor]
-        return {"network": _digest(parts), "shape": shape, "device": _device_name(self.device), **_software()}
+        return {"network": _digest(parts), "shape": shape, "device": device_name(self.device), **_software()}
 
     def example(self) -> tuple[torch.Tensor, torch.Tensor, Condition]:
         """The arguments of a call."""
@@ -264,7 +264,8 @@ def _digest(plain: Any) -> str:
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _device_name(device: torch.device) -> str:
+def device_name(device: torch.device) -> str:
+    """What a device is called: the card, or the processor and the kind of what stands beside it."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return processor() if device.type == "cpu" else f"{processor()}, {device.type}"

@@ -135,16 +135,15 @@ def _report(
 ) -> dict[str, Any]:
     import torch
 
-    from cascade.machine import processor
+    from cascade.calibration import device_name
 
     versions = {"torch": torch.__version__}
     if "diffusers" in networks:
         import diffusers
 
         versions["diffusers"] = diffusers.__version__
-    on = processor() if plain["device"] == "cpu" else torch.cuda.get_device_name(plain["device"])
     return {
-        "on": on,
+        "on": device_name(torch.device(plain["device"])),
         "threads": torch.get_num_threads(),
         "versions": versions,
         **{key: plain[key] for key in ("channels", "side", "batch", "rounds")},

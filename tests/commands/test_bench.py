@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from cascade.calibration import device_name
 from cascade.commands import bench_networks
 from cascade.commands.bench import MISSING, WHAT, measured, row
 from cascade.commands.bench_networks import Case, Recorded
@@ -86,6 +87,7 @@ def test_without_diffusers_a_line_says_so(tmp_path, capsys, monkeypatch):
     assert report["forward"]["times_as_fast"] is None
     assert 0 < report["training"]["share_of_ceiling"] < 1.5
     assert list(report["parameters"]) == ["cascade"]
+    assert report["on"] == device_name(CPU)
     file.write_text("{}")
     assert main(words) == 2
     assert "was not made by" in capsys.readouterr().err
