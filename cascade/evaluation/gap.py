@@ -11,7 +11,7 @@ before   the distance of these low-res pictures themselves, over their floor
 What a stage loses is what it loses of real low-res pictures, and by how much it makes their faults worse:
 
     alone = real − floor + departs        amplified = (chained − real) − before
-    loss  = alone + max(0, amplified)     of a base stage: chained − floor
+    loss  = alone + amplified, if that is beyond two of its errors; of a base stage: chained − floor
 
 A fault that a stage only hands on is not its own; a stage that repairs one gets no credit for it. `departs` is what the
 distance between two sets cannot see: a stage that is shown too noisy a low-res picture makes fine pictures of something
@@ -61,8 +61,8 @@ class StageGap:
 
     @property
     def loss(self) -> Estimate:
-        """All that the stage loses."""
-        return self.alone + self.amplified if self.amplified.value > 0 else self.alone
+        """All that the stage loses; what it amplifies is noisier than the rest, and counts where it is sure."""
+        return self.alone + self.amplified if self.amplified.beyond() else self.alone
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -109,7 +109,7 @@ def blame(gaps: Sequence[StageGap]) -> Verdict:
     parts = ""
     if most.real is not None:
         parts = f": {_number(most.alone.value)} with real low-res pictures"
-        if most.amplified.beyond(1):
+        if most.amplified.beyond():
             parts += f", and {_number(most.amplified.value)} by what it adds to the faults of its input"
     sentence = f"{most.stage} loses most, {_loss(most)}{parts}."
     rivals = [other for other in others if not (most.loss - other.loss).beyond()]

@@ -54,7 +54,7 @@ MUTANTS: list[Mutant] = [
         ("over the floor", "- self.floor + self.departs", "+ self.departs"),
         ("what is not kept of the input", "- self.floor + self.departs", "- self.floor"),
         ("what the input costs already", "self.chained - self.real - self.before", "self.chained - self.real"),
-        ("no credit for a repair", "if self.amplified.value > 0 else self.alone", "if self.real else self.alone"),
+        ("no credit for a repair", "if self.amplified.beyond() else self.alone", "if self.real else self.alone"),
         ("less its error", "gap.loss.standard_error - gap.loss.value", "-gap.loss.value"),
         ("the error of the difference", "(most.loss - other.loss).beyond()", "most.loss.beyond()"),
     ),
