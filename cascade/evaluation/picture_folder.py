@@ -72,9 +72,10 @@ class PictureFolder:
     def _in_manifest(self) -> dict[str, str | None]:
         file = self.root / _MANIFEST
         try:
-            lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-            of = {line["file"]: line.get("class") for line in lines}
-        except (ValueError, KeyError, TypeError) as error:
+            # Not splitlines: the name of a class may hold U+2028.
+            lines = [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line.strip()]
+            of = {str(line["file"]): line.get("class") for line in lines}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CascadeError(f"{file} is not a manifest of cascade sample") from error
         if not of:
             raise CascadeError(f"{file} names no picture")

@@ -12,6 +12,7 @@ from PIL import Image
 from cascade.artifact import CascadeConfig, StageConfig, StageSampling, build_denoiser, save_cascade_config, save_stage
 from cascade.commands.command_line import main
 from cascade.data.procedural import ProceduralDataset
+from cascade.errors import CascadeError
 from cascade.evaluation.measurement import measure, pixel_figures
 from cascade.evaluation.picture_folder import PictureFolder, common_side
 from cascade.evaluation.tiny import tiny_features
@@ -173,6 +174,13 @@ def test_a_folder_of_samples_is_read_by_its_manifest(tmp_path):
     folder = PictureFolder(tmp_path / "s")
     assert (len(folder), folder.side, folder.uniform, folder.rule(16)) == (3, 16, True, None)
     assert common_side([folder, PictureFolder(tmp_path / "s" / "stages")]) == 8
+    of = {"file": "leaf/000.png", "class": "a\u2028b"}  # a line for JSON, two for str.splitlines
+    (tmp_path / "s" / "manifest.jsonl").write_text(json.dumps(of, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert PictureFolder(tmp_path / "s").classes == ["a\u2028b"]
+    for wrong in ("3", '["leaf"]', '{"file": ["leaf"]}'):
+        (tmp_path / "s" / "manifest.jsonl").write_text(wrong)
+        with pytest.raises(CascadeError, match=r"is not a manifest of cascade sample|none of the 1 pictures"):
+            PictureFolder(tmp_path / "s")
 
 
 @pytest.mark.parametrize(
