@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
+from torchmetrics.utilities.distributed import gather_all_tensors
 
 from cascade.errors import CascadeError
 from cascade.evaluation.features import Features
@@ -17,7 +18,8 @@ class PrecisionRecallMetric(Metric):
 
     `update(images, real=True)` takes uint8 pictures (B, 3, H, W), and with `features=None` features (B, d). They are
     kept in float32 or better, whatever the metric is cast to; the network of `features` is no part of the module tree,
-    so no `.train()`, `.half()` or state dict reaches it. The result does not depend on order or pieces.
+    so no `.train()`, `.half()` or state dict reaches it. The result does not depend on order or pieces, nor on which
+    process has which pictures, be it none.
 
     >>> metric = PrecisionRecallMetric(k=1)
     >>> metric.update(torch.arange(8.0)[:, None], real=True)
@@ -32,7 +34,7 @@ class PrecisionRecallMetric(Metric):
     fake: list[Tensor]
 
     def __init__(self, features: Features | None = None, k: int = 3, **settings: Any) -> None:
-        super().__init__(**settings)
+        super().__init__(**{"dist_sync_fn": _gathered, **settings})
         self._features, self._k = features, k
         self.add_state("real", default=[], dist_reduce_fx="cat")
         self.add_state("fake", default=[], dist_reduce_fx="cat")
@@ -51,3 +53,14 @@ class PrecisionRecallMetric(Metric):
             raise CascadeError("precision and recall need real and generated pictures")
         found: PrecisionRecall = precision_recall(dim_zero_cat(self.real), dim_zero_cat(self.fake), self._k)
         return {name: torch.tensor(value, dtype=torch.float64) for name, value in found._asdict().items()}
+
+
+def _gathered(rows: Tensor, group: Any = None) -> list[Tensor]:
+    """The rows of all processes; one that has none, whose state torchmetrics makes up, learns their size and type."""
+    own = (rows.shape[1], rows.dtype) if rows.ndim == 2 else None
+    told: list[Any] = [None] * torch.distributed.get_world_size(group)
+    torch.distributed.all_gather_object(told, own, group=group)
+    there = next((one for one in told if one is not None), None)
+    if own is None and there is not None:
+        rows = rows.new_zeros(0, there[0], dtype=there[1])
+    return gather_all_tensors(rows, group)

@@ -1,5 +1,6 @@
 """Precision and recall: bounds, symmetry, and the definition computed with all distances at once."""
 
+import threading
 from importlib import import_module
 
 import pytest
@@ -78,3 +79,43 @@ def test_the_metric_is_the_function_of_all_pieces_in_any_order():
         metric.compute()
     with pytest.raises(CascadeError, match=r"features \(B, d\)"):
         metric.update(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), real=True)
+
+
+def test_processes_with_uneven_numbers_and_one_without_fake_pictures_agree(monkeypatch):
+    """Two threads that meet as processes do; tensors that differ in size or type would keep gloo waiting."""
+    from cascade.evaluation import precision_recall_metric as module
+
+    real, fake = randn("metric", "real", shape=(30, 4)), 1.5 * randn("metric", "fake", shape=(20, 4))
+    meeting, brought, results = threading.Barrier(2, timeout=60), [None, None], [None, None]
+    here = threading.local()
+
+    def exchanged(own):
+        brought[here.rank] = own
+        meeting.wait()
+        found = list(brought)
+        meeting.wait()
+        return found
+
+    def gathered(rows, group):
+        found = exchanged(rows)
+        assert len({(each.ndim, *each.shape[1:], each.dtype) for each in found}) == 1
+        return found
+
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda group: 2)
+    monkeypatch.setattr(torch.distributed, "all_gather_object", lambda told, own, group: told.__init__(exchanged(own)))
+    monkeypatch.setattr(module, "gather_all_tensors", gathered)
+
+    def work(rank):
+        here.rank = rank
+        metric = module.PrecisionRecallMetric(k=3, distributed_available_fn=lambda: True)
+        metric.update(real[:7] if rank else real[7:], real=True)
+        if not rank:
+            metric.update(fake, real=False)
+        results[rank] = {name: value.item() for name, value in metric.compute().items()}
+
+    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert results == [precision_recall(real, fake, 3)._asdict()] * 2
