@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from cascade.errors import CascadeError
+from cascade.evaluation import features as features_module
 from cascade.evaluation import inception as inception_module
 from cascade.evaluation.efficientnet import efficientnet_lite0_features, read_state
 from cascade.evaluation.features import Features, NetworkFeatures
@@ -62,6 +63,25 @@ def test_a_network_in_training_mode_is_put_into_evaluation_mode_and_frozen():
     assert torch.equal(network[2].running_mean, before)
     assert not any(parameter.requires_grad for parameter in network.parameters())
     assert not isinstance(features, torch.nn.Module)  # no .train() of a module tree can reach it
+
+
+def test_a_gpus_convolutions_are_float32_itself_and_only_ours(monkeypatch):
+    seen = []
+
+    def network(images):
+        seen.append((torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic))
+        return images.flatten(1)
+
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic
+    module = torch.nn.Identity()
+    monkeypatch.setattr(module, "forward", network)
+    own = NetworkFeatures(name="n", dim=12, sha256="", resize="none", network=module, prepare=torch.Tensor.float)
+    monkeypatch.setattr(
+        features_module, "_in_float32", lambda _, real=features_module._in_float32: real(torch.device("cuda"))
+    )
+    own(pictures(1, 2))
+    assert seen == [(False, True)]
+    assert (torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic) == before
 
 
 def test_efficientnet_is_the_published_network():
