@@ -63,7 +63,7 @@ class TeacherForced:
         return {
             "stages": [self.plan().record()],
             "threads": self.pipeline.threads,
-            "device": str(self.pipeline.device),
+            "device": self.pipeline.device.type,  # which of several alike is no matter
             "fingerprint": self.dataset.fingerprint,
             "low_resolution": self.pipeline.configs[self.stages - 1].low_resolution,
         }
