@@ -13,6 +13,7 @@ from cascade import CascadePipeline
 from cascade.artifact import StageConfig, check_chain, load_stage_config
 from cascade.commands.command_line import main
 from cascade.commands.report_steps import StagePath, _noting
+from cascade.commands.sample_manifest import Manifest
 from cascade.data.condition_picture import Grayscale, mask_boxes
 from cascade.data.degradation import from_uint8, to_uint8
 from cascade.diffusion import Condition
@@ -115,6 +116,26 @@ def test_the_record_says_what_was_shown(boxes):
     first, second = (stage.record() for stage in boxes.plan(low_resolution=16, settings=keep))
     assert (first["condition"]["name"], first["condition"]["most"], first["keep_known"]) == ("mask_boxes", 4, True)
     assert not {"condition", "keep_known"} & set(second)
+
+
+def test_samples_with_other_masks_are_not_gone_on_with(boxes, tmp_path):
+    def record(keep_known=True, **condition):
+        stage = boxes.stages["palette16"]
+        masked = replace(stage.config, condition={"name": "mask_boxes", **condition})
+        stages = {**boxes.stages, "palette16": replace(stage, config=masked)}
+        pipeline = CascadePipeline([masked, *boxes.configs[1:]], boxes.samplings, stages, precision="fp32")
+        settings = {"palette16": StageSettings(keep_known=keep_known)}
+        return [stage.record() for stage in pipeline.plan(low_resolution=16, settings=settings)]
+
+    manifest = Manifest(tmp_path)
+    manifest.append({"file": "0.png", "png_sha256": "", "stages": record()})
+    Manifest(tmp_path).refuse_other(record(most=4))
+    for other, said in (
+        (record(most=3), "condition.most is 4 there and 3 here"),
+        (record(keep_known=False), "keep_known is true there and null here"),
+    ):
+        with pytest.raises(CascadeError, match=said):
+            Manifest(tmp_path).refuse_other(other)
 
 
 def test_what_does_not_fit_is_said_in_a_line(grey, small_configs):
