@@ -46,9 +46,8 @@ def _read(path: Path, given: str) -> Iterator[Card]:
         try:
             for name, part in report["evaluations"].items() if "evaluations" in report else [("", report)]:
                 after = f", after {name}" if name else ""
-                yield Card(
-                    f"{file}{after}", [_row(figure) for figure in part["figures"]], _lines(part), part.get("command")
-                )
+                rows, command = [_row(figure) for figure in part["figures"]], part.get("command")
+                yield Card(f"{file}{after}", rows, _lines(part), None if command is None else str(command))
         except (KeyError, TypeError, AttributeError) as error:
             raise CascadeError(f"{file} is of another version of {report['made_by']}; measure again") from error
 
@@ -71,5 +70,5 @@ def _number(value: Any) -> str:
 
 
 def _lines(part: Mapping[str, Any]) -> list[str]:
-    rules = dict.fromkeys(figure["resize"] for figure in part["figures"] if "resize" in figure)
+    rules = dict.fromkeys(str(figure["resize"]) for figure in part["figures"] if "resize" in figure)
     return [*map(str, part.get("left_out") or ()), *(f"Resize rule: {rule}." for rule in rules)]

@@ -14,8 +14,13 @@ from cascade.requests import whole_number
 if TYPE_CHECKING:
     from torch import Tensor
 
-_OF_A_STAGE = ("stage", "sampler", "steps", "grid", "guidance", "threshold", "aug_log_snr", "network_batch", "sha256")
-_MACHINE = ("precision", "threads", "device")
+_OF_A_STAGE = {
+    **dict.fromkeys(("stage", "sha256", "precision", "device"), str),
+    **dict.fromkeys(("steps", "network_batch", "threads"), int),
+    **dict.fromkeys(("sampler", "grid", "guidance", "threshold"), Mapping),
+    "aug_log_snr": int | float | str | None,
+}
+"""What a manifest says of each stage, and of which kind it is."""
 
 
 @dataclass(frozen=True)
@@ -106,9 +111,11 @@ def _sample(folder: Path, line: Mapping[str, Any]) -> Sample:
         if key not in line:
             raise CascadeError(f"{where} has no '{key}', so this manifest is of another version; sample again")
     for stage in line["stages"] or [{}]:
-        for key in (*_OF_A_STAGE, *_MACHINE):
+        for key, kind in _OF_A_STAGE.items():
             if key not in stage:
                 raise CascadeError(f"{where} has no stages.{key}, so this manifest is of another version; sample again")
+            if not _is_of(stage[key], kind):
+                raise CascadeError(f"{where}: stages.{key} {stage[key]!r} is nothing that cascade sample writes")
     seed, class_name = whole_number(line["seed"]), line["class"]
     files = [line["file"], *(entry["file"] for entry in line.get("stage_files", {}).values())]
     outside = any(PurePosixPath(file).is_absolute() or ".." in PurePosixPath(file).parts for file in files)
@@ -116,6 +123,19 @@ def _sample(folder: Path, line: Mapping[str, Any]) -> Sample:
         what = "a file outside its folder" if outside else f"seed {line['seed']!r} and class {class_name!r}"
         raise CascadeError(f"{where}: {what} is nothing that cascade sample writes")
     return Sample(line["file"], seed, class_name, line)
+
+
+def _is_of(value: Any, kind: Any) -> bool:
+    """Whether a value is of a kind: choices have names, numbers are positive, and texts for numbers are infinities.
+
+    >>> _is_of({"name": "ddim"}, Mapping), _is_of({}, Mapping), _is_of(0, int), _is_of("inf", float | str)
+    (True, False, False, True)
+    """
+    if not isinstance(value, kind) or isinstance(value, bool):
+        return False
+    if kind is Mapping:
+        return isinstance(value.get("name"), str)
+    return value > 0 if kind is int else kind is str or not isinstance(value, str) or value in ("inf", "-inf")
 
 
 def _pixels(folder: Path, file: str, sha256: str) -> "Tensor":

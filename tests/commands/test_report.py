@@ -274,6 +274,13 @@ WRONG = [
         lambda folder: rewrite(folder, lambda line: line["stages"][0].pop("grid")),
         "has no stages.grid, so this manifest",
     ),
+    *(
+        (
+            lambda folder, key=key, value=value: rewrite(folder, lambda line: line["stages"][1].update({key: value})),
+            f"leaf/0.png: stages.{key} {value!r} is nothing that cascade sample writes",
+        )
+        for key, value in (("sampler", "ddim"), ("grid", {}), ("steps", "4"), ("threads", 0), ("aug_log_snr", "much"))
+    ),
     (lambda folder: rewrite(folder, lambda line: line.update(file="../x.png")), "a file outside its folder"),
     (
         lambda folder: (folder / "gem/7.png").unlink(),
