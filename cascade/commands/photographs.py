@@ -4,8 +4,9 @@ floor         the distances of real from real, photographs of train from those o
 memorisation  how near samples lie to training pictures, beside photographs that were not trained on
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,7 +84,13 @@ class Photographs:
 
         side = min(self.plain["memorisation"]["side"], self.side)
         samples, trained, unseen = (
-            looked_at(pictures, side, features, bars, name)
+            looked_at(
+                (image for image, _ in pictures.pairs()),
+                side,
+                features,
+                self.plain["batch"],
+                lambda done, name=name, count=pictures.count: bars.at(name, done, count),
+            )
             for pictures, name in (
                 (self.samples, "pictures to evaluate"),
                 (self.trained, "photographs that were trained on"),
@@ -153,22 +160,22 @@ class Photographs:
         write_contact_sheet(out / sheet_of(self.side), rows)
 
 
-def looked_at(pictures: Pictures, side: int, features: "Features", bars: "Bars", name: str) -> "tuple[Tensor, Tensor]":
-    """Pixels (N, 3·side²) in levels, and features (N, d)."""
+def looked_at(
+    pictures: "Iterable[Tensor]", side: int, features: "Features", batch: int, done: Callable[[int], object]
+) -> "tuple[Tensor, Tensor]":
+    """Pixels (N, 3·side²) in levels, and features (N, d), of uint8 pictures (3, R, R), `batch` of which are held."""
     import torch
 
     from cascade.data.degradation import from_uint8, shrink
-    from cascade.evaluation.measurement import measure
 
     pixels: list[Tensor] = []
-
-    def noted() -> "Iterator[tuple[Tensor, Tensor | None]]":
-        for image, low_res in pictures.pairs():
-            pixels.append(127.5 * shrink(from_uint8(image), side).flatten())
-            yield image, low_res
-
-    found = measure(noted(), features, lambda done: bars.at(name, done, pictures.count)).features
-    return torch.stack(pixels), found
+    found: list[Tensor] = []
+    coming = iter(pictures)
+    while images := list(islice(coming, batch)):
+        pixels += [127.5 * shrink(from_uint8(image), side).flatten() for image in images]
+        found.append(features(torch.stack(images)))
+        done(len(pixels))
+    return torch.stack(pixels), torch.cat(found)
 
 
 def mirrored(pixels: "Tensor", trained: "Tensor", side: int) -> "Nearest":

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cascade.commands.evaluate import chosen_features
-from cascade.commands.photographs import TRAINED, UNSEEN, mirrored
-from cascade.data.degradation import from_uint8, shrink
+from cascade.commands.photographs import TRAINED, UNSEEN, looked_at, mirrored
 from cascade.data.source import open_dataset
 from cascade.errors import CascadeError
 from cascade.evaluation.neighbours import Nearest, nearest, share_nearer
@@ -16,7 +15,6 @@ if TYPE_CHECKING:
 
     from cascade.commands.report_samples import Sample
     from cascade.data.dataset import PictureDataset
-    from cascade.evaluation.features import Features
     from cascade.progress import Bars
 
 
@@ -68,11 +66,15 @@ class Real:
     def spaces(self, pictures: "Callable[[int], Tensor]", count: int) -> list[Space]:
         """The nearest training pictures of samples, in pixels and in features."""
         features, side = chosen_features(self.plain, self.bars.console), self.compared_at
-        ours = self._looked_at(pictures, count, features, "samples")
-        trained = self._looked_at(self.trained.image, len(self.trained), features, "photographs that were trained on")
-        sets = [ours]
+        bars, batch = self.bars, self.plain["batch"]
+
+        def looked(picture: "Callable[[int], Tensor]", count: int, name: str) -> "tuple[Tensor, Tensor]":
+            return looked_at(map(picture, range(count)), side, features, batch, lambda done: bars.at(name, done, count))
+
+        trained = looked(self.trained.image, len(self.trained), "photographs that were trained on")
+        sets = [looked(pictures, count, "samples")]
         if self.unseen is not None:
-            sets.append(self._looked_at(self.unseen.image, len(self.unseen), features, "photographs that were not"))
+            sets.append(looked(self.unseen.image, len(self.unseen), "photographs that were not"))
         in_pixels = [mirrored(of[0], trained[0], side) for of in sets]
         in_features = [nearest(of[1], trained[1]) for of in sets]
         return [
@@ -86,20 +88,6 @@ class Real:
     def _open(self, split: str, side: int) -> "PictureDataset":
         looked = lambda done, total: self.bars.at("looking through the data", done, total)  # noqa: E731
         return open_dataset(self.plain["data"], side, split, looked)
-
-    def _looked_at(
-        self, picture: "Callable[[int], Tensor]", count: int, features: "Features", name: str
-    ) -> "tuple[Tensor, Tensor]":
-        """Pixels (N, 3·side²) in levels, and features (N, d)."""
-        import torch
-
-        pixels, found = [], []
-        for start in range(0, count, self.plain["batch"]):
-            images = torch.stack([picture(i) for i in range(start, min(start + self.plain["batch"], count))])
-            pixels.append(127.5 * shrink(from_uint8(images), self.compared_at).flatten(1))
-            found.append(features(images))
-            self.bars.at(name, start + len(images), count)
-        return torch.cat(pixels), torch.cat(found)
 
 
 def said(spaces: Sequence[Space], why_none: str) -> list[str]:
