@@ -50,10 +50,10 @@ def run(config: DictConfig) -> None:
 
     asked = _checked(plain_config(config))
     with exclusive(asked.out), progress_bars() as bars:
-        html = _page(asked, bars).html()
+        html = _page(asked, bars).html().encode(errors="replace")  # names of files may hold what is no text
         write_whole(asked.out / PAGE, html)
     count = len(asked.samples.pictures)
-    print(f"{asked.out / PAGE}: {count} picture{'s' * (count != 1)}, {len(html.encode()) / 1e6:.1f} MB")
+    print(f"{asked.out / PAGE}: {count} picture{'s' * (count != 1)}, {len(html) / 1e6:.1f} MB")
 
 
 def _checked(plain: Mapping[str, Any]) -> Asked:
@@ -89,7 +89,7 @@ def _page(asked: Asked, bars: "Bars") -> "Page":
     from cascade.commands.report_pictures import thumbnail_side
     from cascade.commands.report_steps import Replay
 
-    plain, samples, last = asked.plain, asked.samples, asked.samples.names[-1]
+    plain, samples = asked.plain, asked.samples
     up = Path(os.path.relpath(samples.folder, asked.out)).as_posix()
     made = Entries(asked.known, up, plain["thumbnail"] or thumbnail_side(len(samples.pictures)), plain["full"])
     if plain["cascade"] is not None:
@@ -98,7 +98,7 @@ def _page(asked: Asked, bars: "Bars") -> "Page":
         paths = made.replay.paths(shown, bars) if shown else []
         made.paths = {sample.file: of for sample, of in zip(shown, paths, strict=True)}
     if plain.get("data") is not None:
-        picture = lambda i: samples.of_stages(samples.pictures[i])[last]  # noqa: E731
+        picture = lambda i: samples.pixels(samples.pictures[i])  # noqa: E731
         made.real = Real(plain, picture(0).shape[-1], bars)
         made.spaces = made.real.spaces(picture, len(samples.pictures))
     entries = []

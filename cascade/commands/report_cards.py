@@ -7,11 +7,13 @@ from typing import Any
 
 from cascade.commands.card import REPORT as CARD
 from cascade.commands.evaluate import REPORT as EVALUATION
-from cascade.commands.figure_table import number
+from cascade.commands.figure_table import card_rows, number
 from cascade.commands.reports import read_report
 from cascade.errors import CascadeError
 
 _MAKERS = ("cascade evaluate", "cascade card")
+_REPEATS = {"protocol", "generated", "reference", "versions"}
+"""Of a comparison with real pictures alone: what repeats it."""
 HEADS = ("figure", "value", "± error", "", "features", "N", "real N")
 
 
@@ -71,4 +73,9 @@ def _number(value: Any) -> str:
 
 def _lines(part: Mapping[str, Any]) -> list[str]:
     rules = dict.fromkeys(str(figure["resize"]) for figure in part["figures"] if "resize" in figure)
-    return [*map(str, part.get("left_out") or ()), *(f"Resize rule: {rule}." for rule in rules)]
+    repeats = card_rows(part) if part.keys() >= _REPEATS else []
+    return [
+        *map(str, part.get("left_out") or ()),
+        *(f"Resize rule: {rule}." for rule in rules),
+        *(f"{what[0].upper()}{what[1:]}: {words}." for what, words in repeats),
+    ]

@@ -95,7 +95,7 @@ def relative(file: str, up: str) -> str:
     >>> relative("a b/<3>.png", "../samples"), relative("javascript:x", ".")
     ('../samples/a%20b/%3C3%3E.png', './javascript%3Ax')
     """
-    return quote(f"{up}/{file}")
+    return quote(f"{up}/{file}", errors="surrogateescape")
 
 
 def figure(uri: str, alt: str, side: int, *, lazy: bool = False) -> str:

@@ -66,10 +66,14 @@ class Samples:
 
     def of_stages(self, sample: Sample) -> "dict[str, Tensor]":
         """Stage → its picture, uint8 (3, R, R), for the stages whose pictures were kept, and the last one."""
-        saved = sample.line.get("stage_files", {})
-        files = {name: (saved[name]["file"], saved[name]["sha256"]) for name in self.names if name in saved}
-        files[self.names[-1]] = sample.file, sample.line["png_sha256"]
-        return {name: _pixels(self.folder, *file) for name, file in files.items()}
+        return {name: self.pixels(sample, name) for name in self.names if self.kept(sample, name) is not None}
+
+    def pixels(self, sample: Sample, stage: str | None = None) -> "Tensor":
+        """The picture of a stage that was kept, uint8 (3, R, R); None: the last one's, which is the sample itself."""
+        if stage is None or stage == self.names[-1]:
+            return _pixels(self.folder, sample.file, sample.line["png_sha256"])
+        saved = sample.line["stage_files"][stage]
+        return _pixels(self.folder, saved["file"], saved["sha256"])
 
     def kept(self, sample: Sample, stage: str) -> str | None:
         """The file of a stage's picture below the folder, if it was kept."""

@@ -41,7 +41,7 @@ def steps_section(made: "Entries", moments: int) -> str:
         if sample.file not in made.paths:
             continue
         paths = made.paths[sample.file]
-        same = _compared(samples.of_stages(sample)[samples.names[-1]], paths[-1].made)
+        same = _compared(samples.pixels(sample), paths[-1].made)
         parts.append(
             f'<article class="path" id="steps-{place}"><h3>{escape(sample.name)}</h3><p class="quiet">{same}</p>'
         )
@@ -93,7 +93,7 @@ def nearest_section(made: "Entries") -> str:
         for place in space.order(_PAIRS):
             sample = samples[place]
             name, distance = made.neighbour(space, place)
-            ours = data_uri(made.known.samples.of_stages(sample)[made.known.samples.names[-1]], 128)
+            ours = data_uri(made.known.samples.pixels(sample), 128)
             pictures = figure(ours, sample.name, 128)
             pictures += figure(made.texts[name], f"the training picture nearest to {sample.name}", 128)
             parts.append(
@@ -111,7 +111,7 @@ def spectra(made: "Entries", bars: "Bars") -> list["Chart"]:
     for stage in samples.names:
         if any(samples.kept(sample, stage) is None for sample in first):
             continue
-        of_stage = lambda sample, stage=stage: samples.of_stages(sample)[stage]  # noqa: E731
+        of_stage = lambda sample, stage=stage: samples.pixels(sample, stage)  # noqa: E731
         side = of_stage(first[0]).shape[-1]
         sets: dict[str, Iterator[Tensor]] = {"samples": _told(first, of_stage, f"spectrum of {stage}", bars)}
         if made.real is not None:

@@ -239,6 +239,12 @@ def test_names_are_text_and_nothing_else(copied, tmp_path):
     assert check("sample", ["cascade=x", "out=o", word]).config.classes == [NASTY]
 
 
+def test_a_name_that_is_no_text_is_shown_as_far_as_it_is(copied, tmp_path):
+    rewrite(copied, lambda line: line.update({"class": "g\udcffm"} if line["class"] == "gem" else {}))
+    assert report(copied, f"out={tmp_path}") == 0
+    assert Read(tmp_path / "report.html").classes == ["leaf", "leaf", "g?m", "g?m"]
+
+
 def test_pictures_made_from_given_ones_are_shown_beside_them(samples, cascade, tmp_path):
     given = samples / "stages" / "tiny8"
     made = sampled(cascade, tmp_path / "made", f"low_res={given}", "seeds=7", "classes=gem")

@@ -6,6 +6,7 @@ import statistics
 import pytest
 
 from cascade.commands.command_line import main
+from cascade.commands.report_cards import read_cards
 from cascade.data.procedural import ProceduralDataset
 from tests.conftest import small_stage
 
@@ -40,6 +41,9 @@ def test_a_protocol_decides_the_resizing_and_is_in_the_card(cascade, tmp_path, c
     assert said["features"]["sha256"] == said["figures"][0]["sha256"]
     assert said["reference"]["fingerprint"]
     assert {"cascade", "torch", "torchmetrics", "pillow"} <= set(said["versions"])
+    (card,) = read_cards([str(tmp_path / "clean")])
+    assert any(line.startswith("Protocol: clean: bicubic_clean, but of 6 pictures") for line in card.lines)
+    assert any(line.startswith("Pictures: ") and line.endswith("seeds 0 to 5.") for line in card.lines)
     printed = capsys.readouterr().out
     stage = said["generated"]["stages"][0]
     for words in (
