@@ -2,7 +2,7 @@
 
 All values are sampled from the same seeds and judged by the same photographs, so distances are compared picture by
 picture: what they owe to the choice of the pictures cancels. The half that chooses flatters whatever it chooses (of
-several values that are alike, one looks best); the half that confirms has had no say.
+several values that are alike, one looks best); the half that confirms has had no say, and so it alone decides.
 """
 
 from collections.abc import Sequence
@@ -63,34 +63,35 @@ class Choice:
 def choose(key: str, judged: Sequence[Judged], present: Judged) -> Choice:
     """The best of several values beside the present one.
 
-    On the half that chooses it must lie nearer to the photographs than the present one by more than two standard errors
-    of the difference, and on the other half not farther. Of `steps`, the fewest are wanted of those that the best does
-    not beat so: fewer than the present ones need only be as good, on both halves.
+    The half that chooses proposes the value whose gain less its error is the largest. It is taken where the other half,
+    which compares nothing but these two, finds it nearer to the photographs by more than two standard errors of the
+    difference: so it does not matter among how many it looked best. Of `steps` the fewest are wanted whose distance is
+    within one standard error of the best on both halves (Breiman et al. 1984, the one-standard-error rule).
     """
-    if key == STEPS:
-        everything = [present, *judged]
-        nearest = min(everything, key=lambda one: one.choosing.value)
-        as_good = [one for one in everything if not gain(nearest, one, "choosing").beyond(2)]
-        fewest = min(as_good, key=lambda one: one.value)
-        if fewest.value <= present.value:
-            return _cheaper(fewest, present)
-        judged = [fewest]
-    better = [one for one in judged if gain(one, present, "choosing").beyond(2)]
-    if not better:
-        return Choice(None, "no gain beyond two standard errors")
-    best = min(better, key=lambda one: one.choosing.value)
-    if gain(best, present, "confirming").value < 0:
-        return Choice(None, "no gain: what looks best is not confirmed by the pictures that did not choose it")
-    return Choice(best, "better beyond two standard errors, and no worse on pictures that did not choose it")
+    if not judged:
+        return Choice(None, "no gain: no other value could be measured")
+    choice = _confirmed(judged, present)
+    if key != STEPS:
+        return choice
+    best = choice.best or present
+    cheaper = [one for one in judged if one.value < best.value and _as_good(one, best)]
+    if not cheaper:
+        return choice
+    return Choice(min(cheaper, key=lambda one: one.value), f"as good as {best.value:g} steps, in less time")
 
 
-def _cheaper(fewest: Judged, present: Judged) -> Choice:
-    """Fewer steps, unless they are worse than the present ones on either half."""
-    if fewest is present:
-        return Choice(None, "no gain: fewer steps are worse, and more no better")
-    if any(gain(present, fewest, half).beyond(2) for half in HALVES):
-        return Choice(None, "no gain: fewer steps are worse")
-    return Choice(fewest, "as good as the present ones, in less time")
+def _confirmed(judged: Sequence[Judged], present: Judged) -> Choice:
+    gains = [gain(one, present, "choosing") for one in judged]
+    place = max(range(len(judged)), key=lambda i: gains[i].value - gains[i].standard_error)
+    if gains[place].value <= 0:
+        return Choice(None, "no gain: nothing looks better")
+    if not gain(judged[place], present, "confirming").beyond(2):
+        return Choice(None, "no gain beyond two standard errors on the pictures that did not choose")
+    return Choice(judged[place], "better beyond two standard errors on pictures that did not choose it")
+
+
+def _as_good(one: Judged, best: Judged) -> bool:
+    return not any(gain(best, one, half).beyond(1) for half in HALVES)
 
 
 def gain(one: Judged, other: Judged, half: str) -> "Estimate":
@@ -109,7 +110,8 @@ def judge(
 ) -> Judged:
     """What is to be said of one value: `made` are its measurement and seconds, `photographs` theirs.
 
-    Of the pictures the first half chooses, as all classes are in both; of the photographs those at `halves[0]`.
+    Of the pictures the first half chooses: seeds that follow one another have the classes in turn. Of the photographs
+    those at `halves[0]` do.
     """
     from cascade.evaluation.kernel import kernel_estimate
     from cascade.evaluation.precision_recall import precision_recall
@@ -118,8 +120,8 @@ def judge(
     measurement, seconds = made
     parts = measurement.features.tensor_split(2)
     distances = [
-        kernel_estimate(part, photographs.features[places], ("pictures", "photographs"))
-        for part, places in zip(parts, halves, strict=True)
+        kernel_estimate(part, photographs.features[places], (f"pictures, {half}", f"photographs, {half}"))
+        for half, part, places in zip(HALVES, parts, halves, strict=True)
     ]
     enough = min(len(measurement.features), len(photographs.features)) > neighbours
     both = precision_recall(photographs.features, measurement.features, neighbours) if enough else None

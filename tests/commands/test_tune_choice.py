@@ -21,25 +21,30 @@ def at(value, choosing, confirming=None, error=0.1):
     return Judged({"steps": value}, value, *halves, None, None, 1.0, None)
 
 
-def test_the_best_is_better_on_both_halves_or_there_is_no_gain():
+def test_the_half_that_did_not_choose_decides():
     now = at(3.0, 2.0)
     assert choose("aug_level", [at(4.0, 1.8), at(5.0, 2.5)], now).best is None, "0.2 < 2·√2·0.1"
-    clear, worse_elsewhere = at(4.0, 1.5), at(5.0, 1.0, 2.1)
+    clear, luck = at(4.0, 1.5), at(5.0, 1.0, 1.8)
     assert choose("aug_level", [clear], now).best is clear
-    assert choose("aug_level", [clear, worse_elsewhere], now).best is None, "the half that chose is not believed"
+    assert choose("aug_level", [clear, luck], now).best is None, "the half that chose is not believed"
     better, unsure = at(6.0, 1.4), at(7.0, 1.0, error=1.0)
     assert choose("aug_level", [clear, unsure, better], now).best is better, "what lies nearer is not sure to"
-    assert "not confirmed" in choose("aug_level", [worse_elsewhere], now).why
+    assert "did not choose" in choose("aug_level", [luck], now).why
+    assert choose("aug_level", [at(4.0, 2.1, 1.0)], now).why == "no gain: nothing looks better"
+    assert choose("aug_level", [], now).why == "no gain: no other value could be measured"
 
 
-def test_the_fewest_steps_that_are_as_good_are_the_best():
+def test_the_fewest_steps_within_one_error_of_the_best_are_taken():
     now = at(16, 1.0)
     few, enough, more = at(4, 2.0), at(8, 1.1), at(32, 0.95)
     assert choose("steps", [few, enough, more], now).best is enough
     assert choose("steps", [few, more], now).best is None
-    assert choose("steps", [few, at(8, 1.1, 1.9)], now).best is None, "the other half finds them worse"
+    assert choose("steps", [few, at(8, 1.2)], now).best is None, "0.2 > √2·0.1"
+    assert choose("steps", [few, at(8, 1.1, 1.2)], now).best is None, "the other half finds them worse"
     needed = at(32, 0.5)
     assert choose("steps", [few, needed], now).best is needed
+    spared = at(24, 0.6)
+    assert choose("steps", [few, needed, spared], now).best is spared, "as good as what is better"
 
 
 def test_values_that_are_alike_are_no_gain_and_a_shift_is_found():
