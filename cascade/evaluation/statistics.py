@@ -81,5 +81,6 @@ def statistics_of(features: Tensor) -> Statistics:
     2.0
     """
     moments = Moments(features.shape[1])
-    moments.update(features)
+    for part in features.split(16 * _BLOCK):  # so that no second copy of them all is made, in float64
+        moments.update(part)
     return moments.statistics()
