@@ -127,6 +127,20 @@ class TeacherForced:
         return names[self.dataset.label(place)] if known else None
 
 
+def precision_there(keep: Path | None, stage: str) -> str | None:
+    """The precision of the pictures of a stage that are kept below `keep`; None where there are none, or of several.
+
+    A measured precision is another one when the machine is busy, and pictures of another one are other pictures.
+    """
+    found = set()
+    for file in [] if keep is None else keep.glob(f"{stage}-*/record.json"):
+        try:
+            found |= {row["precision"] for row in json.loads(file.read_text(encoding="utf-8"))["stages"]}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CascadeError(f"{file} is damaged; choose another out, or remove its folder") from error
+    return found.pop() if len(found) == 1 else None
+
+
 @dataclass(frozen=True)
 class _LowRes:
     """Small photographs, each made when its turn comes."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from cascade.artifact import load_chain
 from cascade.commands.per_stage import read_per_stage
-from cascade.commands.teacher_forced import UPSCALED, TeacherForced
+from cascade.commands.teacher_forced import UPSCALED, TeacherForced, precision_there
 from cascade.errors import CascadeError
 from cascade.requests import chosen_stages
 
@@ -90,7 +90,10 @@ class Upscaling:
         configs = load_chain(plain["cascade"])
         asked, chain = plain["upscaling"], configs[chosen_stages(configs, plain["stages"], None)]
         last = chain[-1]
-        pipeline = CascadePipeline.load(plain["cascade"], plain["device"], plain["precision"], [last.name])
+        keep = None if out is None else out / UPSCALED
+        there = precision_there(keep, last.name) if plain["precision"] == "auto" else None
+        precision = plain["precision"] if there is None else {last.name: there}
+        pipeline = CascadePipeline.load(plain["cascade"], plain["device"], precision, [last.name])
         given = read_per_stage(plain["per_stage"], [config.name for config in configs])
         settings = {name: own for name, own in given.items() if name == last.name}
         dataset = open_data(plain, last.resolution, asked["split"], bars, table=last.class_names)
@@ -100,7 +103,6 @@ class Upscaling:
                 f"the data hold {len(order)} pictures in the split {asked['split']}; {_LEAST} are wanted"
             )
         chosen = sorted(order[: asked["num_images"]])
-        keep = None if out is None else out / UPSCALED
         at = lambda stage, step, total: bars.at(f"  {stage}, steps", step, total)  # noqa: E731
         stage = TeacherForced(pipeline, settings, len(chain), dataset, len(chosen), keep, at)
         stage.plan()  # whatever does not fit is refused here

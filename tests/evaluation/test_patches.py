@@ -145,6 +145,19 @@ def test_a_stage_is_compared_with_bicubic_on_the_same_photographs(cascade, tmp_p
 
 
 @pytest.mark.usefixtures("one_thread")
+def test_a_measured_precision_is_kept_with_the_pictures(cascade, tmp_path, capsys):
+    words = (f"out={tmp_path}", "upscaling.num_images=3")
+    assert evaluate(cascade, "upscaling", *words, "precision=bf16") == 0
+    before = (tmp_path / "evaluation.json").read_text()
+    assert evaluate(cascade, "upscaling", *words, "precision=auto") == 0
+    assert (tmp_path / "evaluation.json").read_text() == before
+    next((tmp_path / "upscaled").glob("*/record.json")).write_text("[]")
+    capsys.readouterr()
+    assert evaluate(cascade, "upscaling", *words) == 2
+    assert "record.json is damaged" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("one_thread")
 def test_patches_of_samples_are_compared_with_those_of_data(cascade, tmp_path):
     assert evaluate(cascade, "patches", f"out={tmp_path}", "num_images=5", "patches.most=10") == 0
     assert json.loads((tmp_path / "evaluation.json").read_text())["patches"]["of each picture"] == 2
