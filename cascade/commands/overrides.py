@@ -57,7 +57,7 @@ KINDS = {
     "tune stage.name": Kind("text"),
     "tune over": Kind("texts", nullable=True),
     "tune values.aug_level": Kind("list", nullable=True, items="float"),
-    "tune values.guidance_scale": Kind("list", items="float"),
+    "tune values.guidance_scale": Kind("list", nullable=True, items="float"),
     "tune values.steps": Kind("list", nullable=True, items="int"),
     "tune num_reference": Kind("int"),
     "tune point": Kind("text"),

@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Any
 from cascade import __version__
 from cascade.artifact import PRETRAINED, StageConfig, find_cascade, load_chain
 from cascade.commands.evaluated_sides import check_sides
+from cascade.commands.launchers import KEY
 from cascade.commands.per_stage import stage_keys
 from cascade.commands.reports import check_out, write_report
 from cascade.commands.tune_jobs import (
     Plain,
+    device_here,
     failure_of,
     forget_failure,
+    in_patches,
     make,
     note_failure,
     result_of,
@@ -99,7 +102,8 @@ def drive(checked: "Checked", launch: Launch) -> None:
     from cascade.commands.written import shell_line, written
 
     plain = _plain(checked.config)
-    stage, keys = _checked(plain)
+    elsewhere = any(override.startswith(f"{KEY}=") for override in checked.overrides)
+    stage, keys = _checked({**plain, "device": device_here(plain["device"])} if elsewhere else plain)
     out = Path(plain["out"]).expanduser()
     check_out(out, REPORT, _MADE_BY, [FIGURE])
     command = shell_line("tune", written([f"{key}={options[0]}" for key, options in checked.swept.items()]))
@@ -115,6 +119,7 @@ def drive(checked: "Checked", launch: Launch) -> None:
             "first_seed": plain["first_seed"],
             "neighbours": plain["neighbours"],
             "seed": plain["seed"],
+            "patches": plain["patches"] if in_patches(plain) else None,
             "rounds": [one.to_json() for one in rounds],
             "found": {TUNABLE[key].key: value for key, value in found.items()},
             "written": bool(plain["write"] and found),
@@ -138,7 +143,7 @@ def _rounds(
 
     rounds: list[Round] = []
     found: dict[str, float] = {}
-    judge: Judge | None = None
+    judge = Judge.open(plain, stage)  # first, for what is wrong with the photographs is to be known before any job runs
     _make(plain, [{}], launch)
     if (reason := failure_of(plain, {})) is not None:
         raise CascadeError(f"the stage as it is cannot be measured, and nothing compared with it: {reason}")
@@ -146,7 +151,6 @@ def _rounds(
         sampling = sampled(plain, found)[-1]
         tried = {value: {**found, key: value} for value in tried_values(key, plain["values"], stage, sampling)}
         _make(plain, list(tried.values()), launch)
-        judge = judge or Judge.open(plain, stage)
         present = judge(found, TUNABLE[key].present(sampling))
         made = {value: values for value, values in tried.items() if result_of(plain, values) is not None}
         judged = [judge(values, value) for value, values in made.items()]
@@ -155,7 +159,6 @@ def _rounds(
         rounds.append(Round(key, present, judged, failed, choice))
         if choice.best is not None:
             found = dict(choice.best.values)
-    assert judge is not None, "something is tuned"
     return rounds, judge, found
 
 
@@ -213,8 +216,10 @@ def _checked(plain: Plain) -> tuple[StageConfig, list[str]]:
     for key in ("num_images", "num_reference"):
         if plain[key] is not None and plain[key] < _LEAST:
             raise CascadeError(f"{key}={plain[key]} must be at least {_LEAST}: three in each half")
-    if plain["neighbours"] < 1:
-        raise CascadeError(f"neighbours={plain['neighbours']} must be at least 1")
+    counts = {"neighbours": plain["neighbours"], **{f"patches.{key}": n for key, n in plain["patches"].items()}}
+    for key, value in counts.items():
+        if value < 1:
+            raise CascadeError(f"{key}={value} must be at least 1")
     sampling = sampled(plain, {})[-1]
     keys = tuned_keys(plain["over"], stage, sampling)
     if not keys:

@@ -30,7 +30,7 @@ class Judged:
     value              that of the setting which is tuned
     choosing, confirming
                        kernel distances of the two halves of the pictures to the two halves of the photographs
-    precision, recall  fidelity and diversity, of all pictures
+    precision, recall  fidelity and diversity, of all pictures or patches
     detail             power above half of Nyquist over that of the photographs
     seconds            of a picture in the stage itself; None where that was not measured
     """
@@ -118,10 +118,16 @@ def judge(
     from cascade.evaluation.spectrum import high_band_ratio
 
     measurement, seconds = made
-    parts = measurement.features.tensor_split(2)
+    made_of, real_of = (one.features.unflatten(0, (one.spectrum.count, -1)) for one in (measurement, photographs))
+    patches = real_of.shape[1]  # of each picture
     distances = [
-        kernel_estimate(part, photographs.features[places], (f"pictures, {half}", f"photographs, {half}"))
-        for half, part, places in zip(HALVES, parts, halves, strict=True)
+        kernel_estimate(
+            part.flatten(0, 1),
+            real_of[places].flatten(0, 1),
+            (f"pictures, {half}", f"photographs, {half}"),
+            group=patches,
+        )
+        for half, part, places in zip(HALVES, made_of.tensor_split(2), halves, strict=True)
     ]
     enough = min(len(measurement.features), len(photographs.features)) > neighbours
     both = precision_recall(photographs.features, measurement.features, neighbours) if enough else None

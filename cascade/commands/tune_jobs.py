@@ -12,19 +12,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cascade import __version__
+from cascade.accelerators import is_missing
 from cascade.artifact import find_cascade, load_cascade_config, load_chain
 from cascade.commands.per_stage import read_per_stage
 from cascade.commands.swept_points import measured
 from cascade.commands.tune_points import Values, in_words, point_at
 from cascade.errors import CascadeError
 from cascade.files import sha256_of, write_whole
+from cascade.guidance_settings import with_guides
 from cascade.lock import exclusive
 from cascade.plain_json import without_infinity
-from cascade.stage_files import MANIFEST
+from cascade.stage_files import MANIFEST, find_stage
 from cascade.stage_settings import StageSettings, planned, stored_samplings
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from cascade.artifact import StageSampling
+    from cascade.evaluation.features import Features
     from cascade.evaluation.measurement import Measurement
     from cascade.progress import Bars
 
@@ -47,12 +52,34 @@ def folder_of(plain: Plain, values: Values) -> Path:
     stages = [name for name, _ in load_cascade_config(cascade).stages][: len(samplings)]
     asked = {
         "stages": [[name, sha256_of(cascade / name / MANIFEST)] for name in stages],
-        "samplings": [asdict(sampling) for sampling in samplings],
+        "samplings": [asdict(with_guides(sampling, _weights)) for sampling in samplings],
         **{key: plain[key] for key in ("first_seed", "num_images", "features", "device", "precision", "threads")},
+        "patches": [plain["patches"], plain["seed"]] if in_patches(plain) else None,
         "version": __version__,
     }
     digest = hashlib.sha256(json.dumps(without_infinity(asked), sort_keys=True).encode()).hexdigest()
     return Path(plain["out"]).expanduser() / "points" / digest[:12]
+
+
+def device_here(device: str) -> str:
+    """The device of whatever waits for jobs that run elsewhere: the processor, where it has none such as theirs."""
+    kind = device.partition(":")[0]
+    return "cpu" if kind == "cuda" and is_missing(kind) else device
+
+
+def in_patches(plain: Plain) -> bool:
+    """Whether the stage is judged by patches: its pictures are so large that features would shrink its detail away."""
+    resolution = next(c.resolution for c in load_chain(plain["cascade"]) if c.name == plain["stage"])
+    return resolution > 2 * plain["patches"]["side"]
+
+
+def looked_at_by(plain: Plain, console: "Console") -> "Features":
+    """The features that judge: of whole pictures, or of as many patches of each."""
+    from cascade.commands.evaluate import chosen_features
+    from cascade.evaluation.patches import PatchFeatures
+
+    features, patches = chosen_features(plain, console), plain["patches"]
+    return PatchFeatures(features, patches["side"], patches["each"], plain["seed"]) if in_patches(plain) else features
 
 
 def result_of(plain: Plain, values: Values) -> dict[str, Any] | None:
@@ -102,8 +129,8 @@ def make(plain: Plain, values: Values, bars: "Bars") -> None:
     """Sample and measure one point, unless that is there."""
     import torch
 
-    from cascade.commands.evaluate import chosen_features
     from cascade.commands.evaluated_samples import EvaluatedSamples
+    from cascade.commands.evaluation_report import features_record
     from cascade.evaluation.measured_pieces import to_bytes
     from cascade.orchestrator import CascadePipeline
 
@@ -119,14 +146,14 @@ def make(plain: Plain, values: Values, bars: "Bars") -> None:
         pipeline = CascadePipeline.load(plain["cascade"], plain["device"], _precision(plain), names[:place])
         others = {name: own for name, own in _settings(plain, {}).items() if name != stage}
         samples = EvaluatedSamples(pipeline, seeds, None, place, others, out / "samples")
-        features = chosen_features(plain, bars.console)
+        features = looked_at_by(plain, bars.console)
         point = point_at(values, plain["per_stage"].get(stage, {}))
         made, seconds = measured(point, samples, stage, features, bars=bars, batch=plain["batch"])
         result = {
             "point": in_words(values),
             "seconds": seconds,
             "precision": {sampler.name: sampler.arithmetic.name for sampler in samples.plan()},
-            "features": {"name": features.name, "sha256": features.sha256, "resize": features.resize},
+            "features": features_record(features),
         }
         write_whole(folder / MEASURED, to_bytes(made))
         write_whole(folder / RESULT, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
@@ -137,6 +164,11 @@ def _precision(plain: Plain) -> Any:
     """That of the job that ran first, for the pictures of all must be alike but in what is tuned."""
     own = result_of(plain, {}) if plain["precision"] == "auto" else None
     return plain["precision"] if own is None else own["precision"]
+
+
+def _weights(_: str, guide: str) -> str:
+    """What stands for the folder of a guide."""
+    return sha256_of(find_stage(guide) / MANIFEST)
 
 
 def _settings(plain: Plain, values: Values) -> dict[str, StageSettings]:

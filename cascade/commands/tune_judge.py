@@ -1,15 +1,14 @@
 """Who judges in `cascade tune`: photographs that were not trained on, in two halves of which one has no say."""
 
-import hashlib
-import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cascade.artifact import StageConfig, load_chain
-from cascade.commands.evaluated_sides import Pictures
+from cascade.commands.evaluated_sides import Pictures, Sides
 from cascade.commands.tune_choice import Judged, judge
-from cascade.commands.tune_jobs import Plain, measurement_of, result_of, sampled
+from cascade.commands.tune_jobs import Plain, device_here, in_patches, looked_at_by, measurement_of, result_of, sampled
 from cascade.commands.tune_points import Values, in_words
 from cascade.errors import CascadeError
 from cascade.requests import class_table
@@ -33,14 +32,18 @@ class Judge:
 
     @classmethod
     def open(cls, plain: Plain, stage: StageConfig) -> "Judge":
-        """Open the photographs and look at them, or read what was measured of them."""
-        from cascade.commands.evaluate import chosen_features
-        from cascade.commands.evaluated_sides import of_data, open_data
-        from cascade.commands.measured_chunks import MeasuredChunks
-        from cascade.commands.team import Team
-        from cascade.progress import progress_bars
-        from cascade.rng import permutation
+        """Open the photographs and look at them, or read what was measured of them.
 
+        That is done here, and on the processor where what waits for the jobs has no GPU.
+        """
+        import torch
+
+        from cascade.commands.evaluated_sides import of_data, open_data
+        from cascade.progress import progress_bars
+
+        if plain["threads"] is not None:
+            torch.set_num_threads(plain["threads"])
+        here = {**plain, "device": device_here(plain["device"])}
         with progress_bars() as bars:
             split = plain["data"]["split"]
             table = class_table(load_chain(plain["cascade"]), sampled(plain, {}))
@@ -48,26 +51,25 @@ class Judge:
             real = of_data(dataset, plain, split, wanted=plain["num_reference"])
             if real.count < 6:
                 raise CascadeError(f"{real.count} photographs are too few to choose and to confirm: give 6 or more")
-            features = chosen_features(plain, bars.console)
-            asked = [real.identity, features.name, features.sha256, features.resize]
-            digest = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:12]
-            folder = Path(plain["out"]).expanduser() / "measured" / f"real-{digest}"
-            look = MeasuredChunks(real, features, folder, Team(None), bars, "photographs", plain["batch"])
-            first, second = permutation("tune", plain["seed"], size=real.count).tensor_split(2)
-            return cls(plain, real, look.measurement(), (first, second), features)
+            features = looked_at_by(here, bars.console)
+            more = {**plain["patches"], "seed": plain["seed"]} if in_patches(plain) else None
+            look = Sides(here, Path(plain["out"]).expanduser(), bars).look(real, features, "photographs", more)
+            return cls(plain, real, look.measurement(), halves_of(real.classes, plain["seed"]), features)
 
     @property
     def name(self) -> str:
         """What the distance is called."""
         from cascade.evaluation.figures import names_of
 
-        return names_of(self.features)[1]
+        return "patch-" * in_patches(self.plain) + names_of(self.features)[1]
 
     def __call__(self, values: Values, value: float) -> Judged:
         """Judge one point, which is there; `value` is that of what is tuned."""
+        from cascade.commands.evaluation_report import features_record
+
         result = result_of(self.plain, values)
         assert result is not None, "only what is there is judged"
-        if result["features"]["sha256"] != self.features.sha256:
+        if result["features"] != features_record(self.features):
             raise CascadeError(
                 f"{in_words(values)} was measured by {result['features']['name']} and the photographs by "
                 f"{self.features.name}: move the folder points in {self.plain['out']} away"
@@ -84,10 +86,26 @@ class Judge:
 
     def report(self) -> dict[str, Any]:
         """What the report says of the photographs and of how they judge."""
-        features = self.features
+        from cascade.commands.evaluation_report import features_record
+
         return {
             "distance": self.name,
-            "features": {"name": features.name, "sha256": features.sha256, "resize": features.resize},
+            "features": features_record(self.features),
             "reference": self.real.report(),
             "halves": "one half of the pictures and of the photographs chooses, the other confirms",
         }
+
+
+def halves_of(classes: Sequence[str | None], seed: int) -> "tuple[Tensor, Tensor]":
+    """The places of photographs of these classes in two halves, chosen by seed, as many of each class in both.
+
+    >>> [half.tolist() for half in halves_of(["hat", "hat", "shoe", "shoe", "hat", "hat"], seed=0)]
+    [[0, 1, 3], [2, 4, 5]]
+    """
+    import torch
+
+    from cascade.rng import permutation
+
+    order = permutation("tune", seed, size=len(classes)).tolist()
+    by_class = sorted(order, key=lambda place: str(classes[place]))  # of one class, in the order of the seed
+    return torch.tensor(sorted(by_class[::2])), torch.tensor(sorted(by_class[1::2]))

@@ -49,7 +49,7 @@ TUNABLE = {
         lambda config, _: spread_levels(config.augmentation, LEVELS),
     ),
     "guidance_scale": Tunable(
-        "guidance_scale", float, lambda sampling: _scale(sampling.guidance), lambda *_: (1.0, 1.5, 2.0, 3.0)
+        "guidance_scale", float, lambda sampling: _scale(sampling.guidance), lambda *_: (1.0, 1.25, 1.5, 2.0, 3.0, 4.0)
     ),
     "steps": Tunable("steps", int, _steps, lambda _, sampling: _around(_steps(sampling))),
 }

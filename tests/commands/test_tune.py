@@ -14,9 +14,11 @@ from cascade.commands.command_line import main
 from cascade.commands.swept_points import measured
 from cascade.commands.tune import FIGURE, REPORT
 from cascade.commands.tune_choice import Choice
+from cascade.commands.tune_jobs import folder_of
 from cascade.commands.tune_points import in_words, tried_values, tuned_keys, values_in
 from cascade.commands.tune_written import record
 from cascade.errors import CascadeError
+from cascade.evaluation.measured_pieces import from_bytes
 from tests.conftest import small_stage
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -106,7 +108,11 @@ def test_a_job_that_takes_its_launcher_along_takes_no_other(monkeypatch):
 def test_one_point_by_hand_is_a_job_of_the_sweep(unlabelled, tmp_path, capsys):
     asked = [*ASKED, f"cascade={unlabelled}", f"out={tmp_path / 'out'}"]
     assert main(["tune", *asked, "point=aug_level=0"]) == 0
-    assert len(list((tmp_path / "out" / "points").glob("*/result.json"))) == 1
+    (whole,) = (tmp_path / "out" / "points").glob("*/measured.safetensors")
+    assert main(["tune", *asked, "point=aug_level=0", "patches.side=4", "patches.each=3"]) == 0
+    (patches,) = set((tmp_path / "out" / "points").glob("*/measured.safetensors")) - {whole}
+    rows = [len(from_bytes(file.read_bytes()).features) for file in (whole, patches)]
+    assert rows == [8, 3 * 8], "of more than twice a patch's side patches are judged"
     assert main(["tune", *asked, "point=aug_level=7"]) == 2
     assert "was not trained" in capsys.readouterr().err
 
@@ -171,6 +177,29 @@ def test_a_gain_is_written_into_the_cascade_and_sampled_from_then_on(tuned, unla
     assert evidence["aug_log_snr"]["gain"]["confirming"]["standard_error"] > 0
     assert evidence["judged_by"]["photographs"] == 8
     assert evidence["command"].startswith("cascade tune ")
+
+
+def test_what_is_wrong_with_the_photographs_is_said_before_anything_is_sampled(
+    small_cascade, here, monkeypatch, capsys
+):
+    monkeypatch.setattr("cascade.stage_sampler.StageSampler.run", None)
+    for place in ("requests", "commands.tune_jobs"):
+        monkeypatch.setattr(f"cascade.{place}.is_missing", lambda kind: kind == "cuda")
+    asked = ["stage=sr16", f"cascade={small_cascade}", "out=o", "features=tiny", "num_images=8", "device=cuda"]
+    assert main(["tune", *asked]) == 2
+    assert "'cuda' is not available here" in capsys.readouterr().err
+    assert main(["tune", *asked, "hydra/launcher=basic"]) == 2, "one whose jobs may run where there is a GPU"
+    assert "the cascade knows other classes than the data" in capsys.readouterr().err
+
+
+def test_the_weights_of_a_guide_are_among_what_a_point_depends_on(unlabelled, tmp_path):
+    guide = shutil.copytree(unlabelled / "sr16", tmp_path / "weak")
+    asked = {"cascade": str(unlabelled), "stage": "sr16", "out": str(tmp_path), "patches": {"side": 128, "each": 1}}
+    asked |= dict.fromkeys(("first_seed", "num_images", "features", "device", "precision", "threads"))
+    asked["per_stage"] = {"sr16": {"guidance": {"name": "autoguidance", "scale": 2.0, "weak": str(guide)}}}
+    before = folder_of(asked, {})
+    (guide / "manifest.json").write_text("{}")
+    assert folder_of(asked, {}) != before
 
 
 def test_what_is_found_is_recorded_with_its_evidence(unlabelled, tmp_path):

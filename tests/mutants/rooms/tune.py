@@ -31,5 +31,9 @@ MUTANTS: list[Mutant] = [
         ("as good as the best", "choice.best or present", "present"),
         ("the fewest steps", "min(cheaper, key", "max(cheaper, key"),
         ("fewer steps are no worse on the other half", "for half in HALVES)", 'for half in ["choosing"])'),
+        ("the patches of a picture", "group=patches", "group=1"),
+    ),
+    *mutants("cascade/commands/tune_judge.py", "commands/test_tune_choice.py",
+        ("halves, class by class", "sorted(order, key=lambda place: str(classes[place]))", "order"),
     ),
 ]
