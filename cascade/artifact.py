@@ -167,7 +167,7 @@ class Stage:
 class CascadeConfig:
     """A cascade: the folder names of its stages, in the order in which they run, and how each is sampled.
 
-    `tuned` holds the evidence of `cascade tune` for settings that it has recorded, by stage; nothing reads it back.
+    `tuned` holds the evidence of `cascade tune` by stage and setting; nothing that is sampled depends on it.
 
     >>> config = CascadeConfig((("base64", StageSampling({"name": "ddim"}, {"name": "karras"})),))
     >>> config.to_mapping()["stages"][0]["folder"]
@@ -325,8 +325,8 @@ def load_cascade_config(folder: str | Path) -> CascadeConfig:
             raise CascadeError(f"{where}: '{row['folder']}' is not the name of a folder in the cascade")
         sampling = checked(StageSampling, {k: v for k, v in row.items() if k != "folder"}, where)
         stages.append((row["folder"], StageSampling(**sampling)))
-    if not isinstance(tuned, Mapping):
-        raise CascadeError(f"{file}: 'tuned' must be a mapping of stages, not {tuned!r}")
+    if not isinstance(tuned, Mapping) or not all(isinstance(one, Mapping) for one in tuned.values()):
+        raise CascadeError(f"{file}: 'tuned' must be a mapping of stages to their settings, not {tuned!r}")
     return CascadeConfig(tuple(stages), tuned)
 
 

@@ -172,9 +172,9 @@ def test_a_gain_is_written_into_the_cascade_and_sampled_from_then_on(tuned, unla
     assert "recorded in cascade.yaml" in capsys.readouterr().out
     written = load_cascade_config(cascade)
     assert written.stages[1][1].aug_log_snr == 0.0
-    evidence = written.tuned["sr16"]
-    assert (evidence["aug_log_snr"]["before"], evidence["aug_log_snr"]["levels_of_255"]) == (3.0, 127.5)
-    assert evidence["aug_log_snr"]["gain"]["confirming"]["standard_error"] > 0
+    evidence = written.tuned["sr16"]["aug_log_snr"]
+    assert (evidence["before"], evidence["levels_of_255"]) == (3.0, 127.5)
+    assert evidence["gain"]["confirming"]["standard_error"] > 0
     assert evidence["judged_by"]["photographs"] == 8
     assert evidence["command"].startswith("cascade tune ")
 
@@ -214,6 +214,14 @@ def test_what_is_found_is_recorded_with_its_evidence(unlabelled, tmp_path):
     sampling = after.stages[1][1]
     assert (sampling.aug_log_snr, sampling.grid["n"]) == (5.0, 2)
     load_chain(cascade)
+    steps = {"steps": {"before": 2, "now": 3}}
+    record(str(cascade), "sr16", {"steps": 3}, steps)
+    assert load_cascade_config(cascade).tuned == {"sr16": evidence | steps}, "what was found before is still known"
     (cascade / "cascade.yaml").write_text((cascade / "cascade.yaml").read_text().replace("tuned:", "tuend:"))
     with pytest.raises(CascadeError, match="expected the keys"):
+        load_cascade_config(cascade)
+    damaged = yaml.safe_load((cascade / "cascade.yaml").read_text())
+    del damaged["tuend"]
+    (cascade / "cascade.yaml").write_text(yaml.safe_dump({**damaged, "tuned": {"sr16": 3}}))
+    with pytest.raises(CascadeError, match="must be a mapping of stages to their settings"):
         load_cascade_config(cascade)
