@@ -65,15 +65,13 @@ class PatchFeatures:
         self._features, self._side, self._seed = features, side, seed
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Return the features, picture by picture: their patches are in memory, and those of no other."""
-        return torch.cat([torch.zeros(0, self.dim), *(self._features(self._patches(image)) for image in images)])
-
-    def _patches(self, image: Tensor) -> Tensor:
-        patches = cut_patches(image[None], self._side)
-        if self.most is None or len(patches) <= self.most:
-            return patches
-        places = permutation("evaluation", "patches", self._seed, size=len(patches))[: self.most]
-        return patches[places.sort().values]
+        """Return the features, those of a picture one after another; the network's calls are full ones."""
+        patches = cut_patches(images, self._side)
+        each = len(patches) // max(1, len(images))
+        if self.most is not None and each > self.most:
+            places = permutation("evaluation", "patches", self._seed, size=each)[: self.most].sort().values
+            patches = patches.unflatten(0, (len(images), each))[:, places].flatten(0, 1)
+        return self._features(patches)
 
 
 def patch_figures(

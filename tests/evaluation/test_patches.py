@@ -36,6 +36,12 @@ def test_features_of_patches_are_those_of_each_patch_and_the_same_places_of_ever
     assert torch.equal(every, features(cut_patches(images, 8)))
     some = PatchFeatures(features, 8, most=2, seed=1)(images).unflatten(0, (3, 2))
     of_picture = every.unflatten(0, (3, 4))
+    assert PatchFeatures(features, 8)(images[:0]).shape == (0, features.dim)
+    calls = []
+    network = features._network
+    features._network = lambda chunk: (calls.append(len(chunk)), network(chunk))[1]
+    assert torch.equal(PatchFeatures(features, 8, most=2, seed=1)(images), some.flatten(0, 1))
+    assert calls == [4, 4]  # of 3·2 patches, not a call for each picture
     pairs = [pair for pair in itertools.combinations(range(4), 2) if torch.equal(some, of_picture[:, list(pair)])]
     assert len(pairs) == 1
 
