@@ -16,6 +16,7 @@ from cascade.evaluation.statistics import Statistics, statistics_of
 from cascade.files import sha256_of
 
 _LARGEST = 1 << 31  # bytes of a matrix; a file that claims more is none of these
+_KEYS = ("mu", "sigma", "count", "features", "weights", "resize")
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def read_statistics(path: str | Path) -> KnownStatistics:
         with np.load(path, allow_pickle=False) as file:
             if not {"mu", "sigma"} <= set(file.files):
                 raise CascadeError(f"{path} holds no 'mu' and 'sigma'")
-            sizes = [file.zip.getinfo(f"{key}.npy").file_size for key in ("mu", "sigma")]
+            sizes = [file.zip.getinfo(f"{key}.npy").file_size for key in _KEYS if key in file.files]
             if max(sizes) > _LARGEST:
                 raise CascadeError(f"{path} is too large to hold a covariance")
             mean, covariance = (torch.from_numpy(file[key].astype(np.float64)) for key in ("mu", "sigma"))
