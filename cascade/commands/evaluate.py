@@ -69,8 +69,9 @@ def run(config: DictConfig) -> None:
         if team.processes.is_first:
             agreed = keep_settings(out, agreed, settings)
             team.say(agreed)
-        for look in sides.looks.values():
-            look.make()
+        for wait in (False, True):  # for what others are at only when nothing else is left
+            for look in sides.looks.values():
+                look.make(wait=wait)
         if not team.processes.is_first:
             return
         measured = [measure() for measure in opened]

@@ -44,8 +44,8 @@ class MeasuredChunks:
         size, count = self.pictures.chunk, self.pictures.count
         return [range(start, min(start + size, count)) for start in range(0, count, size)]
 
-    def make(self) -> None:
-        """Make every chunk that nobody else makes, and wait for the others'."""
+    def make(self, *, wait: bool = True) -> None:
+        """Make every chunk that nobody else makes, and `wait` for the others'."""
         self._left = [places for places in self.chunks if not self._there(places)]
         self._tell(0)
         while self._left:
@@ -55,6 +55,8 @@ class MeasuredChunks:
                     self._left.remove(places)
                     self._tell(0)
             if len(self._left) == before:
+                if not wait:
+                    return
                 self.team.wait()
 
     def measurement(self) -> "Measurement":

@@ -291,6 +291,17 @@ def test_the_first_gives_signs_of_life_whatever_it_is_at(tmp_path, monkeypatch):
     assert not (tmp_path / PULSE).exists()
 
 
+def test_what_others_are_at_is_left_to_them_while_there_is_more_to_do(wanted, tmp_path):
+    job = chunks(tmp_path, Team(tmp_path, Processes(2, 0), sleep=lambda _: pytest.fail("it waits")))
+    handle = claim(tmp_path / f".{job._file(job.chunks[1]).name}.claim")
+    try:
+        job.make(wait=False)
+    finally:
+        give_back(handle)
+    assert [job._there(places) for places in job.chunks] == [True, False, True, True, True, True]
+    same(job.measurement(), wanted)
+
+
 def test_several_processes_need_a_folder_and_locks(tmp_path, monkeypatch):
     with pytest.raises(CascadeError, match="give out=FOLDER"):
         Team(None, Processes(2, 0))
