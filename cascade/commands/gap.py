@@ -45,6 +45,12 @@ def check_gap(plain: Mapping[str, Any]) -> None:
         raise CascadeError(f"gap.num_images={asked['num_images']} must be at least {LEAST}")
     if asked["split"] not in SPLITS:
         raise CascadeError(f"unknown split '{asked['split']}'; {suggest(asked['split'], SPLITS)}")
+    against = plain["data"]["split"]
+    if asked["split"] != against and "all" in (asked["split"], against):
+        raise CascadeError(
+            f"gap.split={asked['split']} and data.split={against} share photographs; give two that share none, or one "
+            "twice, which is parted"
+        )
     check_patches(plain)
     if plain["out"] is not None:
         refuse_foreign(Path(plain["out"]).expanduser(), [FIGURE])

@@ -16,7 +16,8 @@ What a stage loses is what it loses of real low-res pictures, and by how much it
 A fault that a stage only hands on is not its own; a stage that repairs one gets no credit for it. `departs` is what the
 distance between two sets cannot see: a stage that is shown too noisy a low-res picture makes fine pictures of something
 else. It is the squared difference of the shrunk output from the real input over that of two real ones: 1 where nothing
-of the input is left.
+of the input is left. Errors are those of the distances; the units that they are divided by are taken as known, for
+whether a loss is one does not depend on its unit.
 """
 
 from collections.abc import Sequence
@@ -91,7 +92,7 @@ class Verdict:
 
 
 def blame(gaps: Sequence[StageGap]) -> Verdict:
-    """Say which stage loses most: the one whose loss less its error is the largest.
+    """Say which stage loses most: of those that surely lose, the one whose loss less its error is the largest.
 
     None is named where no stage loses more than two errors. It is sure where every other loses less by more than two
     errors of the difference; else the sentence names one that may lose as much.
@@ -102,7 +103,7 @@ def blame(gaps: Sequence[StageGap]) -> Verdict:
     """
     if not gaps:
         raise CascadeError("a cascade has at least one stage")
-    ranked = sorted(gaps, key=lambda gap: gap.loss.standard_error - gap.loss.value)
+    ranked = sorted(gaps, key=lambda gap: (not gap.loss.beyond(), gap.loss.standard_error - gap.loss.value))
     if not any(gap.loss.beyond() for gap in ranked):
         return Verdict(None, False, f"No stage loses more than twice the error; most would be {_said(ranked[0])}.")
     most, *others = ranked

@@ -162,6 +162,7 @@ def test_table_picture_and_report_are_there_and_nothing_is_made_twice(
         (["gap.split=vall"], "unknown split 'vall'; did you mean 'val'?"),
         (["gap.num_images=2"], "gap.num_images=2 must be at least 3"),
         (["reference=."], "give data=..., not reference="),
+        (["data.split=all"], "gap.split=val and data.split=all share photographs"),
     ],
 )
 def test_what_cannot_be_asked_is_said_in_one_line(words, line, small_cascade, photographs, capsys):
@@ -226,6 +227,10 @@ def test_a_sentence_is_no_surer_than_the_errors():
     verdict = blame([StageGap("a", NOTHING, known(0.2, 0.4, "a")), StageGap("b", NOTHING, known(0.1, 0.01, "b"))])
     assert (verdict.stage, verdict.sure) == ("b", False)
     assert "But a, 0.2 ± 0.4, is not below it" in verdict.sentence
+    verdict = blame([StageGap("a", NOTHING, known(0.2, 0.15, "a")), StageGap("b", NOTHING, known(0.05, 0.01, "b"))])
+    assert (verdict.stage, verdict.sure) == ("b", False), "a is not sure to lose anything"
+    verdict = blame([StageGap("a", NOTHING, known(0.5, 0.2, "a")), StageGap("b", NOTHING, known(0.4, 0.01, "b"))])
+    assert (verdict.stage, verdict.sure) == ("b", False), "both lose, and b surely so much"
     weak = blame([StageGap("a", NOTHING, known(0.19, 0.1))])
     assert (weak.stage, weak.sure) == (None, False)
     assert weak.sentence.startswith(CALM)

@@ -56,6 +56,7 @@ MUTANTS: list[Mutant] = [
         ("what the input costs already", "self.chained - self.real - self.before", "self.chained - self.real"),
         ("no credit for a repair", "if self.amplified.beyond() else self.alone", "if self.real else self.alone"),
         ("less its error", "gap.loss.standard_error - gap.loss.value", "-gap.loss.value"),
+        ("of those that surely lose", "not gap.loss.beyond(), ", ""),
         ("the error of the difference", "(most.loss - other.loss).beyond()", "most.loss.beyond()"),
     ),
     *mutants("cascade/commands/gap_compared.py",
