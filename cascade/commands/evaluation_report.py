@@ -37,6 +37,7 @@ def skipped(side: "Pictures", which: str) -> list[str]:
     if not side.bad_files:
         return []
     shown = ", ".join(f"{bad.path} ({bad.reason})" for bad in side.bad_files[:3])
+    shown = shown.encode(errors="backslashreplace").decode()  # a name may be no text
     more = ", ..." if len(side.bad_files) > 3 else ""
     count = len(side.bad_files)
     were = "1 picture" if count == 1 else f"{count} pictures"

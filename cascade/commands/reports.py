@@ -34,7 +34,8 @@ def write_report(file: Path, report: Mapping[str, Any]) -> None:
     {'made_by': 'cascade steps', 'until': 'inf'}
     """
     text = json.dumps(without_infinity(report), indent=1, ensure_ascii=False, allow_nan=False)
-    write_whole(file, text + "\n")
+    # Of a file's name bytes that are no text become escapes of JSON, which read_report turns back.
+    write_whole(file, (text + "\n").encode(errors="backslashreplace"))
 
 
 def refuse_foreign_report(file: Path, made_by: str) -> None:

@@ -243,7 +243,7 @@ def test_a_file_that_cannot_be_read_is_skipped_named_and_counted(side, tmp_path,
     """The figures are those of the folder without it, though its header says that it is the smallest."""
     sound, torn = save(tmp_path / "sound", 6), save(tmp_path / "torn", 6)
     (torn / "dress.png").write_bytes((save(tmp_path / "small", 1, (5, 5)) / "000.png").read_bytes()[:80])
-    (torn / "hat.jpg").write_bytes(b"no picture")
+    (torn / "hat\udce9.jpg").write_bytes(b"no picture")  # the byte e9, which is no text
     other = {"images": "reference", "reference": "images"}[side]
     fixed = f"{other}={save(tmp_path / 'other', 5, first=6)}"
     assert evaluate(f"{side}={sound}", fixed, f"out={tmp_path / 'one'}") == 0
@@ -253,11 +253,12 @@ def test_a_file_that_cannot_be_read_is_skipped_named_and_counted(side, tmp_path,
     which = {"images": "generated", "reference": "reference"}[side]
     said = report(tmp_path / "two")[which]
     assert (said["count"], said["num_bad_files"]) == (6, 2)
-    assert [bad["file"] for bad in said["bad_files"]] == ["dress.png", "hat.jpg"]
+    assert [bad["file"] for bad in said["bad_files"]] == ["dress.png", "hat\udce9.jpg"]
     assert report(tmp_path / "one")[which]["bad_files"] == []
     printed = capsys.readouterr().out
     assert "2 pictures" in printed
     assert "could not be read and were skipped: dress.png (" in printed
+    assert r", hat\udce9.jpg (" in printed
 
 
 def test_a_bad_file_of_the_data_is_counted_too(tmp_path):
