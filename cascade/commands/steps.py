@@ -69,9 +69,7 @@ def run(config: "DictConfig") -> None:
         real = of_data(dataset, plain, split, wanted=plain["num_reference"])
         features = chosen_features(plain, bars.console)
         reference = measure(real.pairs(), features, lambda done: bars.at("real pictures", done, real.count), batch)
-        found = list(
-            results(points, samples, plain["stage"], reference, features, seed=plain["seed"], bars=bars, batch=batch)
-        )
+        found = list(results(points, samples, plain["stage"], reference, features, bars=bars, batch=batch))
         name = names_of(features)[1]
         best = cheapest_as_good(found)
         report = {
@@ -142,13 +140,13 @@ def _print(console: "Console", found: Sequence[Result], best: Result, name: str,
         ("s a picture", "right"), ("", "left"),
     ):  # fmt: skip
         table.add_column(heading, justify=justify)
-    lowest = min(found, key=lambda result: result.distance)
+    lowest = min(found, key=lambda result: result.distance.value)
     for result in found:
         note = "best" * (result is lowest) + ", " * (result is lowest is best) + "cheapest as good" * (result is best)
         seconds = "" if result.seconds is None else f"{result.seconds:.3g}"
         cells = (
-            str(result.varied["sampler"]), str(result.varied["steps"]), number(result.distance),
-            number(result.standard_error), f"{result.detail:.2f}", seconds, note,
+            str(result.varied["sampler"]), str(result.varied["steps"]), number(result.distance.value),
+            number(result.distance.standard_error), f"{result.detail:.2f}", seconds, note,
         )  # fmt: skip
         table.add_row(*(Text(cell) for cell in cells))
     console.print(table)

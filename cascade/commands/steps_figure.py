@@ -44,7 +44,7 @@ def _draw(
     lines = [(BLUE, "-"), *OTHERS]
     for number, sampler in enumerate(samplers):
         own = sorted(
-            (place, r.distance, r.standard_error)
+            (place, r.distance.value, r.distance.standard_error)
             for place, r in zip(places, found, strict=True)
             if r.varied["sampler"] == sampler
         )
@@ -54,7 +54,7 @@ def _draw(
         ends[str(sampler)] = x[-1], y[-1], colour
     for place, result in zip(places, found, strict=True):
         if result is best:
-            axes.plot([place], [result.distance], marker="o", markersize=14, markerfacecolor="none", color=GREY)
+            axes.plot([place], [result.distance.value], marker="o", markersize=14, markerfacecolor="none", color=GREY)
     axes.set_xlim(min(places) / 1.2, 1.2 * max(places))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:.2g}")
     return ends

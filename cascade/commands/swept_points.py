@@ -8,7 +8,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from cascade.files import write_whole
 if TYPE_CHECKING:
     from cascade.commands.evaluated_samples import EvaluatedSamples
     from cascade.evaluation.features import Features
+    from cascade.evaluation.jackknife import Estimate
     from cascade.evaluation.measurement import Measurement
     from cascade.progress import Bars
     from cascade.stage_settings import StageSettings
@@ -34,22 +35,24 @@ class Point:
 
 @dataclass(frozen=True)
 class Result:
-    """What a point gives: kernel distance with its standard error, fine detail, and its price.
+    """What a point gives: kernel distance, fine detail, and its price.
 
+    distance that of two points of the same seeds has the error of a difference: what both owe to the pictures cancels
     detail   power above half of Nyquist over that of the real pictures
     seconds  of a picture in the stage itself, in full chunks; None where that was not measured
     """
 
     varied: Mapping[str, Any]
-    distance: float
-    standard_error: float
+    distance: "Estimate"
     detail: float
     seconds: float | None
     num_images: int
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        return asdict(self)
+        distance = {"distance": self.distance.value, "standard_error": self.distance.standard_error}
+        rest = {key: getattr(self, key) for key in ("detail", "seconds", "num_images")}
+        return {"varied": dict(self.varied), **distance, **rest}
 
 
 @dataclass
@@ -89,7 +92,6 @@ def results(
     reference: "Measurement",
     features: "Features",
     *,
-    seed: int,
     bars: "Bars",
     batch: int = 16,
 ) -> Iterator[Result]:
@@ -97,15 +99,15 @@ def results(
 
     `batch` pictures are held at once.
     """
-    from cascade.evaluation.kernel import kernel_distance
+    from cascade.evaluation.kernel import kernel_estimate
     from cascade.evaluation.spectrum import high_band_ratio
 
     for number, point in enumerate(points):
         bars.at("settings", number, len(points))
         made, seconds = measured(point, samples, stage, features, bars=bars, batch=batch)
-        distance = kernel_distance(made.features, reference.features, seed)
+        distance = kernel_estimate(made.features, reference.features, ("pictures", "photographs"))
         detail = high_band_ratio(made.spectrum, reference.spectrum, 0.5)
-        yield Result(point.varied, distance.value, distance.standard_error, detail, seconds, len(made.features))
+        yield Result(point.varied, distance, detail, seconds, len(made.features))
     bars.at("settings", len(points), len(points))
 
 
@@ -129,18 +131,18 @@ def measured(
 def cheapest_as_good(found: Sequence[Result]) -> Result:
     """The cheapest of those that the best does not beat by more than two standard errors of their difference.
 
-    >>> a, b, c = (Result({"steps": n}, d, 0.1, 1.0, n / 10, 9) for n, d in ((4, 2.0), (8, 1.1), (16, 1.0)))
+    >>> from cascade.evaluation.jackknife import Estimate
+    >>> a, b, c = (Result({"steps": n}, Estimate(d), 1.0, n / 10, 9) for n, d in ((4, 2.0), (8, 1.0), (16, 1.0)))
     >>> cheapest_as_good([a, b, c]).varied
     {'steps': 8}
     """
-    best = min(found, key=lambda result: result.distance)
+    best = min(found, key=lambda result: result.distance.value)
     return min((r for r in found if not beats(best, r)), key=lambda r: math.inf if r.seconds is None else r.seconds)
 
 
 def beats(first: Result, second: Result) -> bool:
     """Whether the first lies nearer to the real pictures, beyond two standard errors of the difference."""
-    error = math.hypot(first.standard_error, second.standard_error)
-    return second.distance - first.distance > 2 * error
+    return (second.distance - first.distance).beyond(2)
 
 
 def _note(bars: "Bars", clock: StageClock, name: str, step: int, total: int) -> None:

@@ -3,19 +3,24 @@
 import json
 
 import pytest
+import torch
 from PIL import Image
 
 from cascade.commands.command_line import main
 from cascade.commands.steps import FIGURE, REPORT
 from cascade.commands.steps_figure import draw_steps
 from cascade.commands.swept_points import Result, StageClock, beats, cheapest_as_good
+from cascade.evaluation.jackknife import Estimate
 from tests.conftest import small_stage
 
 ASKED = ["stage=sr16", "samplers=[ddim,heun]", "steps=[2,3]", "num_images=5", "data.val_size=6", "features=tiny"]
 
 
-def result(steps, distance, error, seconds):
-    return Result({"sampler": "ddim", "steps": steps}, distance, error, 1.0, seconds, 9)
+def result(steps, distance, error, seconds, pictures=None):
+    """A result of that error, whose pictures are its own unless they are named."""
+    moved = error * torch.tensor([1.0, -1.0], dtype=torch.float64)
+    known = Estimate(distance, {pictures or f"of {steps} steps": moved})
+    return Result({"sampler": "ddim", "steps": steps}, known, 1.0, seconds, 9)
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +83,8 @@ def test_what_is_within_two_errors_of_the_best_is_as_good():
     assert beats(best, far)
     assert cheapest_as_good([best, near, far]) is near
     assert cheapest_as_good([best, far]) is best
+    shared = [result(steps, distance, 0.3, 1.0, "seeds") for steps, distance in ((32, 1.0), (8, 1.1))]
+    assert beats(*shared), "what both owe to their pictures is no error of the difference"
 
 
 def test_the_clock_counts_its_own_stage_alone():
