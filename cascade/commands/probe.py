@@ -39,7 +39,7 @@ def extra_keys(config: "DictConfig") -> "Mapping[str, Kind]":
 
 
 def run(config: "DictConfig") -> None:
-    """Sample, spoil and probe; write table, figure and samples. See `conf/probe.yaml`."""
+    """Sample, augment and probe; write table, figure and samples. See `conf/probe.yaml`."""
     from hydra.core.hydra_config import HydraConfig
 
     from cascade.commands.configuration import plain_config
@@ -74,14 +74,14 @@ def run(config: "DictConfig") -> None:
         seeds, places = _chosen(seeds, samples.class_names, dataset, plain)
         real = pictures_at(dataset, plain, split, places)
         features = chosen_features(plain, bars.console)
-        spoilt = [
-            Spoilt(_generated(samples, seeds, bars), seeds, stage.name),
-            Spoilt(_real(dataset, stage, places, bars), [f"real {i}" for i in places], stage.name),
+        augmented = [
+            Augmented(_generated(samples, seeds, bars), seeds, stage.name),
+            Augmented(_real(dataset, stage, places, bars), [f"real {i}" for i in places], stage.name),
         ]
         aucs: dict[float, Estimate] = {}
         for number, level in enumerate(levels):
             bars.at("levels", number, len(levels))
-            looks = [one.features(level, features, plain["batch"]) for one in spoilt]
+            looks = [one.features(level, features, plain["batch"]) for one in augmented]
             aucs[level] = probe_auc(*looks, seed=plain["seed"], folds=plain["folds"])
         bars.at("levels", len(levels), len(levels))
         start = start_level(aucs)
@@ -134,7 +134,7 @@ def _checked(plain: Mapping[str, Any], out: Path) -> tuple[StageConfig, list[flo
         raise CascadeError(f"levels={levels}: name one or more, each once")
     for level in levels:
         check_aug_level(stage, level)
-    settings = read_per_stage(plain["per_stage"], names[:place])
+    settings = read_per_stage(plain["per_stage"], names)
     planned(configs, stored, slice(0, place), settings, None)
     check_out(out, REPORT, _MADE_BY, [FIGURE])
     return stage, sorted((float(level) for level in levels), reverse=True), settings
@@ -209,7 +209,7 @@ def _real(dataset: "PictureDataset", stage: StageConfig, places: Sequence[int], 
 
 
 @dataclass(frozen=True, eq=False)
-class Spoilt:
+class Augmented:
     """Low-res pictures uint8 (n, 3, h, h) under a stage's noise, which their `names` draw: the same at all levels."""
 
     pictures: "Tensor"

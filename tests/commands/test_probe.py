@@ -48,7 +48,7 @@ def test_every_level_has_its_auc_and_a_rerun_samples_nothing(unlabelled, tmp_pat
         (["stage=sr16", "levels=[9]"], "was not trained; choose a log-SNR from 0 to 6: 128 to 6.3 levels of 255"),
         (["stage=sr16", "levels=[3,3]"], "each once"),
         (["stage=sr16", "folds=2"], "at least 3"),
-        (["stage=sr16", "sr16.steps=3"], "sr16"),
+        (["stage=sr16", "sr16.steps=3"], "stage 'sr16' does not run here"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(small_cascade, here, capsys, settings, message):
