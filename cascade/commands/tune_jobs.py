@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from cascade.progress import Bars
 
 RESULT, MEASURED, FAILED = "result.json", "measured.safetensors", "failed.txt"
+_SAID = {"seconds", "precision", "features"}
 Plain = Mapping[str, Any]
 """The config of `cascade tune` as plain values, with the name of the stage at `stage`."""
 
@@ -92,7 +93,7 @@ def result_of(plain: Plain, values: Values) -> dict[str, Any] | None:
         result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    if not isinstance(result, dict) or not (folder / MEASURED).is_file():
+    if not isinstance(result, dict) or not result.keys() >= _SAID or not (folder / MEASURED).is_file():
         return None
     own = result_of(plain, {}) if values and plain["precision"] == "auto" else None
     return result if own is None or own["precision"] == result["precision"] else None

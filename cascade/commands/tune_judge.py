@@ -38,7 +38,8 @@ class Judge:
         """
         import torch
 
-        from cascade.commands.evaluated_sides import of_data, open_data
+        from cascade.commands.evaluated_sides import open_data, pictures_at
+        from cascade.commands.gap import balanced_places
         from cascade.progress import progress_bars
 
         if plain["threads"] is not None:
@@ -48,7 +49,8 @@ class Judge:
             split = plain["data"]["split"]
             table = class_table(load_chain(plain["cascade"]), sampled(plain, {}))
             dataset = open_data(plain, stage.resolution, split, bars, table=table)
-            real = of_data(dataset, plain, split, wanted=plain["num_reference"])
+            places = balanced_places(dataset, plain["num_reference"] or len(dataset), plain["seed"], split, ())
+            real = pictures_at(dataset, plain, split, places)
             if real.count < 6:
                 raise CascadeError(f"{real.count} photographs are too few to choose and to confirm: give 6 or more")
             features = looked_at_by(here, bars.console)

@@ -113,6 +113,10 @@ def test_one_point_by_hand_is_a_job_of_the_sweep(unlabelled, tmp_path, capsys):
     (patches,) = set((tmp_path / "out" / "points").glob("*/measured.safetensors")) - {whole}
     rows = [len(from_bytes(file.read_bytes()).features) for file in (whole, patches)]
     assert rows == [8, 3 * 8], "of more than twice a patch's side patches are judged"
+    said = whole.with_name("result.json")
+    said.write_text("{}")
+    assert main(["tune", *asked, "point=aug_level=0"]) == 0
+    assert "seconds" in json.loads(said.read_text()), "what is damaged is made again"
     assert main(["tune", *asked, "point=aug_level=7"]) == 2
     assert "was not trained" in capsys.readouterr().err
 
