@@ -62,6 +62,7 @@ def run(config: "DictConfig") -> None:
                 for name, asked in evaluations.items()
             },
             "steps": [_steps(Path(file).expanduser()) for file in plain["steps"]],
+            "tuned": load_cascade_config(plain["cascade"]).tuned,
             "curves": [curve.to_json() for curve in curves],
             "limits": _text(plain["limits"]),
             "version": __version__,

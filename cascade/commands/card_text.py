@@ -6,6 +6,8 @@ from typing import Any
 
 from cascade.commands.figure_table import number
 
+_EVIDENCE = {"before", "now", "gain", "judged_by", "command"}
+
 
 def card_text(report: Mapping[str, Any]) -> str:
     """Return the text of `card.md`."""
@@ -35,12 +37,18 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
             ("figure", "value", "± error", "", "features", "N", "real N"),
             [_figure(figure) for figure in evaluation["figures"]],
         )
-        for line in (*evaluation.get("left_out", ()), *_protocol(evaluation)):
+        said = [evaluation["gap"]["sentence"]] if "gap" in evaluation else []
+        for line in (*said, *evaluation.get("left_out", ()), *_protocol(evaluation)):
             yield from ("", line)
         if "memorisation" in evaluation:
             sheet = f"neighbours-{_side(report, name)}.png"
             yield from ("", f"![the samples that lie nearest to a training picture, above it]({sheet})")
         yield from ("", "Made again by", "", *_code(evaluation["command"]))
+    if rows := list(_tuned(report.get("tuned", {}))):
+        yield from ("", "## Tuned settings", "")
+        yield from _table(("stage", "setting", "before", "now", "gain", "± error", "judged by", "made again by"), rows)
+        line = "The gain is that of pictures and photographs which had no say in the choice."
+        yield from ("", f"{line} Augmentation levels are log-SNRs.")
     if report["steps"]:
         yield from ("", "## Quality against steps and seconds")
     for steps in report["steps"]:
@@ -98,6 +106,21 @@ def _figure(figure: Mapping[str, Any]) -> Sequence[str]:
         str(figure["num_images"]),
         "" if figure["num_reference"] is None else str(figure["num_reference"]),
     )
+
+
+def _tuned(tuned: Mapping[str, Mapping[str, Any]]) -> Iterator[Sequence[str]]:
+    """What `cascade tune` has recorded; what somebody wrote by hand is left out."""
+    for stage, settings in tuned.items():
+        for setting, found in settings.items():
+            if not (isinstance(found, Mapping) and found.keys() >= _EVIDENCE):
+                continue
+            gain, judges = found["gain"]["confirming"], found["judged_by"]
+            by = f"{judges['distance']}, {judges['pictures']} pictures, {judges['photographs']} photographs"
+            now = str(found["now"])
+            if "levels_of_255" in found:
+                now += f" ({found['levels_of_255']:g} levels of 255)"
+            numbers = (number(gain["value"]), number(gain["standard_error"]))
+            yield stage, setting, str(found["before"]), now, *numbers, by, f"`{found['command']}`"
 
 
 def _point(point: Mapping[str, Any]) -> Sequence[str]:

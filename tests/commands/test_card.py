@@ -66,6 +66,22 @@ def test_it_tells_recipe_data_figures_steps_and_limits(made):
     assert {"low-res RMS", "colour shift red"} <= after_both - after_base
 
 
+def test_what_was_tuned_stands_there_with_its_evidence_and_the_gap_with_its_sentence(made):
+    said = report(made)
+    assert said["tuned"] == {}
+    evidence = {
+        "before": 3.0, "now": "inf", "gain": {"confirming": {"value": 0.25, "standard_error": 0.1}},
+        "judged_by": {"distance": "KID", "pictures": 400, "photographs": 50}, "command": "cascade tune stage=sr16",
+    }  # fmt: skip
+    said["tuned"] = {"sr16": {"aug_log_snr": evidence, "steps": {"by": "hand"}}}
+    said["evaluations"]["sr16"]["gap"] = {"sentence": "sr16 loses most."}
+    text = card_text(said)
+    cells = ("sr16", "aug_log_snr", "3.0", "inf", "0.2500", "0.1000", "KID, 400 pictures, 50 photographs")
+    assert f"| {' | '.join(cells)} | `cascade tune stage=sr16` |" in text
+    assert "hand" not in text
+    assert "\nsr16 loses most.\n" in text
+
+
 def test_the_curves_are_those_of_the_training(made):
     (curve,) = report(made)["curves"]
     assert curve == {
