@@ -49,6 +49,17 @@ def stage_keys(names: Iterable[str]) -> dict[str, Kind]:
     return {f"{name}.{key}": kind for name in names for key, kind in kinds.items()}
 
 
+def place_of(stage: str, names: Sequence[str]) -> int:
+    """The place of a stage among those of a cascade, or CascadeError with the nearest name.
+
+    >>> place_of("sr256", ["base64", "sr256"])
+    1
+    """
+    if stage not in names:
+        raise CascadeError(f"the cascade has no stage '{stage}'; {suggest(str(stage), names)}")
+    return names.index(stage)
+
+
 def read_per_stage(per_stage: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> dict[str, StageSettings]:
     """Read what the command line says of each stage; a choice has the parameters of its file in `conf/`.
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from cascade import __version__
 from cascade.artifact import StageConfig, check_aug_level, load_chain
 from cascade.commands.evaluated_sides import check_sides
-from cascade.commands.per_stage import read_per_stage, stage_keys
+from cascade.commands.per_stage import place_of, read_per_stage, stage_keys
 from cascade.commands.reports import check_out, write_report
-from cascade.errors import CascadeError, suggest
+from cascade.errors import CascadeError
 from cascade.files import write_whole
 from cascade.lock import exclusive
 from cascade.stage_settings import StageSettings, planned, stored_samplings
@@ -117,9 +117,7 @@ def _checked(plain: Mapping[str, Any], out: Path) -> tuple[StageConfig, list[flo
 
     configs = load_chain(plain["cascade"])
     names = [config.name for config in configs]
-    if plain["stage"] not in names:
-        raise CascadeError(f"the cascade has no stage '{plain['stage']}'; {suggest(str(plain['stage']), names)}")
-    place = names.index(plain["stage"])
+    place = place_of(plain["stage"], names)
     stage, stored = configs[place], stored_samplings(plain["cascade"])
     if place == 0:
         raise CascadeError(f"'{stage.name}' comes first and is given no pictures of another stage to be told from real")

@@ -8,7 +8,7 @@ from cascade import __version__
 from cascade.artifact import load_chain
 from cascade.commands.configuration import groups_on_disk
 from cascade.commands.evaluated_sides import check_sides
-from cascade.commands.per_stage import read_per_stage, stage_keys
+from cascade.commands.per_stage import place_of, read_per_stage, stage_keys
 from cascade.commands.reports import check_out, write_report
 from cascade.commands.swept_points import Point, Result, cheapest_as_good, results
 from cascade.errors import CascadeError, suggest
@@ -100,9 +100,7 @@ def _checked(plain: Mapping[str, Any], out: Path) -> tuple[dict[str, StageSettin
 
     configs = load_chain(plain["cascade"])
     names = [config.name for config in configs]
-    stage = plain["stage"]
-    if stage not in names:
-        raise CascadeError(f"the cascade has no stage '{stage}'; {suggest(str(stage), names)}")
+    stage, place = plain["stage"], place_of(plain["stage"], names)
     check_sides(plain)
     check_source(plain["data"])
     samplers, steps = plain["samplers"], plain["steps"]
@@ -116,7 +114,7 @@ def _checked(plain: Mapping[str, Any], out: Path) -> tuple[dict[str, StageSettin
     if taken := [key for key in ("sampler", "steps") if key in own]:
         raise CascadeError(f"{stage}.{taken[0]} is what varies here: say samplers=[...] and steps=[...]")
     points, stored = [], stored_samplings(plain["cascade"])
-    chosen = slice(0, names.index(stage) + 1)
+    chosen = slice(0, place + 1)
     settings = read_per_stage(plain["per_stage"], names)
     for sampler in samplers:
         for count in steps:

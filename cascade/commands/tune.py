@@ -13,7 +13,7 @@ from cascade import __version__
 from cascade.artifact import PRETRAINED, StageConfig, find_cascade, load_chain
 from cascade.commands.evaluated_sides import check_sides
 from cascade.commands.launchers import KEY
-from cascade.commands.per_stage import stage_keys
+from cascade.commands.per_stage import place_of, stage_keys
 from cascade.commands.reports import check_out, write_report
 from cascade.commands.tune_jobs import (
     Plain,
@@ -27,7 +27,7 @@ from cascade.commands.tune_jobs import (
     sampled,
 )
 from cascade.commands.tune_points import TUNABLE, Values, in_words, tried_values, tuned_keys, values_in
-from cascade.errors import CascadeError, suggest
+from cascade.errors import CascadeError
 from cascade.files import write_whole
 from cascade.lock import exclusive
 
@@ -207,10 +207,7 @@ def _checked(plain: Plain) -> tuple[StageConfig, list[str]]:
     from cascade.data.source import check_source
 
     configs = load_chain(plain["cascade"])
-    names = [config.name for config in configs]
-    if plain["stage"] not in names:
-        raise CascadeError(f"the cascade has no stage '{plain['stage']}'; {suggest(str(plain['stage']), names)}")
-    stage = configs[names.index(plain["stage"])]
+    stage = configs[place_of(plain["stage"], [config.name for config in configs])]
     check_sides(plain)
     check_source(plain["data"], stage.resolution, [plain["data"]["split"]])
     for key in ("num_images", "num_reference"):

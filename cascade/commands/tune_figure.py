@@ -25,9 +25,7 @@ def draw_tune(rounds: "Sequence[Round]", name: str, title: str) -> bytes:
     with style():
         figure = new_figure(7.6)
         figure.text(0.05, 0.98, title, va="top", fontsize=13, fontweight="bold")
-        about = (
-            f"{name} with one standard error; grey: the value before, red: better beyond two errors of the difference"
-        )
+        about = f"{name} with one standard error; grey: the value before, red: the best, confirmed by the other half"
         figure.text(0.05, 0.94, about, va="top", fontsize=10.5, color=GREY)
         width = 0.92 / len(rounds)
         for column, one in enumerate(rounds):

@@ -102,18 +102,6 @@ def start_level(aucs: Mapping[float, Estimate]) -> float | None:
     return found
 
 
-def gaussian_auc(shift: float, deviation: float, log_snr: float) -> float:
-    """The AUC of the best probe between N(0, s²) and N(δ, s²) seen as α·x + σ·ε: Φ(αδ/√(2(α²s² + σ²))).
-
-    `shift` δ, `deviation` s in the units of the pictures; without noise it is Φ(δ/(√2·s)).
-
-    >>> gaussian_auc(0.0, 1.0, 3.0), round(gaussian_auc(1.0, 1.0, math.inf), 4)
-    (0.5, 0.7602)
-    """
-    noise = math.exp(-log_snr)  # σ²/α²
-    return 0.5 * (1 + math.erf(shift / math.sqrt(2 * (deviation**2 + noise)) / math.sqrt(2)))
-
-
 def _both(first: Tensor, second: Tensor, places: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Features and labels of some of both sets, the first's being 0."""
     labels = torch.cat([torch.full((len(of),), i) for i, of in enumerate(places)])

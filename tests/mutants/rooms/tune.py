@@ -18,8 +18,6 @@ MUTANTS: list[Mutant] = [
         ("the error of a mean of parts", "((len(places) - 1) * folds)", "(len(places) - 1)"),
         ("beyond two errors", "Estimate(0.5)).beyond(2)", "Estimate(0.5)).beyond(0)"),
         ("and nothing noisier", "sorted(aucs)", "sorted(aucs, reverse=True)"),
-        ("σ²/α² = e^{−λ}", "math.exp(-log_snr)", "math.exp(-log_snr / 2)"),
-        ("the difference of two pictures", "2 * (deviation**2 + noise)", "(deviation**2 + noise)"),
     ),
     *mutants("cascade/commands/tune_choice.py", "commands/test_tune_choice.py",
         ("nearer is better", "getattr(other, half) - getattr(one, half)", "getattr(one, half) - getattr(other, half)"),
