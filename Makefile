@@ -1,12 +1,12 @@
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow eval-proof mutants parity lint clean
+.PHONY: help install demo train-demo test test-slow eval-proof mutants parity lint clean
 
 # The first interpreter that fits: python3 if it is 3.11 to 3.13, else one of these versions by name.
 FITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c '$(FITS)' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
-DEMO := runs/demo
+TRAINED := runs/train-demo
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,20 +19,24 @@ install: .venv/installed ## make .venv and install the tested versions
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint .ci/constraints.txt --editable ".[dev]"
 	@touch $@
 
-# Pictures of the demo: how many are drawn for each stage, at its resolution.
-$(DEMO)/data/64: PICTURES := 1200
-$(DEMO)/data/256: PICTURES := 240
-$(DEMO)/data/1024: PICTURES := 48
-$(DEMO)/data/%: | .venv/installed
+demo: install ## sample the cascade that comes with the package: runs/demo (under 2 minutes)
+	$(BIN)/cascade sample cascade=clothes "classes=[dress,hat,longsleeve,outwear,pants,shirt,shoes,shorts]" seeds=0 save_stages=true out=runs/demo
+	@echo "look at runs/demo/contact_sheet.png"
+
+# Pictures to train on: how many are drawn for each stage, at its resolution.
+$(TRAINED)/data/64: PICTURES := 1200
+$(TRAINED)/data/256: PICTURES := 240
+$(TRAINED)/data/1024: PICTURES := 48
+$(TRAINED)/data/%: | .venv/installed
 	$(BIN)/cascade prepare data=procedural data.size=$(PICTURES) data.val_size=24 resolution=$* out=$@
 
-demo: install $(DEMO)/data/64 $(DEMO)/data/256 $(DEMO)/data/1024 ## train, chain and evaluate a very small cascade: runs/demo (under 15 minutes)
+train-demo: install $(TRAINED)/data/64 $(TRAINED)/data/256 $(TRAINED)/data/1024 ## train, chain and evaluate a very small cascade: runs/train-demo (under 15 minutes)
 	$(BIN)/cascade train experiment=demo_base64
 	$(BIN)/cascade train -m "stage=sr256,sr1024" experiment=demo
-	$(BIN)/cascade assemble "stages=[$(DEMO)/base64,$(DEMO)/sr256,$(DEMO)/sr1024]" out=$(DEMO)/cascade overwrite=true
-	$(BIN)/cascade sample cascade=$(DEMO)/cascade seeds=0-1 save_stages=true out=$(DEMO)/samples
-	$(BIN)/cascade evaluate cascade=$(DEMO)/cascade data=procedural stages=1 num_images=120 out=$(DEMO)/evaluation
-	@echo "look at $(DEMO)/samples/contact_sheet.png and $(DEMO)/evaluation/evaluation.json"
+	$(BIN)/cascade assemble "stages=[$(TRAINED)/base64,$(TRAINED)/sr256,$(TRAINED)/sr1024]" out=$(TRAINED)/cascade overwrite=true
+	$(BIN)/cascade sample cascade=$(TRAINED)/cascade seeds=0-1 save_stages=true out=$(TRAINED)/samples
+	$(BIN)/cascade evaluate cascade=$(TRAINED)/cascade data=procedural stages=1 num_images=120 out=$(TRAINED)/evaluation
+	@echo "look at $(TRAINED)/samples/contact_sheet.png and $(TRAINED)/evaluation/evaluation.json"
 
 test: install ## run the tests (under 10 minutes on 2 cores)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal

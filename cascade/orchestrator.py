@@ -64,7 +64,7 @@ class SampledImage:
 class CascadePipeline:
     """Stages chained to one sampler of large pictures.
 
-        pipeline = CascadePipeline.load("runs/demo/cascade")
+        pipeline = CascadePipeline.load("runs/mine/cascade")
         images = pipeline.sample(classes=["dress", 3], seeds=[0, 1], guidance_scale=2.0)   # uint8 (2, 3, R, R)
 
     `configs` are all stages of the cascade in order, `stages` those whose weights are loaded, by name. The number of

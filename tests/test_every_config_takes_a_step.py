@@ -214,4 +214,4 @@ def test_the_demos_values_stay_what_they_are() -> None:
     for stage, steps in (("sr256", 20), ("sr1024", 16)):
         sr = configured("train", "experiment=demo", f"stage={stage}")
         assert (sr["grid"]["log_snr_min"], sr["grid"]["n"], sr["ema"]["decay"]) == (-6.0, steps, 0.99)
-        assert sr["data"] == {"name": "cache", "root": f"runs/demo/data/{stage[2:]}", "verify": False}
+        assert sr["data"] == {"name": "cache", "root": f"runs/train-demo/data/{stage[2:]}", "verify": False}
