@@ -49,7 +49,8 @@ class Judge:
             split = plain["data"]["split"]
             table = class_table(load_chain(plain["cascade"]), sampled(plain, {}))
             dataset = open_data(plain, stage.resolution, split, bars, table=table)
-            places = balanced_places(dataset, plain["num_reference"] or len(dataset), plain["seed"], split, ())
+            everything = plain["num_images"] if in_patches(plain) else len(dataset)  # there are many patches of each
+            places = balanced_places(dataset, plain["num_reference"] or everything, plain["seed"], split, ())
             real = pictures_at(dataset, plain, split, places)
             if real.count < 6:
                 raise CascadeError(f"{real.count} photographs are too few to choose and to confirm: give 6 or more")

@@ -113,6 +113,10 @@ def test_one_point_by_hand_is_a_job_of_the_sweep(unlabelled, tmp_path, capsys):
     (patches,) = set((tmp_path / "out" / "points").glob("*/measured.safetensors")) - {whole}
     rows = [len(from_bytes(file.read_bytes()).features) for file in (whole, patches)]
     assert rows == [8, 3 * 8], "of more than twice a patch's side patches are judged"
+    short = ["num_images=6", "data.val_size=7", "over=steps", "values.steps=[2]", "patches.side=4", "features=tiny"]
+    assert main(["tune", "stage=sr16", f"cascade={unlabelled}", f"out={tmp_path / 'out'}", *short]) == 0
+    report = json.loads((tmp_path / "out" / REPORT).read_text())
+    assert (report["distance"], report["reference"]["count"]) == ("patch-KID-tiny", 6)
     said = whole.with_name("result.json")
     said.write_text("{}")
     assert main(["tune", *asked, "point=aug_level=0"]) == 0
