@@ -295,7 +295,7 @@ def load_stage(path: str | Path, device: "torch.device | str" = "cpu") -> Stage:
 def find_cascade(path: str | Path) -> Path:
     """Return the folder of a cascade: `path`, or the one of that name that is installed with the package."""
     folder = Path(path).expanduser()
-    by_name = len(folder.parts) == 1 and not folder.exists()
+    by_name = len(folder.parts) == 1 and not (folder / CASCADE).exists()  # photographs may have the same name
     return PRETRAINED / folder if by_name and (PRETRAINED / folder / CASCADE).is_file() else folder
 
 
