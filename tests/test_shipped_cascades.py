@@ -3,10 +3,12 @@
 import shutil
 
 import pytest
+import torch
 
-from cascade import artifact
+from cascade import CascadePipeline, artifact
 from cascade.artifact import find_cascade, load_cascade_config, load_chain
 from cascade.errors import CascadeError
+from cascade.stage_settings import StageSettings
 
 
 @pytest.fixture
@@ -30,7 +32,33 @@ def test_a_folder_of_that_name_comes_first(shipped, tmp_path):
     assert find_cascade(tmp_path / "tiny") == tmp_path / "tiny"
 
 
+def test_photographs_in_a_folder_of_that_name_do_not_hide_it(shipped, tmp_path):
+    (tmp_path / "here/tiny/train").mkdir(parents=True)
+    assert find_cascade("tiny") == shipped
+
+
 @pytest.mark.usefixtures("shipped")
 def test_an_unknown_name_is_told_the_known_ones():
     with pytest.raises(CascadeError, match="no cascade at 'tyny': no such folder; installed with the package: tiny"):
         load_cascade_config("tyny")
+
+
+def test_clothes_comes_with_the_package_small_enough_for_it_and_with_its_card():
+    folder = find_cascade("clothes")
+    chain = load_chain("clothes")
+    assert [config.resolution for config in chain] == [64, 256, 1024]
+    assert chain[0].class_names[:2] == ("dress", "hat")
+    assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) < 40e6
+    card = (folder.parent / "clothes_card" / "card.md").read_text(encoding="utf-8")
+    assert "CC0" in card
+    assert "DreamBooth dataset (Google), CC-BY-4.0" in card
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_clothes_makes_its_pictures_from_stored_weights():
+    pipeline = CascadePipeline.load("clothes", precision="fp32", only=["base64"])
+    one, other = pipeline.sample(
+        classes=["pants", "hat"], seeds=[0, 0], stages=1, settings={"base64": StageSettings(steps=4)}
+    )
+    assert not torch.equal(one, other)
+    assert one.float().std() > 10, "a picture, and not a plain surface"
