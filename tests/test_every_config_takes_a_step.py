@@ -67,6 +67,8 @@ def of_train(path: Path) -> list[Any]:
 def shrunk(config: dict[str, Any]) -> dict[str, Any]:
     """The same stage of 32 px, a quarter of it told, or all that it is shown of pictures of its own size."""
     stage = {**config["stage"], "resolution": 32}
+    if stage.get("crop") is not None:
+        stage["crop"] = 32
     if stage.get("low_resolution") is not None:
         stage.update(low_resolution=8 if stage["low_resolution"] < config["stage"]["resolution"] else 32, crop=32)
     trainer = {**config["trainer"], "batch": 2}
@@ -157,7 +159,8 @@ def read_features(path: Path) -> None:
         assert set(config) == {"name", "weights", "download", "resize"}
         return
     try:
-        features = registry.build("features", {**config, **({"download": False} if "download" in config else {})})
+        given = {key: value for key, value in config.items() if value is not None or key == "weights"}
+        features = registry.build("features", {**given, **({"download": False} if "download" in config else {})})
     except WeightsMissingError:
         assert path.stem == "inception"
         return
@@ -180,7 +183,13 @@ def build_candidates(path: Path) -> None:
         assert registry.build("weighting", config["weighting"], noise=noise) is not None
 
 
-OTHERS = {"bound": judge, "candidates": build_candidates, "features": read_features, "logger": compose_alone}
+OTHERS = {
+    "bound": judge,
+    "candidates": build_candidates,
+    "features": read_features,
+    "logger": compose_alone,
+    "protocol": compose_alone,
+}
 
 
 # Experiments
