@@ -56,7 +56,7 @@ def look_at_headers(
     if config["name"] == "folder":
         from cascade.data.folder import check_pictures
 
-        parameters = {key: value for key, value in config.items() if key != "name"}
+        parameters = {key: value for key, value in config.items() if key not in ("name", "split")}
         for split in splits:
             check_pictures(resolution=resolution, split=split, most=most, progress=progress, **parameters)
 

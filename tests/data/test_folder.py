@@ -16,6 +16,7 @@ from cascade.data.dataset import PictureDataset
 from cascade.data.folder import BadFile, FolderDataset, write_bad_files
 from cascade.data.order import RunOrder
 from cascade.data.picture import read_square
+from cascade.data.source import check_source
 from cascade.data.views import TrainingView
 from cascade.errors import CascadeError
 
@@ -203,3 +204,14 @@ def test_no_more_is_decoded_than_the_split_needs(tmp_path, monkeypatch):
     train, val = (FolderDataset(tmp_path, 16, split, val_fraction=0.3) for split in ("train", "val"))
     assert len(read) == 40 + 1  # of validation one, to see that there is one
     assert sorted(train.paths + val.paths) == sorted(f"{i}.png" for i in range(40))
+
+
+def test_a_command_that_names_a_split_beside_the_source_has_it_checked(tmp_path):
+    for split in ("train", "val"):
+        (tmp_path / split / "hat").mkdir(parents=True)
+        for number in range(4):
+            Image.new("RGB", (16, 16)).save(tmp_path / split / "hat" / f"{number}.png")
+    source = {"name": "folder", "root": str(tmp_path), "split": "val"}
+    check_source(source, 8, ["val"])
+    with pytest.raises(CascadeError, match="16"):
+        check_source(source, 32, ["val"])
