@@ -20,6 +20,7 @@ from cascade.commands.reports import refuse_foreign_report, write_report
 from cascade.commands.team import Team
 from cascade.commands.upscaling import Upscaling, check_patches, check_upscaling
 from cascade.errors import CascadeError, suggest
+from cascade.lock import check_place
 from cascade.processes import Processes
 from cascade.progress import Bars, progress_bars
 from cascade.protocol import balance
@@ -51,6 +52,8 @@ def run(config: DictConfig) -> None:
     team = Team(out, Processes.here())
     if out is not None:
         refuse_foreign_report(out / REPORT, _MADE_BY)
+        if team.processes.is_first:
+            check_place(out)
     import torch
 
     from cascade.commands.figure_table import print_card, print_table, wide_console
