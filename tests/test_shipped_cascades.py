@@ -50,6 +50,7 @@ def test_clothes_comes_with_the_package_small_enough_for_it_and_with_its_card():
     assert chain[0].class_names[:2] == ("dress", "hat")
     assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) < 40e6
     card = (folder.parent / "clothes_card" / "card.md").read_text(encoding="utf-8")
+    card = " ".join(card.split())
     assert "CC0" in card
     assert "DreamBooth dataset (Google), CC-BY-4.0" in card
 

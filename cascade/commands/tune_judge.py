@@ -103,7 +103,7 @@ def halves_of(classes: Sequence[str | None], seed: int) -> "tuple[Tensor, Tensor
     """The places of photographs of these classes in two halves, chosen by seed, as many of each class in both.
 
     >>> [half.tolist() for half in halves_of(["hat", "hat", "shoe", "shoe", "hat", "hat"], seed=0)]
-    [[0, 1, 3], [2, 4, 5]]
+    [[3, 4, 5], [0, 1, 2]]
     """
     import torch
 

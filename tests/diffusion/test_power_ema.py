@@ -62,6 +62,7 @@ def test_a_profile_is_rebuilt_from_snapshots_of_two_others(count, bound):
 
 
 def test_weights_of_a_network_are_combined_as_their_profiles_are():
+    torch.manual_seed(0)
     trained = [nn.Linear(3, 2) for _ in range(64)]
     averages = {width: nn.Linear(3, 2) for width in (0.05, 0.10, 0.07)}
     states, snapshots = [], []
