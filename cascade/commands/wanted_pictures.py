@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cascade.commands.low_res_folder import LowRes
-from cascade.errors import CascadeError
+from cascade.errors import CascadeError, suggest
 from cascade.requests import class_label
 
 DEFAULT_SEEDS = (0, 1, 2, 3)
@@ -96,6 +96,9 @@ def _only_class(picture: LowRes, labels: list[int] | None, table: Sequence[str],
     if labels is not None and len(labels) == 1:
         return labels[0]
     if labelled or labels is not None:
+        if picture.class_folder is not None:
+            known = suggest(picture.class_folder, table)
+            raise CascadeError(f"{picture.path} lies in '{picture.class_folder}', which is no class; {known}")
         raise CascadeError(
             f"the class of {picture.path} is not known: name it CLASS/SEED.png, or give one class, like "
             f"classes={table[0]}"

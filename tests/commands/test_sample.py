@@ -313,6 +313,11 @@ def test_pictures_without_class_and_seed_take_them_from_the_command(made, small_
     assert code == 0
     assert np.array_equal(pixels(tmp_path / "given/my hat.png"), pixels(made / "hat/2.png"))
     assert lines(tmp_path / "given")[0]["class"] == "hat"
+    (photos / "hut").mkdir()
+    (photos / "my hat.png").rename(photos / "hut/2.png")
+    code, printed = sample(small_cascade, tmp_path / "none", f"low_res={photos}")
+    assert (code, "lies in 'hut', which is no class; did you mean 'hat'?" in printed) == (2, True)
+    shutil.rmtree(photos / "hut")
     # An unlabelled stage needs no class.
     shutil.copy(made / "stages/sr16/hat/2.png", photos / "my hat.png")
     assert sample(small_cascade, tmp_path / "unlabelled", f"low_res={photos}", "seeds=2")[0] == 0
