@@ -116,6 +116,12 @@ def plain_config(config: DictConfig, *, throw_on_missing: bool = True) -> dict[s
     return {str(key): value for key, value in plain.items()}
 
 
+def plain_of_stage(config: DictConfig) -> dict[str, Any]:
+    """As `plain_config`, of a command whose `stage` is a name and no group: there it is a node that holds one."""
+    plain = plain_config(config)
+    return {**plain, "stage": plain["stage"]["name"]}
+
+
 def defaults_of(command: str, choices: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
     """What a command's config says under these choices of the groups that are `known`, where nobody overrides a key.
 

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from cascade.artifact import load_chain
 from cascade.commands.bits_per_dim import JUDGES, BitsPerDim, check_bits_per_dim
 from cascade.commands.evaluated_sides import Sides, check_cascade, check_sides
 from cascade.commands.evaluation_report import features_record, report_of, skipped, to_wandb, with_rules
 from cascade.commands.evaluation_settings import keep_settings, kept_settings, precisions_of, refuse_other, settings_of
 from cascade.commands.named_protocol import protocol_of, ranges_of, under_protocol
-from cascade.commands.per_stage import stage_keys
+from cascade.commands.per_stage import extra_keys
 from cascade.commands.reference_side import check_statistics, is_statistics, open_reference
 from cascade.commands.reports import refuse_foreign_report, write_report
 from cascade.commands.team import Team
@@ -30,18 +29,14 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from cascade.commands.values import Kind
     from cascade.evaluation.features import Features, RememberedFeatures
     from cascade.evaluation.figures import Figure
+
+__all__ = ["extra_keys", "run"]
 
 REPORT = "evaluation.json"
 _MADE_BY = "cascade evaluate"
 GENERATED = "pictures to evaluate"
-
-
-def extra_keys(config: DictConfig) -> "Mapping[str, Kind]":
-    """STAGE.key for every stage of the cascade, if there is one."""
-    return {} if config.cascade is None else stage_keys(stage.name for stage in load_chain(config.cascade))
 
 
 def run(config: DictConfig) -> None:

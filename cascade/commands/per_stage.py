@@ -4,9 +4,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError
 
+from cascade.artifact import load_chain
 from cascade.commands.configuration import CONF, groups_on_disk
 from cascade.commands.overrides import KINDS
 from cascade.commands.values import Kind, kind_of_value
@@ -47,6 +48,11 @@ def stage_keys(names: Iterable[str]) -> dict[str, Kind]:
     """
     kinds = {key: kind for key, (kind, _) in PER_STAGE.items()} | _parameters()
     return {f"{name}.{key}": kind for name in names for key, kind in kinds.items()}
+
+
+def extra_keys(config: DictConfig) -> dict[str, Kind]:
+    """The keys STAGE.setting of every stage of `config.cascade`, if there is one; what a command has for its own."""
+    return {} if config.cascade is None else stage_keys(stage.name for stage in load_chain(config.cascade))
 
 
 def place_of(stage: str, names: Sequence[str]) -> int:

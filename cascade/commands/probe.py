@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from cascade import __version__
 from cascade.artifact import StageConfig, check_aug_level, load_chain
+from cascade.commands.configuration import plain_of_stage
 from cascade.commands.evaluated_sides import check_sides
-from cascade.commands.per_stage import place_of, read_per_stage, stage_keys
+from cascade.commands.per_stage import extra_keys, place_of, read_per_stage
 from cascade.commands.reports import check_out, write_report
 from cascade.errors import CascadeError
 from cascade.files import write_whole
@@ -22,30 +23,23 @@ if TYPE_CHECKING:
     from rich.console import Console
     from torch import Tensor
 
-    from cascade.commands.values import Kind
     from cascade.data.dataset import PictureDataset
     from cascade.evaluation.features import Features
     from cascade.evaluation.jackknife import Estimate
     from cascade.progress import Bars
+
+__all__ = ["extra_keys", "run"]
 
 REPORT, FIGURE = "probe.json", "probe.png"
 LEVELS = 9
 _MADE_BY = "cascade probe"
 
 
-def extra_keys(config: "DictConfig") -> "Mapping[str, Kind]":
-    """STAGE.key for every stage of the cascade."""
-    return stage_keys(stage.name for stage in load_chain(config.cascade))
-
-
 def run(config: "DictConfig") -> None:
     """Sample, augment and probe; write table, figure and samples. See `conf/probe.yaml`."""
     from hydra.core.hydra_config import HydraConfig
 
-    from cascade.commands.configuration import plain_config
-
-    plain: dict[str, Any] = plain_config(config)
-    plain["stage"] = plain["stage"]["name"]
+    plain = plain_of_stage(config)
     out = Path(plain["out"]).expanduser()
     stage, levels, settings = _checked(plain, out)
     import torch

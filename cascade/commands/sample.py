@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from cascade.arithmetic import PLAIN
 from cascade.artifact import CASCADE, load_chain
 from cascade.commands.low_res_folder import CONTACT_SHEET, LowResImages, list_low_res
-from cascade.commands.per_stage import read_per_stage, stage_keys
+from cascade.commands.per_stage import extra_keys, read_per_stage
 from cascade.commands.png import refuse_foreign, sample_png
 from cascade.commands.sample_manifest import Manifest, refuse_foreign_folder
 from cascade.commands.wanted_pictures import Wanted, every_class_with_every_seed, from_low_res
@@ -22,14 +22,10 @@ from cascade.stage_settings import planned, stored_samplings
 from cascade.trained_levels import noise_in_words
 
 if TYPE_CHECKING:
-    from cascade.commands.values import Kind
     from cascade.orchestrator import CascadePipeline, SampledImage
     from cascade.stage_sampler import StageSampler
 
-
-def extra_keys(config: DictConfig) -> "Mapping[str, Kind]":
-    """STAGE.key for every stage of the cascade."""
-    return stage_keys(stage.name for stage in load_chain(config.cascade))
+__all__ = ["extra_keys", "run"]
 
 
 def run(config: DictConfig) -> None:

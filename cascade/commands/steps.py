@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from cascade import __version__
 from cascade.artifact import load_chain
-from cascade.commands.configuration import groups_on_disk
+from cascade.commands.configuration import groups_on_disk, plain_of_stage
 from cascade.commands.evaluated_sides import check_sides
-from cascade.commands.per_stage import place_of, read_per_stage, stage_keys
+from cascade.commands.per_stage import extra_keys, place_of, read_per_stage
 from cascade.commands.reports import check_out, write_report
 from cascade.commands.swept_points import Point, Result, cheapest_as_good, results
 from cascade.errors import CascadeError, suggest
@@ -20,25 +20,18 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
     from rich.console import Console
 
-    from cascade.commands.values import Kind
+__all__ = ["extra_keys", "run"]
+
 
 REPORT, FIGURE = "steps.json", "steps.png"
 _MADE_BY = "cascade steps"
-
-
-def extra_keys(config: "DictConfig") -> "Mapping[str, Kind]":
-    """STAGE.key for every stage of the cascade."""
-    return stage_keys(stage.name for stage in load_chain(config.cascade))
 
 
 def run(config: "DictConfig") -> None:
     """Measure every sampler at every number of steps; write table, figure and samples. See `conf/steps.yaml`."""
     from hydra.core.hydra_config import HydraConfig
 
-    from cascade.commands.configuration import plain_config
-
-    plain: dict[str, Any] = plain_config(config)
-    plain["stage"] = plain["stage"]["name"]
+    plain = plain_of_stage(config)
     out = Path(plain["out"]).expanduser()
     settings, points = _checked(plain, out)
     import torch

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from cascade import __version__
 from cascade.artifact import PRETRAINED, StageConfig, find_cascade, load_chain
+from cascade.commands.configuration import plain_of_stage
 from cascade.commands.evaluated_sides import check_sides
 from cascade.commands.launchers import KEY
-from cascade.commands.per_stage import place_of, stage_keys
+from cascade.commands.per_stage import extra_keys, place_of
 from cascade.commands.reports import check_out, write_report
 from cascade.commands.tune_jobs import (
     Plain,
@@ -37,7 +38,8 @@ if TYPE_CHECKING:
     from cascade.commands.overrides import Checked
     from cascade.commands.tune_choice import Choice, Judged
     from cascade.commands.tune_judge import Judge
-    from cascade.commands.values import Kind
+
+__all__ = ["drive", "extra_keys", "run"]
 
 REPORT, FIGURE = "tune.json", "tune.png"
 _MADE_BY = "cascade tune"
@@ -70,11 +72,6 @@ class Round:
         }
 
 
-def extra_keys(config: "DictConfig") -> "Mapping[str, Kind]":
-    """STAGE.key for every stage of the cascade."""
-    return stage_keys(stage.name for stage in load_chain(config.cascade))
-
-
 def run(config: "DictConfig") -> None:
     """Make the point of one job. In a sweep a failure is noted, and the other jobs go on; by hand it is said."""
     from hydra.core.hydra_config import HydraConfig
@@ -82,7 +79,7 @@ def run(config: "DictConfig") -> None:
 
     from cascade.progress import progress_bars
 
-    plain = _plain(config)
+    plain = plain_of_stage(config)
     _checked(plain)
     values = values_in(plain["point"])
     try:
@@ -101,7 +98,7 @@ def drive(checked: "Checked", launch: Launch) -> None:
     from cascade.commands.tune_written import evidence_of, record
     from cascade.commands.written import shell_line, written
 
-    plain = _plain(checked.config)
+    plain = plain_of_stage(checked.config)
     elsewhere = any(override.startswith(f"{KEY}=") for override in checked.overrides)
     stage, keys = _checked({**plain, "device": device_here(plain["device"])} if elsewhere else plain)
     out = Path(plain["out"]).expanduser()
@@ -193,13 +190,6 @@ def _launched(points: Sequence[Values], launch: Launch) -> str | None:
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     return None
-
-
-def _plain(config: "DictConfig") -> dict[str, Any]:
-    from cascade.commands.configuration import plain_config
-
-    plain = plain_config(config)
-    return {**plain, "stage": plain["stage"]["name"]}
 
 
 def _checked(plain: Plain) -> tuple[StageConfig, list[str]]:
