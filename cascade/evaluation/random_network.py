@@ -53,11 +53,19 @@ def random_features(
     >>> random_features().name
     'random-0'
     """
-    network, rule = RandomNetwork(seed), Resize(resize, _SIZE)
+    return of_random_network(
+        f"random-{seed}", RandomNetwork(seed), sum(_WIDTHS), Resize(resize, _SIZE), batch=batch, device=device
+    )
+
+
+def of_random_network(
+    name: str, network: nn.Module, dim: int, rule: Resize, *, batch: int, device: torch.device | str
+) -> NetworkFeatures:
+    """The features of a network that is its own weights: inputs u/127.5 − 1, and the SHA-256 of its parameters."""
     digest = hashlib.sha256(b"".join(p.detach().numpy().tobytes() for p in network.parameters())).hexdigest()
     return NetworkFeatures(
-        name=f"random-{seed}",
-        dim=sum(_WIDTHS),
+        name=name,
+        dim=dim,
         sha256=digest,
         resize=str(rule),
         network=network,

@@ -1,11 +1,10 @@
 """A small random network of fixed seed: features for tests, and for comparisons that need no pretrained weights."""
 
-import hashlib
-
 import torch
 from torch import Tensor, nn
 
 from cascade.evaluation.features import NetworkFeatures
+from cascade.evaluation.random_network import of_random_network
 from cascade.evaluation.resize import Resize
 from cascade.rng import randn
 
@@ -37,16 +36,4 @@ def tiny_features(
     >>> tiny_features()(torch.zeros(2, 3, 64, 64, dtype=torch.uint8)).shape
     torch.Size([2, 32])
     """
-    network = _TinyNetwork()
-    digest = hashlib.sha256(b"".join(p.detach().numpy().tobytes() for p in network.parameters())).hexdigest()
-    rule = Resize(resize, 32)
-    return NetworkFeatures(
-        name="tiny",
-        dim=2 * _WIDTH,
-        sha256=digest,
-        resize=str(rule),
-        network=network,
-        prepare=lambda u: rule(u) / 127.5 - 1,
-        batch=batch,
-        device=device,
-    )
+    return of_random_network("tiny", _TinyNetwork(), 2 * _WIDTH, Resize(resize, 32), batch=batch, device=device)
