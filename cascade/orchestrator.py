@@ -368,8 +368,8 @@ def check_device(name: str | torch.device) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(1, device=device).cpu()
-    # AssertionError: a torch without CUDA; NotImplementedError: "meta" and the like.
-    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
+    # AssertionError: a torch without CUDA; RuntimeError is NotImplementedError's class too: "meta" and the like.
+    except (RuntimeError, AssertionError, TypeError) as error:
         raise CascadeError(f"device '{name}' is not available here: {str(error).splitlines()[0]}") from error
     return device
 
