@@ -188,10 +188,11 @@ def changed(sampling: StageSampling, settings: StageSettings, config: StageConfi
         made["guidance"] = rescaled(made["guidance"], settings.guidance_scale)
     if not config.class_names:
         made["guidance"] = without_labels(made["guidance"])
-    elif not config.network.get("null_label", True) and classifier_free_scale(made["guidance"]) != 1:
-        raise CascadeError(
-            f"stage '{config.name}' was trained with classes only, and classifier-free guidance needs a class 'none': "
-            f"leave its guidance_scale at 1, or guide it with {config.name}.guidance=classifier"
+    elif classifier_free_scale(made["guidance"]) != 1:
+        refuse_without_none(
+            config,
+            "classifier-free guidance",
+            f"leave its guidance_scale at 1, or guide it with {config.name}.guidance=classifier",
         )
     if settings.steps is not None and (config.distilled is None or settings.steps != config.distilled.steps):
         made["grid"] = with_steps(made["grid"], settings.steps)
@@ -206,6 +207,14 @@ def changed(sampling: StageSampling, settings: StageSettings, config: StageConfi
         )
     check_distilled_sampling(config, result)
     return result
+
+
+def refuse_without_none(config: StageConfig, what: str, instead: str) -> None:
+    """Raise CascadeError where `what` needs the class "none" and the stage was trained with classes only."""
+    if config.class_names and not config.network.get("null_label", True):
+        raise CascadeError(
+            f"stage '{config.name}' was trained with classes only, and {what} needs a class 'none': {instead}"
+        )
 
 
 def with_steps(grid: Mapping[str, Any], steps: int) -> dict[str, Any]:
