@@ -69,7 +69,8 @@ class Calls:
         """All that the times depend on: network and shape, processor, threads, version."""
         config = self.stage.config
         parts = (config.network, config.low_res, config.preconditioning, len(config.class_names), config.augment_dim)
-        shape = [self.batch, 3, self.side, self.side, self.stage.config.factor]
+        channels = 3 if config.factor is None else 3 + config.shown.channels
+        shape = [self.batch, channels, self.side, self.side, config.factor]
         return {"network": _digest(parts), "shape": shape, "device": device_name(self.device), **_software()}
 
     def example(self) -> tuple[torch.Tensor, torch.Tensor, Condition]:

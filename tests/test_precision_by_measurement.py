@@ -181,6 +181,18 @@ def test_another_shape_number_of_threads_or_network_is_another_choice(cache, clo
         torch.set_num_threads(threads)
 
 
+def test_a_stage_that_is_shown_a_mask_too_does_not_share_the_choice_of_one_that_is_not(calls):
+    """The same network but for its first layer, which reads 7 channels and not 6."""
+    stage = calls.stage
+
+    def shown(condition):
+        config = replace(stage.config, low_resolution=16, condition={"name": condition})
+        return replace(calls, stage=replace(stage, config=config)).fingerprint()
+
+    assert shown("mask_half") != shown("grayscale") == shown("low_res")
+    assert shown("mask_half")["shape"][1] == 7
+
+
 def test_a_cache_that_cannot_be_written_is_no_error(tmp_path, monkeypatch, clock, calls):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
