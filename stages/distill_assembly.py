@@ -15,6 +15,7 @@ from cascade.diffusion.geometric import AugmentPipe
 from cascade.distilled import DDIM, Distilled
 from cascade.guidance_settings import NO_GUIDANCE, without_labels
 from cascade.registry import build, complete
+from cascade.sampling import KeepKnown
 from cascade.stage_files import checked_sha256
 from cascade.stage_settings import teacher_grid
 from stages import assembly
@@ -74,7 +75,8 @@ def build_stage(config: Config, described: StageConfig) -> DistillStage:
     teacher, rounds = load_stage(config["teacher"]), Rounds.of(config)
 
     def plain(denoiser: Denoiser) -> Denoiser:
-        return build("threshold", described.sampling.threshold, denoiser=denoiser)
+        bounded = build("threshold", described.sampling.threshold, denoiser=denoiser)
+        return KeepKnown(bounded) if described.sampling.keep_known else bounded
 
     def guided(denoiser: Denoiser) -> Denoiser:
         return plain(build("guidance", described.distilled.guidance, denoiser=denoiser))

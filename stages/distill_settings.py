@@ -7,7 +7,8 @@ from typing import Any, Self
 from cascade.artifact import StageConfig, load_stage_config
 from cascade.distilled import halvings
 from cascade.errors import CascadeError
-from cascade.guidance_settings import asks_guides
+from cascade.guidance_settings import asks_guides, classifier_free_scale
+from cascade.stage_settings import refuse_without_none
 
 Config = Mapping[str, Any]
 
@@ -99,8 +100,13 @@ def check_student(config: Config) -> None:
         )
     if config["ema"]["name"] == "power_pair":
         raise CascadeError("ema=power_pair keeps snapshots of one training, and a distillation is several; use another")
-    if asks_guides(config.get("guidance", teacher.sampling.guidance)):
+    guidance = config.get("guidance", teacher.sampling.guidance)
+    if asks_guides(guidance):
         raise CascadeError("a teacher is guided by itself here, and not by another model; choose another guidance")
+    if classifier_free_scale(guidance) != 1:
+        refuse_without_none(teacher, "classifier-free guidance", "say guidance=none")
+    if config["stage"]["label_dropout"]:
+        refuse_without_none(teacher, "a picture without its label", "say stage.label_dropout=0")
     _check_distilled_teacher(config, teacher)
 
 

@@ -27,8 +27,8 @@ class Course:
     """All rounds of a distillation.
 
     grid       the first teacher's levels, (N+1,) float64
-    guided     the first teacher's guidance and threshold, around its denoiser
-    plain      the threshold alone, of the teachers after it, which have the guidance in their weights
+    guided     the first teacher's guidance and threshold, around its denoiser, and the known pixels where it keeps them
+    plain      the same without guidance, of the teachers after it, which have the guidance in their weights
     weighting  that of a round, for the levels of its student
     """
 

@@ -111,6 +111,55 @@ def test_a_step_is_one_against_two_guided_steps_of_the_teacher(tmp_path, teacher
     assert condition.augment is None
 
 
+def test_known_pixels_are_what_they_are_in_every_rounds_target(tmp_path, teachers):
+    """A teacher that keeps what its mask shows has students that do, and are taught no other values there."""
+    config = load_stage_config(teachers / "sr16")
+    config = replace(
+        config,
+        low_resolution=16,
+        condition={"name": "mask_half"},
+        augmentation={"name": "none"},
+        sampling=replace(config.sampling, keep_known=True, aug_log_snr=None),
+    )
+    save_stage(tmp_path / "fills", config, build_denoiser(config).state_dict())
+    config = completed(composed(tmp_path, tmp_path / "fills"))
+    stage = build_stage(config, stage_config(config, ProceduralDataset(16, "train", size=4)))
+    x, levels = torch.rand(2, 3, 16, 16), [torch.full((2,), level) for level in (-4.0, 0.0, 4.0)]
+    known = torch.zeros(2, 1, 16, 16)
+    known[..., :8] = 1
+    condition = Condition(torch.tensor([0, 1]), torch.cat([known * x, known], 1), torch.full((2,), torch.inf))
+    for number in range(2):
+        target = two_step_target(stage.course.loss(number, stage.teacher).teacher, x, *levels, condition)
+        same = target == x
+        assert bool(same[..., :8].all())
+        assert not bool(same[..., 8:].any())
+    assert stage_config(config, ProceduralDataset(16, "train", size=4)).sampling.keep_known
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["guidance=classifier_free"], "classifier-free guidance needs a class 'none': say guidance=none"),
+        (["guidance=interval"], "classifier-free guidance needs a class 'none': say guidance=none"),
+        (["stage.label_dropout=0.1"], "a picture without its label needs a class 'none': say stage.label_dropout=0"),
+    ],
+)
+def test_a_teacher_of_classes_only_is_refused_before_its_weights_are_read(tmp_path, teachers, capsys, words, message):
+    """What `cascade import adm` makes has no class none: nothing is trained before that is said."""
+    config = load_stage_config(teachers / "tiny8")
+    sampling = replace(config.sampling, guidance={"name": "none"})
+    save_stage(
+        tmp_path / "adm",
+        replace(config, network={"name": "adm", "channels": 32, "null_label": False}, sampling=sampling),
+        {"not": torch.zeros(1), "these": torch.zeros(1)},
+    )
+    assert main(["train", *SMALL, f"teacher={tmp_path / 'adm'}", f"runs={tmp_path / 'runs'}", *words]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
+
+
 @pytest.mark.parametrize("at", [2, 3, 4])
 def test_a_run_stopped_in_a_round_or_between_two_ends_as_an_unbroken_one_bit_for_bit(tmp_path, teachers, at):
     words = ["trainer.checkpoint_every=1", "trainer.validate_every=1", "stage.label_dropout=0.3"]
