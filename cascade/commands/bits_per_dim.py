@@ -3,14 +3,16 @@
 The first is bounded by an ELBO (`bound=`), the second read from the probability flow; the rest is one and the same.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 from cascade.class_tables import table_difference
+from cascade.commands.evaluated_sides import Sides, open_data
 from cascade.commands.explain_style import short
 from cascade.commands.per_stage import read_per_stage
+from cascade.commands.shared_chunks import SharedChunks
 from cascade.distilled import refuse_distilled
 from cascade.errors import CascadeError
 from cascade.plain_json import without_infinity
@@ -19,10 +21,12 @@ from cascade.stage_settings import StageSettings
 from cascade.trained_levels import levels_of_255
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from cascade.data.dataset import PictureDataset
+    from cascade.diffusion import Condition, Elbo, Posterior
     from cascade.evaluation.bits_per_dim import Bound, Example, JudgedStage
     from cascade.evaluation.figures import Figure
-    from cascade.progress import Bars
     from cascade.stage_sampler import StageSampler
 
 
@@ -37,9 +41,49 @@ def check_bits_per_dim(plain: Mapping[str, Any], metric: str) -> None:
     check_source(plain["data"])
 
 
+@dataclass(eq=False, kw_only=True)
+class JudgedChunks(SharedChunks["Elbo"]):
+    """What pictures cost under one stage: a call of its network at a time, each picture whatever the others are."""
+
+    stage: "JudgedStage"
+    bound: "Bound"
+    examples: "Callable[[range], Iterable[Example]]"
+    seed: int
+    pictures: int
+
+    @property
+    def count(self) -> int:
+        """How many pictures there are."""
+        return self.pictures
+
+    @property
+    def size(self) -> int:
+        """Pictures of a call."""
+        return self.stage.chunk
+
+    def piece(self, places: range) -> "Elbo":
+        """The terms of these pictures."""
+        return self.stage.nats(self.bound, self.examples(places), self.seed, self.tell)
+
+    def to_bytes(self, piece: "Elbo") -> bytes:
+        """Terms as a file."""
+        from cascade.evaluation.bits_per_dim import elbo_bytes
+
+        return elbo_bytes(piece)
+
+    def from_bytes(self, data: bytes) -> "Elbo":
+        """Read them."""
+        from cascade.evaluation.bits_per_dim import elbo_from
+
+        return elbo_from(data)
+
+
 @dataclass(frozen=True, eq=False)
 class BitsPerDim:
-    """Stages and pictures that fit, opened and not yet computed with; `chosen` are places in the data."""
+    """Stages and pictures that fit, opened and not yet computed with; `chosen` are places in the data.
+
+    `works` are what judges the pictures under each stage.
+    """
 
     plain: Mapping[str, Any]
     metric: str
@@ -48,35 +92,34 @@ class BitsPerDim:
     plan: "Sequence[StageSampler]"
     dataset: "PictureDataset"
     chosen: Sequence[int]
+    works: list[JudgedChunks] = field(default_factory=list)
 
     @classmethod
-    def open(cls, plain: Mapping[str, Any], metric: str, bars: "Bars") -> "BitsPerDim":
+    def open(cls, sides: Sides, metric: str) -> "BitsPerDim":
         """Load the cascade, open the data, and check that they know the same classes."""
-        from cascade.commands.evaluated_sides import open_data
         from cascade.rng import permutation
 
-        asked = plain[metric]
+        plain, asked = sides.plain, sides.plain[metric]
         bound, record = JUDGES[metric](plain)
         plan = _plan(plain, bound)
-        dataset = open_data(plain, plan[-1].stage.config.resolution, asked["split"], bars, table=())
+        dataset = open_data(plain, plan[-1].stage.config.resolution, asked["split"], sides.bars, table=())
         order = permutation("evaluation", "bits_per_dim", plain["seed"], size=len(dataset)).tolist()
         if not order:
             raise CascadeError(f"the data hold no picture in the split {asked['split']}")
         for sampler in plan:
             _labels(dataset, sampler)
-        return cls(plain, metric, bound, record, plan, dataset, sorted(order[: asked["num_images"]]))
+        opened = cls(plain, metric, bound, record, plan, dataset, sorted(order[: asked["num_images"]]))
+        opened.works.extend(opened._work(sides, stage) for stage in range(len(plan)))
+        return opened
 
-    def measure(self, bars: "Bars") -> "tuple[list[Figure], dict[str, Any]]":
+    def measure(self) -> "tuple[list[Figure], dict[str, Any]]":
         """Return the figures of each stage and of all, and what the report says of how they came about."""
-        from cascade.evaluation.bits_per_dim import bits_figures
+        from cascade.evaluation.bits_per_dim import bits_figures, joined
 
-        count, found = len(self.chosen), {}
-        for stage, sampler in enumerate(self.plan):
-            work = f"{self.metric} of {sampler.name}"
-            bars.at(work, 0, count, "pictures")
-            done = lambda judged, work=work: bars.at(work, judged, count, "pictures")  # noqa: E731
-            terms = _judged(sampler).nats(self.bound, self._examples(stage), self.plain["seed"], done)
-            found[sampler.name] = terms, sampler.stage.config.resolution
+        found = {
+            sampler.name: (joined(work.pieces()), sampler.stage.config.resolution)
+            for sampler, work in zip(self.plan, self.works, strict=True)
+        }
         notes = self._notes()
         record = {
             "bound": self.record,
@@ -84,21 +127,38 @@ class BitsPerDim:
             "side": self.plan[-1].stage.config.resolution,
             "fingerprint": self.dataset.fingerprint,
             "pictures": list(self.chosen),
-            "stages": [
-                {**sampler.record(), "log_snrs": without_infinity(sampler.log_snrs.tolist())} for sampler in self.plan
-            ],
+            "stages": [_row(sampler) for sampler in self.plan],
             "notes": notes,
         }
         return bits_figures(found, notes, self.bound.kind), record
 
-    def _examples(self, stage: int) -> "Iterator[Example]":
+    def _work(self, sides: Sides, stage: int) -> JudgedChunks:
+        """The judgement of one stage."""
+        sampler, seed = self.plan[stage], self.plain["seed"]
+        depends = {
+            "bound": [self.metric, self.record, seed],
+            "stage": _row(sampler),
+            "pictures": [self.dataset.fingerprint, list(self.chosen)],
+            "sides": [sampler.stage.config.resolution for sampler in self.plan],
+        }
+        own = {
+            "stage": _judged(sampler, sides.team.beat),
+            "bound": self.bound,
+            "examples": lambda places: self._examples(stage, places),
+            "seed": seed,
+            "pictures": len(self.chosen),
+        }
+        name = f"{self.metric} of {sampler.name}"
+        return sides.share(self.metric, depends, JudgedChunks, name, own)
+
+    def _examples(self, stage: int, places: range) -> "Iterator[Example]":
         """The pictures of a stage and of the one before, shrunk from size to size: each is the same for both."""
         from cascade.data.degradation import from_uint8, shrink, to_uint8
         from cascade.evaluation.bits_per_dim import Example
 
         sides = [sampler.stage.config.resolution for sampler in self.plan]
         labels = _labels(self.dataset, self.plan[stage])
-        for index in self.chosen:
+        for index in self.chosen[places.start : places.stop]:
             pictures = [from_uint8(self.dataset.image(index))]
             for side in reversed(sides[max(0, stage - 1) : -1]):
                 pictures.append(shrink(pictures[-1], side))
@@ -160,14 +220,24 @@ def _plan(plain: Mapping[str, Any], bound: "Bound") -> "list[StageSampler]":
     return pipeline.plan(stages=plain["stages"], settings=settings)
 
 
-def _judged(sampler: "StageSampler") -> "JudgedStage":
+def _row(sampler: "StageSampler") -> dict[str, Any]:
+    return {**sampler.record(), "log_snrs": without_infinity(sampler.log_snrs.tolist())}
+
+
+def _judged(sampler: "StageSampler", beat: "Callable[[], None]") -> "JudgedStage":
+    """The stage, which gives a sign of life whenever its network is called: a judgement takes many calls."""
     from cascade.evaluation.bits_per_dim import JudgedStage
     from cascade.registry import build
 
-    config = sampler.stage.config
+    config, inner = sampler.stage.config, sampler.denoiser
+
+    def living(x_t: "Tensor", log_snr: "Tensor", condition: "Condition") -> "Posterior":
+        beat()
+        return inner(x_t, log_snr, condition)
+
     return JudgedStage(
         sampler.name,
-        sampler.denoiser,
+        living,
         sampler.log_snrs,
         labelled=bool(config.class_names),
         chunk=sampler.chunk,

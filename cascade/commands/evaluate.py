@@ -62,14 +62,14 @@ def run(config: DictConfig) -> None:
         agreed = kept_settings(out) if team.processes.is_first else team.hear()
         sides, choose = Sides(plain, out, bars, team, precisions_of(agreed)), features_of(plain, bars)
         opened = open_metrics(sides, choose)
-        settings = settings_of(sides, choose) if sides.looks else {}
+        settings = settings_of(sides)
         refuse_other(out, agreed, settings)
         if team.processes.is_first:
             agreed = keep_settings(out, agreed, settings)
             team.say(agreed)
         for wait in (False, True):  # for what others are at only when nothing else is left
-            for look in sides.looks.values():
-                look.make(wait=wait)
+            for work in sides.works.values():
+                work.make(wait=wait)
         if not team.processes.is_first:
             return
         measured = [measure() for measure in opened]
@@ -161,10 +161,10 @@ def _judging(metric: str) -> Callable[[Sides, ChooseFeatures], Opened]:
     def judge(sides: Sides, choose: ChooseFeatures) -> Opened:  # noqa: ARG001
         from cascade.commands.figure_table import named
 
-        opened = BitsPerDim.open(sides.plain, metric, sides.bars)
+        opened = BitsPerDim.open(sides, metric)
 
         def measure() -> Measured:
-            figures, record = opened.measure(sides.bars)
+            figures, record = opened.measure()
             return Measured(figures, {metric: record}, f"{sides.plain['cascade']} on {named(record)}")
 
         return measure
@@ -203,12 +203,11 @@ def _memorisation(sides: Sides, choose: ChooseFeatures) -> Opened:
     """Open samples, photographs of both splits and the features, and return what looks for copies."""
     from cascade.commands.photographs import Photographs
 
-    opened, features = Photographs.open(sides), choose()
-    if sides.out is not None:  # the samples are made by all processes, and kept; they are compared by the first
-        sides.look(opened.samples, features, GENERATED)
+    opened = Photographs.open(sides)
+    seen, looks = opened.looks(sides, choose())
 
     def measure() -> Measured:
-        figures, record = opened.memorisation(features, sides.bars)
+        figures, record = opened.memorisation(seen, looks)
         return Measured(figures, {"memorisation": record}, f"samples beside {opened.title()}")
 
     return measure
@@ -257,10 +256,10 @@ def _patches(sides: Sides, choose: ChooseFeatures) -> Opened:
 
 def _upscaling(sides: Sides, choose: ChooseFeatures) -> Opened:
     """Open a stage, photographs and the features, and return what compares the stage with bicubic."""
-    opened, features = Upscaling.open(sides.plain, sides.out, sides.bars), choose().inner
+    opened = Upscaling.open(sides, choose().inner)
 
     def measure() -> Measured:
-        figures, record, lines = opened.measure(features, sides.bars)
+        figures, record, lines = opened.measure()
         return Measured(figures, {"upscaling": record}, opened.title(), lines)
 
     return measure

@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from cascade import __version__
 from cascade.artifact import load_chain
 from cascade.class_tables import table_difference
 from cascade.commands.measured_chunks import MeasuredChunks
 from cascade.commands.per_stage import read_per_stage
+from cascade.commands.shared_chunks import SharedChunks
 from cascade.commands.team import Team
 from cascade.errors import CascadeError, suggest
 from cascade.requests import check_device_name, check_precision, check_seed, check_threads, chosen_stages
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from cascade.progress import Bars
 
 LEAST = 3  # pictures on a side
+SAMPLED = "samples"
+"""Of what a cascade has sampled from noise."""
+Work = TypeVar("Work", bound=SharedChunks[Any])
 
 
 def is_statistics(reference: str | None) -> bool:
@@ -116,7 +120,7 @@ class Sides:
     bars: "Bars"
     team: Team = field(default_factory=lambda: Team(None))
     precisions: Mapping[str, str] = field(default_factory=dict)
-    looks: dict[str, MeasuredChunks] = field(default_factory=dict)
+    works: dict[str, SharedChunks[Any]] = field(default_factory=dict)
 
     def look(
         self, pictures: Pictures, features: "Features", name: str, more: Mapping[str, Any] | None = None
@@ -125,24 +129,35 @@ class Sides:
 
         `more` is what the features depend on beside their name, weights and resizing.
         """
-        import torch
-
         record = {
             "pictures": pictures.identity,
             "features": [features.name, features.sha256, features.resize, more],
             "chunk": pictures.chunk,
+        }
+        own = {"pictures": pictures, "features": features, "batch": self.plain["batch"]}
+        # Of more pictures the first are the same files.
+        return self.share(pictures.identity["of"], record, MeasuredChunks, name, own)
+
+    def share(
+        self, of: str, record: Mapping[str, Any], kind: "type[Work]", name: str, own: Mapping[str, Any]
+    ) -> "Work":
+        """Work that all processes share, once for all that ask for the same.
+
+        `record` is what its pieces depend on beside their places and the machine, `own` are the fields of its `kind`.
+        """
+        import torch
+
+        record = {
+            **record,
             "threads": torch.get_num_threads(),
             "device": torch.device(self.plain["device"]).type,
             "versions": [__version__, torch.__version__],
         }
         digest = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:12]
-        key = f"{pictures.identity['of']}-{digest}"
-        number = f"{key}, {pictures.count}"  # the first of them are the same files
-        if number not in self.looks:
-            folder = None if self.out is None else self.out / "measured" / key
-            made = MeasuredChunks(pictures, features, folder, self.team, self.bars, name, self.plain["batch"])
-            self.looks[number] = made
-        return self.looks[number]
+        key = f"{of}-{digest}"
+        folder = None if self.out is None else self.out / "measured" / key
+        work = kind(folder=folder, team=self.team, bars=self.bars, name=name, **own)
+        return self.works.setdefault(f"{key}, {work.count}", work)
 
     @property
     def generated(self) -> Pictures:
@@ -230,7 +245,7 @@ def sampled_pictures(samples: "EvaluatedSamples", plain: Mapping[str, Any]) -> P
         lambda places: iter(replace(samples, seeds=seeds_at(places))),
         len(samples.seeds),
         source,
-        {"of": "samples", "first_seed": samples.seeds[0], **samples.record},
+        {"of": SAMPLED, "first_seed": samples.seeds[0], **samples.record},
         classes=classes,
         chunk=samples.chunk,
         there=lambda places: kept(folders, seeds_at(places)),

@@ -1,40 +1,42 @@
 """What the pictures and features of an evaluation's folder were made with: another setting needs another folder."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cascade.commands.evaluated_sides import SAMPLED
+from cascade.commands.measured_chunks import MeasuredChunks
 from cascade.errors import CascadeError
 from cascade.files import write_whole
 from cascade.flat import flat
 
 if TYPE_CHECKING:
     from cascade.commands.evaluated_sides import Sides
-    from cascade.evaluation.features import Features
 
 SETTINGS = "evaluation-settings.json"
 Settings = Mapping[str, Any]
 
 
-def settings_of(sides: "Sides", features: "Callable[[], Features]") -> dict[str, Any]:
-    """What may not change in a folder: weights and sampling of each stage that runs, real pictures, features, seeds.
+def settings_of(sides: "Sides") -> dict[str, Any]:
+    """What may not change in a folder: weights and sampling of each stage that runs, real pictures, seeds.
 
-    How many pictures, how many stages and which metrics may.
+    How many pictures, how many stages, which metrics and which features may.
     """
-    plain, chosen = sides.plain, features()
-    source = sides.generated.source
+    plain, sampled = sides.plain, dict[str, Any]()
+    for look in (work for work in sides.works.values() if isinstance(work, MeasuredChunks)):
+        of, source = look.pictures.identity["of"], look.pictures.source
+        for row in source.get("stages", ()):
+            sampled[row["stage"] if of == SAMPLED else f"{row['stage']} {of}"] = row
     here = lambda path: None if path is None else str(Path(path).expanduser().resolve())  # noqa: E731
-    sampled = {row["stage"]: row for row in source.get("stages", ())}
     real = {"data": dict(plain["data"])} if plain["reference"] is None else {}
     return {
         "images": here(plain["images"]),
         "reference": here(plain["reference"]),
         **real,
-        **({"first_seed": plain["first_seed"], "device": source["device"]} if sampled else {}),
+        **({"first_seed": plain["first_seed"], "device": plain["device"].partition(":")[0]} if sampled else {}),
         "threads": plain["threads"],
         "seed": plain["seed"],
-        "features": {"name": chosen.name, "sha256": chosen.sha256, "resize": chosen.resize},
         **sampled,
     }
 

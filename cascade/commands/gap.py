@@ -3,7 +3,6 @@
 What is compared, and how a stage is blamed, is said in `cascade.evaluation.gap`.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, is_dataclass, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from cascade.commands.evaluation_report import features_record
 from cascade.commands.gap_compared import KINDS, Compared, View
 from cascade.commands.gap_table import gap_table, loss_figures
 from cascade.commands.png import refuse_foreign
-from cascade.commands.teacher_forced import UPSCALED, TeacherForced
+from cascade.commands.teacher_forced import TeacherForced
 from cascade.commands.upscaling import check_patches, patch_features
 from cascade.errors import CascadeError, suggest
 from cascade.files import write_whole
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from cascade.evaluation.figures import Figure
 
 FIGURE = "gap.png"
-_LEAST_CHUNK = 16  # pictures that are made at once
 
 
 def check_gap(plain: Mapping[str, Any]) -> None:
@@ -224,17 +222,10 @@ def _compared(
     if low is None:
         own |= {"chained": look("chained", chained[-1]), "reference": look("reference", reference)}
         return Compared(config.name, view, own, {}, None, shown)
-    forced = TeacherForced(
-        samples.pipeline,
-        _own_settings(samples.plan()[len(chained) - 1].sampling.truncated, config.name, samples.settings),
-        len(chained),
-        photographs.dataset(config.resolution),
-        len(shown),
-        None if sides.out is None else sides.out / UPSCALED,
-        samples.on_progress,
-    )
+    dataset = photographs.dataset(config.resolution)
+    forced = TeacherForced.of(samples, len(chained), dataset, len(shown), sides.out)
     own |= {
-        "real": look("real", _forced_pictures(forced, shown, sides.plain)),
+        "real": look("real", forced.side(shown, str(sides.plain["cascade"]))),
         "chained": look("chained", chained[-1]),
         "reference": look("reference", reference),
     }
@@ -252,25 +243,3 @@ def _view(sides: Sides, features: "RememberedFeatures", side: int, low: int | No
     own = patch_features(sides.plain, inner, count)
     before = patch_features(sides.plain, inner, count, patch * low // side)
     return View("patches", own, before, more, side)
-
-
-def _own_settings(truncated: bool, name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of one stage; where the stage before stops early, noise is added to the photographs instead."""
-    from cascade.stage_settings import StageSettings
-
-    own = {name: settings[name]} if name in settings else {}
-    return {name: replace(own.get(name, StageSettings()), truncated=False)} if truncated else own
-
-
-def _forced_pictures(forced: TeacherForced, shown: Sequence[int], plain: Mapping[str, Any]) -> Pictures:
-    """Teacher-forced pictures as one side of a comparison."""
-    places_at = lambda places: shown[places.start : places.stop]  # noqa: E731
-    chunk = forced.plan().chunk
-    return Pictures(
-        lambda places: forced.pictures(places_at(places)),
-        len(shown),
-        {"cascade": str(plain["cascade"]), **forced.record},
-        {"of": "upscaled", "chosen": list(shown), **forced.record},
-        chunk=chunk * math.ceil(_LEAST_CHUNK / chunk),
-        there=lambda places: forced.keep is None or all(forced.file(place).is_file() for place in places_at(places)),
-    )

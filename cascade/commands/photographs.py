@@ -4,9 +4,8 @@ floor         the distances of real from real, photographs of train from those o
 memorisation  how near samples lie to training pictures, beside photographs that were not trained on
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +17,11 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
+    from cascade.commands.measured_chunks import MeasuredChunks
     from cascade.evaluation.features import Features
     from cascade.evaluation.figures import Figure
     from cascade.evaluation.neighbours import Nearest
-    from cascade.progress import Bars
+    from cascade.evaluation.pixels import BesidePixels
 
 TRAINED, UNSEEN = "train", "val"
 SHOWN = 8
@@ -57,6 +57,18 @@ class Photographs:
         samples, trained = sides.generated, sides.of_data(TRAINED, wanted=wanted)
         return cls(sides.plain, sides.out, samples, trained, sides.of_data(UNSEEN, wanted=None))
 
+    def looks(self, sides: Sides, features: "Features") -> "tuple[BesidePixels, list[MeasuredChunks]]":
+        """What looks at all three, in pixels and in features."""
+        from cascade.evaluation.pixels import BesidePixels
+
+        seen = BesidePixels(features, min(self.plain["memorisation"]["side"], self.side))
+        sets = {
+            "pictures to evaluate": self.samples,
+            "photographs that were trained on": self.trained,
+            "photographs that were not": self.unseen,
+        }
+        return seen, [sides.look(pictures, seen, name) for name, pictures in sets.items()]
+
     def title(self) -> str:
         """What the table is of."""
         return f"{named(self.trained.source)} and {named(self.unseen.source)}"
@@ -78,29 +90,13 @@ class Photographs:
         record = {"trained": self.trained.report(), "unseen": self.unseen.report()}
         return [replace(figure, name=f"floor: {figure.name}") for figure in figures], record, left_out
 
-    def memorisation(self, features: "Features", bars: "Bars") -> "tuple[list[Figure], dict[str, Any]]":
+    def memorisation(
+        self, seen: "BesidePixels", looks: "Sequence[MeasuredChunks]"
+    ) -> "tuple[list[Figure], dict[str, Any]]":
         """Figures and record of the distances to the nearest training pictures, in pixels and in features."""
-        from cascade.evaluation.neighbours import nearest
-
-        side = min(self.plain["memorisation"]["side"], self.side)
-        samples, trained, unseen = (
-            looked_at(
-                (image for image, _ in pictures.pairs()),
-                side,
-                features,
-                self.plain["batch"],
-                lambda done, name=name, count=pictures.count: bars.at(name, done, count),
-            )
-            for pictures, name in (
-                (self.samples, "pictures to evaluate"),
-                (self.trained, "photographs that were trained on"),
-                (self.unseen, "photographs that were not"),
-            )
-        )
-        spaces = {
-            f"pixels at {side} px": [mirrored(of[0], trained[0], side) for of in (samples, unseen)],
-            features.name: [nearest(of[1], trained[1]) for of in (samples, unseen)],
-        }
+        features = seen.features
+        in_pixels, in_features = neighbours(seen, [look.measurement().features for look in looks])
+        spaces = {f"pixels at {seen.side} px": in_pixels, features.name: in_features}
         figures: list[Figure] = []
         record: dict[str, Any] = {key: getattr(self, key).report() for key in ("samples", "trained", "unseen")}
         for space, (ours, theirs) in spaces.items():
@@ -160,30 +156,18 @@ class Photographs:
         write_contact_sheet(out / sheet_of(self.side), rows)
 
 
-def looked_at(
-    pictures: "Iterable[Tensor]", side: int, features: "Features", batch: int, done: Callable[[int], object]
-) -> "tuple[Tensor, Tensor]":
-    """Pixels (N, 3·side²) in levels, and features (N, d), of uint8 pictures (3, R, R), `batch` of which are held."""
-    import torch
+def neighbours(seen: "BesidePixels", rows: "Sequence[Tensor]") -> "tuple[list[Nearest], list[Nearest]]":
+    """Of samples, and of photographs that were not trained on, the nearest training pictures: in pixels, in features.
 
-    from cascade.data.degradation import from_uint8, shrink
-
-    pixels: list[Tensor] = []
-    found: list[Tensor] = []
-    coming = iter(pictures)
-    while images := list(islice(coming, batch)):
-        pixels += [127.5 * shrink(from_uint8(image), side).flatten() for image in images]
-        found.append(features(torch.stack(images)))
-        done(len(pixels))
-    return torch.stack(pixels), torch.cat(found)
-
-
-def mirrored(pixels: "Tensor", trained: "Tensor", side: int) -> "Nearest":
-    """The nearest of the training pictures and their mirror images, which were trained on too."""
+    `rows` are what was seen of samples, of the training pictures, and of the others, if there are such. In pixels the
+    mirror images of training pictures, which were trained on too, count as they do.
+    """
     from cascade.evaluation.neighbours import nearest
 
-    turned = pixels.view(-1, 3, side, side).flip(-1).flatten(1)
-    return nearest(pixels, trained).or_nearer(nearest(turned, trained))
+    (samples, trained, *unseen), side = [seen.parted(of) for of in rows], seen.side
+    turned = lambda pixels: pixels.view(-1, 3, side, side).flip(-1).flatten(1)  # noqa: E731
+    in_pixels = [nearest(of, trained[0]).or_nearer(nearest(turned(of), trained[0])) for of, _ in (samples, *unseen)]
+    return in_pixels, [nearest(of, trained[1]) for _, of in (samples, *unseen)]
 
 
 def _picked(pictures: Pictures, places: Collection[int]) -> "dict[int, Image.Image]":

@@ -4,11 +4,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from cascade.commands.evaluate import chosen_features
-from cascade.commands.photographs import TRAINED, UNSEEN, looked_at, mirrored
+from cascade.commands.photographs import TRAINED, UNSEEN, neighbours
 from cascade.data.source import open_dataset
 from cascade.errors import CascadeError
-from cascade.evaluation.neighbours import Nearest, nearest, share_nearer
+from cascade.evaluation.neighbours import Nearest, share_nearer
+from cascade.evaluation.pixels import BesidePixels
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,25 +68,30 @@ class Real:
 
     def spaces(self, pictures: "Callable[[int], Tensor]", count: int) -> list[Space]:
         """The nearest training pictures of samples, in pixels and in features."""
-        features, side = chosen_features(self.plain, self.bars.console), self.compared_at
-        bars, batch = self.bars, self.plain["batch"]
-
-        def looked(picture: "Callable[[int], Tensor]", count: int, name: str) -> "tuple[Tensor, Tensor]":
-            return looked_at(map(picture, range(count)), side, features, batch, lambda done: bars.at(name, done, count))
-
-        trained = looked(self.trained.image, len(self.trained), "photographs that were trained on")
-        sets = [looked(pictures, count, "samples")]
+        seen = BesidePixels(chosen_features(self.plain, self.bars.console), self.compared_at)
+        rows = [
+            self._looked(seen, pictures, count, "samples"),
+            self._looked(seen, self.trained.image, len(self.trained), "photographs that were trained on"),
+        ]
         if self.unseen is not None:
-            sets.append(looked(self.unseen.image, len(self.unseen), "photographs that were not"))
-        in_pixels = [mirrored(of[0], trained[0], side) for of in sets]
-        in_features = [nearest(of[1], trained[1]) for of in sets]
+            rows.append(self._looked(seen, self.unseen.image, len(self.unseen), "photographs that were not"))
+        in_pixels, in_features = neighbours(seen, rows)
         return [
             Space(name, unit, found[0], share_nearer(found[0].distance, found[1].distance) if found[1:] else None)
             for name, unit, found in (
-                (f"pixels at {side} px", "levels", in_pixels),
-                (f"{features.name} features", "", in_features),
+                (f"pixels at {seen.side} px", "levels", in_pixels),
+                (f"{seen.features.name} features", "", in_features),
             )
         ]
+
+    def _looked(self, seen: BesidePixels, picture: "Callable[[int], Tensor]", count: int, name: str) -> "Tensor":
+        """What is seen of `count` pictures, `batch` of which are held at once."""
+        found = []
+        for start in range(0, count, self.plain["batch"]):
+            places = range(start, min(start + self.plain["batch"], count))
+            found.append(seen(torch.stack([picture(place) for place in places])))
+            self.bars.at(name, places.stop, count)
+        return torch.cat(found)
 
     def _open(self, split: str, side: int) -> "PictureDataset":
         looked = lambda done, total: self.bars.at("looking through the data", done, total)  # noqa: E731

@@ -5,12 +5,14 @@ Nothing that a stage before it does badly is in such pictures.
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cascade.commands.evaluated_sides import Pictures
 from cascade.commands.png import sample_png
 from cascade.errors import CascadeError
 from cascade.files import write_whole
@@ -18,6 +20,7 @@ from cascade.files import write_whole
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from cascade.commands.evaluated_samples import EvaluatedSamples
     from cascade.data.dataset import PictureDataset
     from cascade.orchestrator import CascadePipeline, OnProgress
     from cascade.stage_sampler import StageSampler
@@ -67,6 +70,37 @@ class TeacherForced:
             "fingerprint": self.dataset.fingerprint,
             "low_resolution": self.pipeline.configs[self.stages - 1].low_resolution,
         }
+
+    @classmethod
+    def of(
+        cls, samples: "EvaluatedSamples", stages: int, dataset: "PictureDataset", count: int, out: Path | None
+    ) -> "TeacherForced":
+        """Stage number `stages` as it is sampled in `samples`, whose pictures lie in the same `out`.
+
+        Where the stage before stops early, noise is added to the photographs instead.
+        """
+        from cascade.stage_settings import StageSettings
+
+        name = samples.pipeline.configs[stages - 1].name
+        settings = {name: replace(samples.settings.get(name, StageSettings()), truncated=False)}
+        keep = None if out is None else out / UPSCALED
+        return cls(samples.pipeline, settings, stages, dataset, count, keep, samples.on_progress)
+
+    def side(self, places: Sequence[int], cascade: str) -> Pictures:
+        """What it makes of the photographs at these places, as one side of a comparison.
+
+        A chunk is whole calls of the network: 16 pictures or more of 256 px, fewer of larger ones, which take longer.
+        """
+        places_at = lambda chosen: places[chosen.start : chosen.stop]  # noqa: E731
+        chunk, least = self.plan().chunk, max(1, 16 * 256**2 // max(256, self.dataset.resolution) ** 2)
+        return Pictures(
+            lambda chosen: self.pictures(places_at(chosen)),
+            len(places),
+            {"cascade": cascade, **self.record},
+            {"of": UPSCALED, "chosen": list(places), **self.record},
+            chunk=chunk * math.ceil(least / chunk),
+            there=lambda chosen: self.keep is None or all(self.file(place).is_file() for place in places_at(chosen)),
+        )
 
     def low_res(self, place: int) -> "Tensor":
         """The photograph of that place made small by the rule of training, uint8 (3, h, h)."""
@@ -125,20 +159,6 @@ class TeacherForced:
         names = self.dataset.class_names
         known = names and self.pipeline.configs[self.stages - 1].class_names
         return names[self.dataset.label(place)] if known else None
-
-
-def precision_there(keep: Path | None, stage: str) -> str | None:
-    """The precision of the pictures of a stage that are kept below `keep`; None where there are none, or of several.
-
-    A measured precision is another one when the machine is busy, and pictures of another one are other pictures.
-    """
-    found = set()
-    for file in [] if keep is None else keep.glob(f"{stage}-*/record.json"):
-        try:
-            found |= {row["precision"] for row in json.loads(file.read_text(encoding="utf-8"))["stages"]}
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise CascadeError(f"{file} is damaged; choose another out, or remove its folder") from error
-    return found.pop() if len(found) == 1 else None
 
 
 @dataclass(frozen=True)

@@ -7,26 +7,23 @@ patch, with the photographs. So nothing that an earlier stage does badly is held
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cascade.artifact import load_chain
-from cascade.commands.per_stage import read_per_stage
-from cascade.commands.teacher_forced import UPSCALED, TeacherForced, precision_there
+from cascade.commands.evaluated_sides import LEAST, Pictures, Sides, open_data, pictures_at
+from cascade.commands.teacher_forced import TeacherForced
 from cascade.errors import CascadeError
 from cascade.requests import chosen_stages
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from cascade.commands.measured_chunks import MeasuredChunks
     from cascade.evaluation.features import Features
     from cascade.evaluation.figures import Figure
-    from cascade.evaluation.measurement import Measurement
     from cascade.evaluation.patches import PatchFeatures
-    from cascade.progress import Bars
 
-_LEAST = 3
-"""Photographs."""
+PHOTOGRAPHS, BICUBIC = "photographs", "bicubic"
 
 
 def check_upscaling(plain: Mapping[str, Any]) -> None:
@@ -38,8 +35,8 @@ def check_upscaling(plain: Mapping[str, Any]) -> None:
     asked = plain["upscaling"]
     if plain["cascade"] is None:
         raise CascadeError("upscaling is asked of a stage: give cascade=FOLDER, not images=FOLDER")
-    if asked["num_images"] < _LEAST:
-        raise CascadeError(f"upscaling.num_images={asked['num_images']} must be at least {_LEAST}")
+    if asked["num_images"] < LEAST:
+        raise CascadeError(f"upscaling.num_images={asked['num_images']} must be at least {LEAST}")
     if asked["split"] not in SPLITS:
         raise CascadeError(f"unknown split '{asked['split']}'; {suggest(asked['split'], SPLITS)}")
     check_source(plain["data"])
@@ -73,40 +70,39 @@ def patch_features(
 class Upscaling:
     """A stage and the photographs whose small versions it is given, opened and not yet computed with.
 
-    `chosen` are places in the data.
+    `chosen` are places in the data, `looks` what measures the photographs and both ways of making them large again.
     """
 
     plain: Mapping[str, Any]
     stage: TeacherForced
     chosen: Sequence[int]
+    features: "PatchFeatures"
+    looks: "Mapping[str, MeasuredChunks]"
 
     @classmethod
-    def open(cls, plain: Mapping[str, Any], out: Path | None, bars: "Bars") -> "Upscaling":
-        """Load the stage, open the data, and check that they know the same classes and fit."""
-        from cascade.commands.evaluated_sides import open_data
-        from cascade.orchestrator import CascadePipeline
+    def open(cls, sides: Sides, features: "Features") -> "Upscaling":
+        """Open the stage and the data, and check that they know the same classes and fit."""
         from cascade.rng import permutation
 
-        configs = load_chain(plain["cascade"])
+        plain, samples = sides.plain, sides.samples
+        configs = samples.pipeline.configs
         asked, chain = plain["upscaling"], configs[chosen_stages(configs, plain["stages"], None)]
-        last = chain[-1]
-        keep = None if out is None else out / UPSCALED
-        there = precision_there(keep, last.name) if plain["precision"] == "auto" else None
-        precision = plain["precision"] if there is None else {last.name: there}
-        pipeline = CascadePipeline.load(plain["cascade"], plain["device"], precision, [last.name])
-        given = read_per_stage(plain["per_stage"], [config.name for config in configs])
-        settings = {name: own for name, own in given.items() if name == last.name}
-        dataset = open_data(plain, last.resolution, asked["split"], bars, table=last.class_names)
+        split, last = asked["split"], chain[-1]
+        dataset = open_data(plain, last.resolution, split, sides.bars, table=last.class_names)
         order = permutation("evaluation", "upscaling", plain["seed"], size=len(dataset)).tolist()
-        if len(order) < _LEAST:
-            raise CascadeError(
-                f"the data hold {len(order)} pictures in the split {asked['split']}; {_LEAST} are wanted"
-            )
+        if len(order) < LEAST:
+            raise CascadeError(f"the data hold {len(order)} pictures in the split {split}; {LEAST} are wanted")
         chosen = sorted(order[: asked["num_images"]])
-        at = lambda stage, step, total: bars.at(f"  {stage}, steps", step, total)  # noqa: E731
-        stage = TeacherForced(pipeline, settings, len(chain), dataset, len(chosen), keep, at)
-        stage.plan()  # whatever does not fit is refused here
-        return cls(plain, stage, chosen)
+        stage = TeacherForced.of(samples, len(chain), dataset, len(chosen), sides.out)
+        seen = patch_features(plain, features, len(chosen))
+        ways = {
+            PHOTOGRAPHS: pictures_at(dataset, plain, split, chosen),
+            BICUBIC: _bicubic(stage, chosen),
+            stage.name: stage.side(chosen, str(plain["cascade"])),
+        }
+        more = {"most": seen.most, "seed": plain["seed"]}
+        looks = {name: sides.look(pictures, seen, name, more) for name, pictures in ways.items()}
+        return cls(plain, stage, chosen, seen, looks)
 
     @property
     def name(self) -> str:
@@ -118,23 +114,13 @@ class Upscaling:
         split = self.plain["upscaling"]["split"]
         return f"{self.name} and bicubic on photographs ({self.plain['data']['name']}, {split}) made small"
 
-    def measure(self, features: "Features", bars: "Bars") -> "tuple[list[Figure], dict[str, Any], list[str]]":
+    def measure(self) -> "tuple[list[Figure], dict[str, Any], list[str]]":
         """Figures, record and lines of both ways of upscaling."""
-        from cascade.evaluation.measurement import measure, pixel_figures
+        from cascade.evaluation.measurement import pixel_figures
         from cascade.evaluation.patches import patch_figures
 
-        seen = patch_features(self.plain, features, len(self.chosen))
-        ways = {
-            "photographs": self._photographs(),
-            "bicubic": self._bicubic(),
-            self.name: self.stage.pictures(self.chosen),
-        }
-        count = len(self.chosen)
-        found: dict[str, Measurement] = {
-            name: measure(pairs, seen, lambda done, name=name: bars.at(name, done, count, "pictures"))
-            for name, pairs in ways.items()
-        }
-        real = found.pop("photographs")
+        found = {name: look.measurement() for name, look in self.looks.items()}
+        real, count = found.pop(PHOTOGRAPHS), len(self.chosen)
         figures: list[Figure] = []
         left_out: list[str] = []
         of_way: dict[str, list[Figure]] = {}
@@ -142,7 +128,7 @@ class Upscaling:
             of_way[name], left_out = patch_figures(
                 measured.features,
                 real.features,
-                seen,
+                self.features,
                 pictures=count,
                 seed=self.plain["seed"],
                 allow_few_images=self.plain["allow_few_images"],
@@ -152,7 +138,7 @@ class Upscaling:
                 replace(figure, name=f"{name}: {figure.name}")
                 for figure in of_way[name] + pixel_figures(measured, real)
             ]
-        figures[:0] = [_share(self.name, *both) for both in zip(of_way[self.name], of_way["bicubic"], strict=True)]
+        figures[:0] = [_share(self.name, *both) for both in zip(of_way[self.name], of_way[BICUBIC], strict=True)]
         record = {
             **self.stage.record,
             "cascade": str(self.plain["cascade"]),
@@ -163,16 +149,21 @@ class Upscaling:
         }
         return figures, record, left_out
 
-    def _photographs(self) -> "Iterator[tuple[Tensor, None]]":
-        return ((self.stage.dataset.image(place), None) for place in self.chosen)
 
-    def _bicubic(self) -> "Iterator[tuple[Tensor, Tensor]]":
-        from cascade.evaluation.resize import bicubic
+def _bicubic(stage: TeacherForced, chosen: Sequence[int]) -> Pictures:
+    """The same small photographs made large by bicubic interpolation."""
+    from cascade.evaluation.resize import bicubic
 
-        for place in self.chosen:
-            low = self.stage.low_res(place)
-            large = bicubic(low[None].float(), self.stage.dataset.resolution)[0]
-            yield large.round().clamp(0, 255).byte(), low
+    side = stage.dataset.resolution
+
+    def read(places: range) -> "Iterator[tuple[Tensor, Tensor]]":
+        for place in chosen[places.start : places.stop]:
+            low = stage.low_res(place)
+            yield bicubic(low[None].float(), side)[0].round().clamp(0, 255).byte(), low
+
+    keys = ("fingerprint", "low_resolution")
+    identity = {"of": BICUBIC, "side": side, "chosen": list(chosen), **{key: stage.record[key] for key in keys}}
+    return Pictures(read, len(chosen), {}, identity)
 
 
 def _share(name: str, ours: "Figure", bicubic: "Figure") -> "Figure":

@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol
 
+import safetensors.torch
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from cascade import rng
@@ -203,7 +205,7 @@ class JudgedStage:
             done(count)
         if not found:
             raise CascadeError("there are no pictures to judge")
-        every = Elbo(*(torch.cat([getattr(e, part) for e in found]) for part in PARTS))
+        every = joined(found)
         if not bool(every.total.isfinite().all()):
             raise CascadeError(f"stage '{self.name}' gives a picture no finite number of nats: its weights are broken")
         return every
@@ -258,6 +260,32 @@ class PictureDraws:
     def _stacked(self, draw: Callable[..., Tensor], purpose: str, term: int, shape: Sequence[int]) -> Tensor:
         names = [("bits_per_dim", self.seed, self.stage, picture, purpose, term) for picture in self.pictures]
         return torch.stack([draw(*name, shape=tuple(shape)) for name in names]).to(self.device)
+
+
+def joined(pieces: Sequence[Elbo]) -> Elbo:
+    """The terms of all pictures, from those of pieces in their order.
+
+    >>> joined([Elbo(*torch.ones(3, n)) for n in (2, 1)]).total
+    tensor([3., 3., 3.])
+    """
+    return Elbo(*(torch.cat([getattr(piece, part) for piece in pieces]) for part in PARTS))
+
+
+def elbo_bytes(terms: Elbo) -> bytes:
+    """The terms of some pictures as safetensors; `elbo_from` reads them."""
+    return safetensors.torch.save({part: getattr(terms, part).contiguous() for part in PARTS})
+
+
+def elbo_from(data: bytes) -> Elbo:
+    """Read what `elbo_bytes` has made; raises CascadeError for anything else.
+
+    >>> elbo_from(elbo_bytes(Elbo(*torch.ones(3, 2)))).total
+    tensor([3., 3.])
+    """
+    try:
+        return Elbo(**safetensors.torch.load(data))
+    except (SafetensorError, ValueError, TypeError) as error:
+        raise CascadeError("it holds no terms of a bound") from error
 
 
 def bits_figures(stages: Mapping[str, tuple[Elbo, int]], notes: Mapping[str, str], kind: str = "bound") -> list[Figure]:

@@ -78,7 +78,6 @@ def test_other_settings_in_a_folder_are_refused_by_name(small_cascade, photos, t
     for words, line in (
         (["tiny8.guidance_scale=3"], "was made with tiny8.guidance.scale=2.0, and here it is 3.0; choose another out"),
         (["seed=4"], "seed=0, and here it is 4"),
-        (["features.resize=bilinear_tf1"], "features.resize=bilinear_antialias to 32 px"),
     ):
         capsys.readouterr()
         assert evaluate("stages=1", *words) == 2

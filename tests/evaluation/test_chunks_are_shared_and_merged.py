@@ -40,7 +40,8 @@ def quiet():
 
 
 def chunks(folder, team=None, batch=16):
-    return MeasuredChunks(PICTURES, FEATURES, folder, team or Team(folder), quiet(), "pictures", batch)
+    here = {"folder": folder, "team": team or Team(folder), "bars": quiet(), "name": "pictures"}
+    return MeasuredChunks(pictures=PICTURES, features=FEATURES, batch=batch, **here)
 
 
 def same(one, other):
@@ -314,7 +315,7 @@ def test_several_processes_need_a_folder_and_locks(tmp_path, monkeypatch):
 @pytest.mark.usefixtures("brisk")
 def test_the_bar_is_of_all_processes(tmp_path, monkeypatch):
     """The first says what the others have made, too."""
-    monkeypatch.setattr("cascade.commands.measured_chunks._RESCAN", -1.0)
+    monkeypatch.setattr("cascade.commands.shared_chunks._RESCAN", -1.0)
     chunks(tmp_path).make()
     kept = tmp_path / "000000-000004.safetensors"
     data = kept.read_bytes()

@@ -151,16 +151,12 @@ def test_a_stage_is_compared_with_bicubic_on_the_same_photographs(cascade, tmp_p
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_a_measured_precision_is_kept_with_the_pictures(cascade, tmp_path, capsys):
+def test_a_measured_precision_is_kept_with_the_pictures(cascade, tmp_path):
     words = (f"out={tmp_path}", "upscaling.num_images=3")
     assert evaluate(cascade, "upscaling", *words, "precision=bf16") == 0
     before = (tmp_path / "evaluation.json").read_text()
     assert evaluate(cascade, "upscaling", *words, "precision=auto") == 0
     assert (tmp_path / "evaluation.json").read_text() == before
-    next((tmp_path / "upscaled").glob("*/record.json")).write_text("[]")
-    capsys.readouterr()
-    assert evaluate(cascade, "upscaling", *words) == 2
-    assert "record.json is damaged" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("one_thread")
