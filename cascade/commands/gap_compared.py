@@ -1,6 +1,6 @@
 """One stage of the gap: its pictures and those it was made from, under the features that it is judged by."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -66,24 +66,31 @@ class Compared:
     def gap(self) -> "StageGap":
         """All distances of the stage, in units of the spread of the real pictures."""
         from cascade.evaluation.gap import NOTHING, StageGap
+        from cascade.evaluation.jackknife import Estimate
 
-        own = _distances(self.looks)
-        before = _distances(self.before) if self.before else None
-        return StageGap(
-            self.name,
-            floor=own["floor"],
-            chained=own["chained"],
-            real=own.get("real"),
-            before=NOTHING if before is None else before["chained"] - before["floor"],
-            departs=self._departs(),
-        )
+        own, unit = _distances(self.looks)
+        before, unit_before = _distances(self.before) if self.before else ({}, unit)
+        departs, spread = self._departs()
+
+        def in_units(over: "Callable[[Estimate, Estimate], Estimate]") -> StageGap:
+            inputs = {kind: over(distance, unit_before) for kind, distance in before.items()}
+            return StageGap(
+                self.name,
+                floor=over(own["floor"], unit),
+                chained=over(own["chained"], unit),
+                real=over(own["real"], unit) if "real" in own else None,
+                before=inputs["chained"] - inputs["floor"] if inputs else NOTHING,
+                departs=over(departs, spread),
+            )
+
+        return replace(in_units(lambda distance, unit: distance * (1 / unit.value)), with_units=in_units(Estimate.over))
 
     def figures(self, plain: Mapping[str, Any], gap: "StageGap") -> "dict[str, list[Figure]]":
         """The metrics of each kind, and first its distance in the unit of the losses."""
         from cascade.evaluation.figures import distances
         from cascade.evaluation.gap import UNIT
         from cascade.evaluation.measurement import pixel_figures
-        from cascade.evaluation.patches import patch_figures
+        from cascade.evaluation.patches import patch_distances
 
         real, found = self.looks["reference"].measurement(), {}
         settings = {"seed": plain["seed"], "allow_few_images": plain["allow_few_images"]}
@@ -91,9 +98,10 @@ class Compared:
             look = self.looks[kind]
             made = look.measurement()
             if self.view.of == "patches":
-                figures, _ = patch_figures(
+                of_patches, _ = patch_distances(
                     made.features, real.features, self.view.own, pictures=look.pictures.count, **settings
                 )
+                figures = [one.figure for one in of_patches]
             else:
                 figures, _ = distances(
                     made.features, real.features, self.view.own, neighbours=plain["neighbours"], **settings
@@ -114,41 +122,35 @@ class Compared:
             **{f"pictures, {KINDS[kind]}": look.pictures.report() for kind, look in self.looks.items()},
         }
 
-    def _departs(self) -> "Estimate":
-        """Mean rms² of the shrunk outputs from their real inputs, over that of two real inputs, 2·variance."""
+    def _departs(self) -> "tuple[Estimate, Estimate]":
+        """Mean rms² of the shrunk outputs from their real inputs, and that of two real inputs, 2·variance."""
         import torch
 
         from cascade.evaluation.gap import NOTHING
         from cascade.evaluation.jackknife import Estimate
 
         if self.forced is None:
-            return NOTHING
+            return NOTHING, Estimate(1.0)
         rms = self.looks["real"].measurement().rms
         assert rms is not None, "teacher-forced pictures have inputs"
-        total = squares = torch.zeros(())
-        for place in self.shown:
-            small = self.forced.low_res(place).double()
-            total, squares = total + small, squares + small.square()
-        n = len(self.shown)
-        variance = ((squares - total.square() / n) / (n - 1)).mean().item()
-        return Estimate.of_mean(rms.double().square(), _SETS["real"]) * (1 / _positive(2 * variance))
+        small = torch.stack([self.forced.low_res(place).flatten() for place in self.shown])
+        variance = _positive(Estimate.of_variance(small, _SETS["real"]))
+        return Estimate.of_mean(rms.double().square(), _SETS["real"]), variance * 2
 
 
-def _distances(looks: "Mapping[str, MeasuredChunks]") -> "dict[str, Estimate]":
-    """MMD² of each kind from the reference, over the spread of the reference."""
+def _distances(looks: "Mapping[str, MeasuredChunks]") -> "tuple[dict[str, Estimate], Estimate]":
+    """MMD² of each kind from the reference, and their unit, the spread of the reference."""
     from cascade.evaluation.kernel import kernel_estimate, kernel_spread
 
     rows = {kind: look.measurement().features for kind, look in looks.items()}
-    group = len(rows["reference"]) // looks["reference"].pictures.count
-    unit = 1 / _positive(kernel_spread(rows["reference"], group=group))
-    return {
-        kind: kernel_estimate(rows[kind], rows["reference"], (_SETS[kind], _SETS["reference"]), group=group) * unit
-        for kind in looks
-        if kind != "reference"
-    }
+    real = rows.pop("reference")
+    group = len(real) // looks["reference"].pictures.count
+    unit = _positive(kernel_spread(real, _SETS["reference"], group=group))
+    sets = {kind: (_SETS[kind], _SETS["reference"]) for kind in rows}
+    return {kind: kernel_estimate(rows[kind], real, sets[kind], group=group) for kind in rows}, unit
 
 
-def _positive(spread: float) -> float:
-    if not spread > 0:
+def _positive(spread: "Estimate") -> "Estimate":
+    if not spread.value > 0:
         raise CascadeError("the real pictures are all the same, so that no distance has a unit")
     return spread

@@ -16,8 +16,9 @@ What a stage loses is what it loses of real low-res pictures, and by how much it
 A fault that a stage only hands on is not its own; a stage that repairs one gets no credit for it. `departs` is what the
 distance between two sets cannot see: a stage that is shown too noisy a low-res picture makes fine pictures of something
 else. It is the squared difference of the shrunk output from the real input over that of two real ones: 1 where nothing
-of the input is left. Errors are those of the distances; the units that they are divided by are taken as known, for
-whether a loss is one does not depend on its unit.
+of the input is left. Errors are those of the distances; whether a loss is one does not depend on its unit, which is
+taken as known. Two stages have two units, and which of them loses more depends on both: there the errors of the units
+count too, picture by picture.
 """
 
 from collections.abc import Sequence
@@ -36,6 +37,8 @@ UNIT = "spreads"
 class StageGap:
     """The distances of one stage; `real` is None for a base stage, to which nothing is handed.
 
+    `with_units` are the same with the errors of their units; None: these have none.
+
     >>> gap = StageGap("sr", floor=NOTHING, chained=Estimate(0.6), real=Estimate(0.1), before=Estimate(0.2))
     >>> round(gap.alone.value, 9), round(gap.amplified.value, 9), round(gap.loss.value, 9)
     (0.1, 0.3, 0.4)
@@ -49,6 +52,7 @@ class StageGap:
     real: Estimate | None = None
     before: Estimate = field(default=NOTHING)
     departs: Estimate = field(default=NOTHING)
+    with_units: "StageGap | None" = None
 
     @property
     def alone(self) -> Estimate:
@@ -64,6 +68,12 @@ class StageGap:
     def loss(self) -> Estimate:
         """All that the stage loses; what it amplifies is noisier than the rest, and counts where it is sure."""
         return self.alone + self.amplified if self.amplified.beyond() else self.alone
+
+    def loss_at(self, value: float) -> Estimate:
+        """The loss with the errors that it would have, units and all, if it were `value`: a unit's grow with it."""
+        units = self.with_units or self
+        measured = units.alone + units.amplified if self.amplified.beyond() else units.alone
+        return self.loss + (measured - self.loss) * (value / self.loss.value if self.loss.value else 0.0)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -94,8 +104,8 @@ class Verdict:
 def blame(gaps: Sequence[StageGap]) -> Verdict:
     """Say which stage loses most: of those that surely lose, the one whose loss less its error is the largest.
 
-    None is named where no stage loses more than two errors. It is sure where every other loses less by more than two
-    errors of the difference; else the sentence names one that may lose as much.
+    None is named where no stage loses more than two errors. It is sure where it `loses_more` than every other, of which
+    what both owe to the same pictures is no part; else the sentence says so, and names one that may lose as much.
 
     >>> base, sr = StageGap("base", NOTHING, Estimate(0.2)), StageGap("sr", NOTHING, Estimate(0.9), Estimate(0.7))
     >>> print(blame([base, sr]).sentence)
@@ -112,13 +122,29 @@ def blame(gaps: Sequence[StageGap]) -> Verdict:
         parts = f": {_number(most.alone.value)} with real low-res pictures"
         if most.amplified.beyond():
             parts += f", and {_number(most.amplified.value)} by what it adds to the faults of its input"
-    sentence = f"{most.stage} loses most, {_loss(most)}{parts}."
-    rivals = [other for other in others if not (most.loss - other.loss).beyond()]
+    rivals = [other for other in others if not loses_more(most, other)]
     if rivals:
         said = _said(max(rivals, key=lambda gap: gap.loss.value + 2 * gap.loss.standard_error))
-        return Verdict(most.stage, False, f"{sentence} But {said}, is not below it by more than twice the error.")
+        sentence = (
+            f"No stage surely loses most: {_said(most)}{parts}; but {said}, is not below it by more than twice the "
+            "error of the difference."
+        )
+        return Verdict(most.stage, False, sentence)
+    sentence = f"{most.stage} loses most, {_loss(most)}{parts}."
     following = max(others, key=lambda gap: gap.loss.value, default=None)
     return Verdict(most.stage, True, sentence if following is None else f"{sentence} Next is {_said(following)}.")
+
+
+def loses_more(one: StageGap, other: StageGap) -> bool:
+    """Whether one loses more than the other, by more than two errors of the difference.
+
+    They are those that it would have if both lost alike, as much as both together say (a score test, Rao 1948): the
+    units of two stages differ, and however badly one's is known, a loss is more than none.
+    """
+    first, second = one.loss, other.loss
+    u, v = first.standard_error**2, second.standard_error**2
+    alike = (first.value * v + second.value * u) / (u + v) if u + v else (first.value + second.value) / 2
+    return (one.loss_at(alike) - other.loss_at(alike)).beyond()
 
 
 def _said(gap: StageGap) -> str:

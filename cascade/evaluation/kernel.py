@@ -1,5 +1,6 @@
 """The kernel distance (the KID, when the features are Inception's): unbiased at any number of pictures."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -47,50 +48,64 @@ def kernel_distance(
     >>> f"{value:.0f} ± {standard_error:.0f}"
     '1027 ± 533'
     """
-    x, y = _pictures(x, y, group, paired)
-    if subset_size < 3:
-        raise CascadeError(f"a subset must hold at least 3 pictures, not {subset_size}")
-    fewest = min(len(x), len(y))
-    subsets = max(1, fewest // max(3, subset_size // group))
-    parts = zip(
-        x[permutation("kernel distance", seed, "x", size=len(x))].tensor_split(subsets),
-        y[permutation("kernel distance", seed, "x" if paired else "y", size=len(y))].tensor_split(subsets),
-        strict=True,
-    )
-    results = [_u_statistic(a, b, paired) for a, b in parts]
-    value = sum(result[0] for result in results) / subsets
-    variance = sum(sum(float((len(w) - 1) * w.var(correction=0)) for w in without) for _, without in results)
-    return KernelDistance(value, (variance / subsets**2) ** 0.5)
+    estimate = kernel_estimate(x, y, group=group, paired=paired, subsets=(seed, subset_size))
+    return KernelDistance(estimate.value, estimate.standard_error)
 
 
-def kernel_estimate(x: Tensor, y: Tensor, names: tuple[str, str], *, group: int = 1) -> Estimate:
-    """The same MMD² of all pictures at once, as an estimate that goes along with others of the same pictures.
+def kernel_estimate(
+    x: Tensor,
+    y: Tensor,
+    names: tuple[str, str] = ("x", "y"),
+    *,
+    group: int = 1,
+    paired: bool = False,
+    subsets: tuple[int, int] | None = None,
+) -> Estimate:
+    """The same MMD² as an estimate that goes along with others of the same pictures.
 
-    `names` are those of the two sets. Raises CascadeError as `kernel_distance` does.
+    `names` are those of the two sets; pairs have that of the first. `subsets` are the seed and the size of those of
+    `kernel_distance`; None: it is the U-statistic of all pictures at once. Raises CascadeError as `kernel_distance`
+    does.
 
     >>> square = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
     >>> near, far = (kernel_estimate(square + shift, square, ("a", "b")) for shift in (3, 4))
     >>> near.value == kernel_distance(square + 3, square, seed=0).value, (far - near).value > 0
     (True, True)
     """
-    value, (without_x, without_y) = _u_statistic(*_pictures(x, y, group, paired=False), paired=False)
-    return Estimate(value, {names[0]: without_x - value, names[1]: without_y - value})
+    x, y = _pictures(x, y, group, paired)
+    if subsets is None:
+        return _u_statistic(x, y, names, paired)
+    seed, size = subsets
+    if size < 3:
+        raise CascadeError(f"a subset must hold at least 3 pictures, not {size}")
+    count = max(1, min(len(x), len(y)) // max(3, size // group))
+    parts = zip(
+        x[permutation("kernel distance", seed, "x", size=len(x))].tensor_split(count),
+        y[permutation("kernel distance", seed, "x" if paired else "y", size=len(y))].tensor_split(count),
+        strict=True,
+    )
+    whole = Estimate(0.0)
+    for number, (a, b) in enumerate(parts):
+        whole += _u_statistic(a, b, tuple(f"{name}, {number} of {count}" for name in names), paired)
+    return whole * (1 / count)
 
 
-def kernel_spread(x: Tensor, *, group: int = 1) -> float:
+def kernel_spread(x: Tensor, name: str = "x", *, group: int = 1) -> Estimate:
     """E k(x, x) − E k(x, x′), x and x′ of two pictures: the variance of features (N, d) in the kernel's own space.
 
     Divided by it, MMD² has no unit: N pictures of the distribution itself lie at 1/N of it (the biased MMD², of rows
-    that are independent), and at 1 or more lies a distribution that is one picture.
+    that are independent), and at 1 or more lies a distribution that is one picture. `name` is that of the set.
 
-    >>> kernel_spread(torch.tensor([[1.0, 0.0], [-1.0, 0.0], [1.0, 0.0]]))  # (3/2)³ − ((3/2)³ + 2·(1/2)³)/3
+    >>> kernel_spread(torch.tensor([[1.0, 0.0], [-1.0, 0.0], [1.0, 0.0]])).value  # (3/2)³ − ((3/2)³ + 2·(1/2)³)/3
     2.1666...
     """
     pictures, _ = _pictures(x, x, group, paired=False)
-    rows = (pictures.square().sum(-1) / pictures.shape[-1] + 1) ** 3
+    rows = ((pictures.square().sum(-1) / pictures.shape[-1] + 1) ** 3).mean(1)
     n = len(pictures)
     within, _ = _sums(pictures, pictures, apart=True)
-    return (rows.mean() - within.sum() / (n * (n - 1))).item()
+    value = rows.mean() - within.sum() / (n * (n - 1))
+    without = (rows.sum() - rows) / (n - 1) - (within.sum() - 2 * within) / ((n - 1) * (n - 2))
+    return Estimate(value.item(), {name: without - value})
 
 
 def _pictures(x: Tensor, y: Tensor, group: int, paired: bool) -> tuple[Tensor, Tensor]:
@@ -133,8 +148,8 @@ def _kernel(a: Tensor, b: Tensor) -> Tensor:
     return pairs if g == 1 else pairs.reshape(len(a), g, len(b), g).mean((1, 3))
 
 
-def _u_statistic(x: Tensor, y: Tensor, paired: bool) -> tuple[float, list[Tensor]]:
-    """Return the unbiased MMD² of two sets of pictures, and what it is without each of x and of y (or each pair)."""
+def _u_statistic(x: Tensor, y: Tensor, names: Sequence[str], paired: bool) -> Estimate:
+    """The unbiased MMD² of two sets of pictures, and by how much each of x and of y (or each pair) moves it."""
     n, m = len(x), len(y)
     within_x, _ = _sums(x, x, apart=True)
     within_y, _ = _sums(y, y, apart=True)
@@ -152,4 +167,4 @@ def _u_statistic(x: Tensor, y: Tensor, paired: bool) -> tuple[float, list[Tensor
             less_x + mean_y - 2 * (total - of_x) / ((n - 1) * m),
             mean_x + less_y - 2 * (total - of_y) / (n * (m - 1)),
         ]
-    return value.item(), without
+    return Estimate(value.item(), {name: less - value for name, less in zip(names, without, strict=False)})
