@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from cascade.commands.figure_table import number
+from cascade.commands.figure_table import counted, number
 
 _EVIDENCE = {"before", "now", "gain", "judged_by", "command"}
 
@@ -103,8 +103,8 @@ def _figure(figure: Mapping[str, Any]) -> Sequence[str]:
         number(error) if isinstance(error, int | float) else "",
         figure["unit"],
         figure["features"] or "pixels",
-        str(figure["num_images"]),
-        "" if figure["num_reference"] is None else str(figure["num_reference"]),
+        counted(figure["num_images"], figure["patches"]),
+        counted(figure["num_reference"], figure["patches"]),
     )
 
 

@@ -40,8 +40,8 @@ def print_table(console: "Console", figures: "Sequence[Figure]", title: str) -> 
             "" if figure.standard_error is None else number(figure.standard_error),
             figure.unit,
             figure.features or "pixels",
-            str(figure.num_images),
-            "" if figure.num_reference is None else str(figure.num_reference),
+            counted(figure.num_images, figure.patches),
+            counted(figure.num_reference, figure.patches),
             figure.resize,
         )
         of_ranges = [] if figure.spread is None else [number(figure.spread)]
@@ -112,6 +112,16 @@ def _noise(level: float | str | None) -> str:
 def _guidance(guidance: Mapping[str, Any]) -> str:
     scale = guidance.get("scale", guidance.get("guided", {}).get("scale"))
     return guidance["name"] if scale is None else f"{guidance['name']} {scale:g}"
+
+
+def counted(pictures: int | None, patches: int | None) -> str:
+    """How many pictures a figure is of, and of how many patches of each.
+
+    >>> counted(32, 64), counted(32, None), counted(None, None)
+    ('32 × 64', '32', '')
+    """
+    words = "" if pictures is None else str(pictures)
+    return words if patches is None else f"{words} × {patches}"
 
 
 def number(value: float) -> str:

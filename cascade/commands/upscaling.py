@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from cascade.commands.measured_chunks import MeasuredChunks
     from cascade.evaluation.features import Features
     from cascade.evaluation.figures import Figure
-    from cascade.evaluation.patches import PatchFeatures
+    from cascade.evaluation.patches import PatchDistance, PatchFeatures
 
 PHOTOGRAPHS, BICUBIC = "photographs", "bicubic"
 
@@ -117,15 +117,15 @@ class Upscaling:
     def measure(self) -> "tuple[list[Figure], dict[str, Any], list[str]]":
         """Figures, record and lines of both ways of upscaling."""
         from cascade.evaluation.measurement import pixel_figures
-        from cascade.evaluation.patches import patch_figures
+        from cascade.evaluation.patches import patch_distances
 
         found = {name: look.measurement() for name, look in self.looks.items()}
         real, count = found.pop(PHOTOGRAPHS), len(self.chosen)
         figures: list[Figure] = []
         left_out: list[str] = []
-        of_way: dict[str, list[Figure]] = {}
+        of_way: dict[str, list[PatchDistance]] = {}
         for name, measured in found.items():
-            of_way[name], left_out = patch_figures(
+            of_way[name], left_out = patch_distances(
                 measured.features,
                 real.features,
                 self.features,
@@ -136,7 +136,7 @@ class Upscaling:
             )
             figures += [
                 replace(figure, name=f"{name}: {figure.name}")
-                for figure in of_way[name] + pixel_figures(measured, real)
+                for figure in [one.figure for one in of_way[name]] + pixel_figures(measured, real)
             ]
         figures[:0] = [_share(self.name, *both) for both in zip(of_way[self.name], of_way[BICUBIC], strict=True)]
         record = {
@@ -166,10 +166,11 @@ def _bicubic(stage: TeacherForced, chosen: Sequence[int]) -> Pictures:
     return Pictures(read, len(chosen), {}, identity)
 
 
-def _share(name: str, ours: "Figure", bicubic: "Figure") -> "Figure":
-    """A figure of the stage over that of bicubic, with its error where both have one (taken as independent)."""
-    value = ours.value / bicubic.value if bicubic.value else math.inf
-    error = None
-    if ours.standard_error is not None and bicubic.standard_error is not None and bicubic.value:
-        error = (ours.standard_error**2 + (value * bicubic.standard_error) ** 2) ** 0.5 / abs(bicubic.value)
-    return replace(ours, name=f"{name} / bicubic: {ours.name}", value=value, standard_error=error, details={})
+def _share(name: str, ours: "PatchDistance", bicubic: "PatchDistance") -> "Figure":
+    """A distance of the stage over that of bicubic, with the error of the quotient: both are of the same pictures."""
+    value, error = math.inf, None
+    if bicubic.estimate.value:
+        quotient = ours.estimate.over(bicubic.estimate)
+        value, error = quotient.value, quotient.standard_error
+    figure = ours.figure
+    return replace(figure, name=f"{name} / bicubic: {figure.name}", value=value, standard_error=error, details={})

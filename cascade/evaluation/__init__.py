@@ -8,7 +8,7 @@ PrecisionRecall(precision=1.0, recall=1.0)
 
 from cascade.evaluation.frechet import Frechet, frechet_distance, frechet_parts
 from cascade.evaluation.kernel import KernelDistance, kernel_distance
-from cascade.evaluation.patches import PatchFeatures, cut_patches, patch_figures
+from cascade.evaluation.patches import PatchFeatures, cut_patches, patch_distances
 from cascade.evaluation.precision_recall import PrecisionRecall, precision_recall
 from cascade.evaluation.statistics import Moments, Statistics, statistics_of
 
@@ -23,7 +23,7 @@ __all__ = [
     "frechet_distance",
     "frechet_parts",
     "kernel_distance",
-    "patch_figures",
+    "patch_distances",
     "precision_recall",
     "statistics_of",
 ]

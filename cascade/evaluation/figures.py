@@ -23,8 +23,9 @@ class Figure:
     """A number, and what it takes to get it again.
 
     `features` is None for what is measured on pixels; `resize` says how pictures were brought to the size they were
-    measured at. `num_reference` is None where nothing is compared with reference pictures. Over several ranges of seeds
-    `value` is the mean of `values`, and `spread` their standard deviation.
+    measured at. `num_reference` is None where nothing is compared with reference pictures. `patches` of each picture
+    were looked at; None: the whole of it. Over several ranges of seeds `value` is the mean of `values`, and `spread`
+    their standard deviation.
 
     >>> Figure("PSNR", float("inf"), num_images=3, resize="none").to_json()["value"]
     'inf'
@@ -42,6 +43,7 @@ class Figure:
     details: Mapping[str, float] = field(default_factory=dict)
     spread: float | None = None
     values: Sequence[float] = ()
+    patches: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values; infinities, which JSON does not know, become "inf" and "-inf"."""
@@ -100,7 +102,7 @@ def distances(
     fewest = min(len(generated), len(reference))
     if fewest > neighbours:
         share = precision_recall(reference, generated, neighbours)
-        common = _common(features, len(generated), len(reference))
+        common = common_to(features, len(generated), len(reference))
         figures += [Figure(name, getattr(share, name), **common) for name in ("precision", "recall")]
     else:
         left_out.append(f"no precision and recall: {fewest} pictures have no {neighbours} neighbours each")
@@ -115,30 +117,24 @@ def frechet_and_kernel(
     seed: int,
     allow_few_images: bool = False,
     by_torchmetrics: bool = False,
-    group: int = 1,
-    paired: bool = False,
-    subset_size: int = 1000,
-    counted: str = "pictures",
 ) -> tuple[list[Figure], list[str]]:
     """The Fréchet and the kernel distance of two feature matrices (N, d) and (M, d), and a line if one is left out.
 
     The Fréchet distance is that of float64 statistics in symmetric form (`frechet_parts`); `details` holds its negative
-    mass, and with `by_torchmetrics` that library's number. With fewer rows than twice the dimensions on either side it
-    is biased: it is left out, or with `allow_few_images` named so; the unbiased kernel distance stands in its place.
-    `group`, `paired` and `subset_size` are those of `kernel_distance`; `counted` is what the rows are of.
+    mass, and with `by_torchmetrics` that library's number. With fewer pictures than twice the dimensions on either side
+    it is biased: it is left out, or with `allow_few_images` named so; the unbiased kernel distance stands in its place.
     """
-    n, m = len(generated), len(reference)
-    fewest = min(n, m)
+    fewest = min(len(generated), len(reference))
     if fewest < 3:
-        raise CascadeError(f"{fewest} {counted} are too few to compare; 3 on each side are the least")
-    common = _common(features, n, m)
+        raise CascadeError(f"{fewest} pictures are too few to compare; 3 on each side are the least")
     figure, line = frechet_figure(
-        statistics_of(generated), statistics_of(reference), features, allow_few_images=allow_few_images, counted=counted
+        statistics_of(generated), statistics_of(reference), features, allow_few_images=allow_few_images
     )
     if figure is not None and by_torchmetrics:
         figure = replace(figure, details={**figure.details, "torchmetrics": torchmetrics_frechet(generated, reference)})
     figures, left_out = [] if figure is None else [figure], [] if line is None else [line]
-    kernel = kernel_distance(generated, reference, seed, subset_size, group=group, paired=paired)
+    kernel = kernel_distance(generated, reference, seed)
+    common = common_to(features, len(generated), len(reference))
     figures.append(Figure(names_of(features)[1], kernel.value, standard_error=kernel.standard_error, **common))
     return figures, left_out
 
@@ -149,20 +145,26 @@ def frechet_figure(
     features: Features,
     *,
     allow_few_images: bool = False,
-    counted: str = "pictures",
+    each: int = 1,
 ) -> tuple[Figure | None, str | None]:
-    """The Fréchet distance of two statistics, or None and the line that says why it is left out."""
-    (name, unbiased), fewest = names_of(features), min(ours.count, theirs.count)
+    """The Fréchet distance of two statistics, or None and the line that says why it is left out.
+
+    `each` rows are patches of one picture. They are like one another, so that no more than the pictures are sure to
+    count as independent: pictures decide whether there are enough.
+    """
+    (name, unbiased), (n, m) = names_of(features), (ours.count // each, theirs.count // each)
+    fewest = min(n, m)
     bias = _bias(fewest, features.dim)
     if bias and not allow_few_images:
         dimensions = f"{'' if bias == 'N<d' else 'twice '}the {features.dim} feature dimensions"
+        patches = "" if each == 1 else f", of {each} patches that are not independent each,"
         return None, (
-            f"no {name}: {fewest} {counted} are fewer than {dimensions}, which biases it; "
+            f"no {name}: {fewest} pictures{patches} are fewer than {dimensions}, which biases it; "
             f"{unbiased} is unbiased (allow_few_images=true prints it nevertheless)"
         )
     parts = frechet_parts(ours.mean, ours.covariance, theirs.mean, theirs.covariance)
     details = {"mean_term": parts.mean_term, "negative_mass": parts.negative_mass}
-    common = _common(features, ours.count, theirs.count)
+    common = common_to(features, n, m)
     return Figure(f"{name} (biased, {bias})" if bias else name, parts.distance, details=details, **common), None
 
 
@@ -171,7 +173,7 @@ def _bias(fewest: int, dim: int) -> str | None:
     return "N<d" if fewest < dim else "N<2d" if fewest < 2 * dim else None
 
 
-def _common(features: Features, num_images: int, num_reference: int) -> dict[str, Any]:
+def common_to(features: Features, num_images: int, num_reference: int) -> dict[str, Any]:
     """What all figures of these features carry."""
     return {
         "num_images": num_images,

@@ -1,18 +1,24 @@
 """Features of patches: of a picture of 1024 px, what a feature network that sees 299 px would shrink away."""
 
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from cascade.errors import CascadeError
 from cascade.evaluation.features import Features
-from cascade.evaluation.figures import Figure, frechet_and_kernel
+from cascade.evaluation.figures import Figure, common_to, frechet_figure, names_of
+from cascade.evaluation.frechet import frechet_distance
+from cascade.evaluation.jackknife import Estimate
+from cascade.evaluation.kernel import kernel_estimate
+from cascade.evaluation.statistics import statistics_of
 from cascade.rng import permutation
 
 SIDE = 128
 """Pixels of a patch's side."""
 _KERNEL_ROWS = 4096  # patches of a subset of the kernel distance
+_GROUPS = 10  # of pictures that are left out in turn
 
 
 def cut_patches(images: Tensor, side: int = SIDE) -> Tensor:
@@ -74,7 +80,18 @@ class PatchFeatures:
         return self._features(patches)
 
 
-def patch_figures(
+class PatchDistance(NamedTuple):
+    """A distance of patches as a figure, and as an estimate, whose quotients and differences know their errors.
+
+    >>> PatchDistance(Figure("patch-KID", 0.1, num_images=3, resize="none"), Estimate(0.1)).figure.value
+    0.1
+    """
+
+    figure: Figure
+    estimate: Estimate
+
+
+def patch_distances(
     generated: Tensor,
     reference: Tensor,
     features: PatchFeatures,
@@ -83,25 +100,58 @@ def patch_figures(
     seed: int,
     allow_few_images: bool = False,
     paired: bool = False,
-) -> tuple[list[Figure], list[str]]:
+) -> tuple[list[PatchDistance], list[str]]:
     """The Fréchet and the kernel distance of patches, and a line for each one left out.
 
     `generated` (N, d) and `reference` (M, d) are what `features` gave, `pictures` the number of pictures that the N are
-    of; the numbers of the figures are those of patches. The Fréchet distance takes all patches as one set. The kernel
-    distance is that of pictures, each the set of its patches, and with `paired` of pictures that were made from the
-    reference's: both are then unbiased, and the error is right (`kernel_distance`).
+    of. The kernel distance is that of pictures, each the set of its patches, and with `paired` of pictures that were
+    made from the reference's: both are then unbiased, and the error is right (`kernel_distance`).
+
+    The Fréchet distance takes all patches as one set, and is biased as one of fewer: those of a picture are like one
+    another. So there must be as many pictures as else, and with `paired` a jackknife over them (in ten groups at most,
+    Shao & Tu 1995, "The Jackknife and Bootstrap", Section 2.3) gives its error and, in `details`, its bias.
     """
-    if pictures < 1 or len(generated) % pictures:
-        raise CascadeError(f"{len(generated)} patches are not those of {pictures} pictures")
-    figures, left_out = frechet_and_kernel(
-        generated,
-        reference,
-        features,
-        seed=seed,
-        allow_few_images=allow_few_images,
-        group=len(generated) // pictures,
-        paired=paired,
-        subset_size=_KERNEL_ROWS,
-        counted="patches",
-    )
-    return [replace(figure, name=f"patch-{figure.name}") for figure in figures], left_out
+    if pictures < 1 or len(generated) % pictures or len(reference) % (len(generated) // pictures):
+        raise CascadeError(f"{len(generated)} and {len(reference)} patches are not those of {pictures} pictures")
+    each = len(generated) // pictures
+    fewest = min(pictures, len(reference) // each)
+    if fewest < 3:
+        raise CascadeError(f"patches of {fewest} pictures are too few to compare; 3 on each side are the least")
+    found, left_out = [], []
+    ours, theirs = statistics_of(generated), statistics_of(reference)
+    figure, line = frechet_figure(ours, theirs, features, allow_few_images=allow_few_images, each=each)
+    if figure is None:
+        left_out.append(str(line))
+    else:
+        estimate, bias = Estimate(figure.value), {}
+        if paired:
+            estimate = _frechet_estimate(figure.value, generated, reference, each, seed)
+            bias = {"bias": estimate.bias}
+        found.append((replace(figure, details={**figure.details, **bias}), estimate))
+    kernel = kernel_estimate(generated, reference, group=each, paired=paired, subsets=(seed, _KERNEL_ROWS))
+    common = common_to(features, pictures, len(reference) // each)
+    found.append((Figure(names_of(features)[1], kernel.value, **common), kernel))
+    return [
+        PatchDistance(
+            replace(
+                figure,
+                name=f"patch-{figure.name}",
+                standard_error=estimate.standard_error if estimate.moved else None,
+                patches=each,
+            ),
+            estimate,
+        )
+        for figure, estimate in found
+    ], left_out
+
+
+def _frechet_estimate(value: float, generated: Tensor, reference: Tensor, each: int, seed: int) -> Estimate:
+    """The Fréchet distance, and what it is without some of the pictures, on both sides the same."""
+    x, y = (rows.unflatten(0, (-1, each)) for rows in (generated, reference))
+    without = []
+    for left_out in permutation("evaluation", "patch groups", seed, size=len(x)).tensor_split(min(len(x), _GROUPS)):
+        kept = torch.ones(len(x), dtype=torch.bool)
+        kept[left_out] = False
+        ours, theirs = (statistics_of(pictures[kept].flatten(0, 1)) for pictures in (x, y))
+        without.append(frechet_distance(ours.mean, ours.covariance, theirs.mean, theirs.covariance))
+    return Estimate(value, {"groups of pictures": torch.tensor(without, dtype=torch.float64) - value})

@@ -8,8 +8,8 @@ import torch
 
 from cascade.commands.command_line import main
 from cascade.errors import CascadeError
-from cascade.evaluation.kernel import kernel_distance
-from cascade.evaluation.patches import PatchFeatures, cut_patches, patch_figures
+from cascade.evaluation.kernel import kernel_distance, kernel_estimate
+from cascade.evaluation.patches import PatchFeatures, cut_patches, patch_distances
 from cascade.evaluation.tiny import tiny_features
 from cascade.rng import generator, randn
 from tests.conftest import small_stage
@@ -103,17 +103,67 @@ def test_blurred_pictures_are_farther_in_patches_and_the_same_ones_are_at_zero()
     images = pictures("blur", 40, 32)
     blurred = bicubic(bicubic(images.float(), 8), 32).round().clamp(0, 255).byte()
     real = features(images)
-    same, _ = patch_figures(real, real, features, pictures=40, seed=0)
-    far, _ = patch_figures(features(blurred), real, features, pictures=40, seed=0, paired=True)
-    assert [figure.name for figure in far] == ["patch-FD-tiny", "patch-KID-tiny"]
-    assert far[0].num_images == far[0].num_reference == 160
+    same = figures_of(real, real, features, pictures=40, seed=0, allow_few_images=True)[0]
+    far = figures_of(features(blurred), real, features, pictures=40, seed=0, paired=True, allow_few_images=True)[0]
+    assert [figure.name for figure in far] == ["patch-FD-tiny (biased, N<2d)", "patch-KID-tiny"]
+    assert (far[0].num_images, far[0].num_reference, far[0].patches) == (40, 40, 4)
     assert abs(same[0].value) < 1e-6 < far[0].value
     assert far[1].value > 5 * far[1].standard_error
     of_pictures = kernel_distance(features(blurred), real, seed=0, group=4, paired=True)
     assert (far[1].value, far[1].standard_error) == of_pictures
-    few, left_out = patch_figures(real[:48], real[:48], features, pictures=12, seed=0)
+    few, left_out = figures_of(real, real, features, pictures=40, seed=0)  # 160 patches, but of 40 pictures
     assert [figure.name for figure in few] == ["patch-KID-tiny"]
-    assert "48 patches are fewer than twice the 32 feature dimensions" in left_out[0]
+    assert "40 pictures, of 4 patches that are not independent each, are fewer than twice the 32" in left_out[0]
+
+
+def figures_of(*rows, **how):
+    found, left_out = patch_distances(*rows, **how)
+    return [one.figure for one in found], left_out
+
+
+def test_the_error_and_the_bias_of_a_frechet_distance_are_those_over_pictures():
+    """Of 60 rows, or of 60 pictures of 8 equal patches, which are no more than 60 rows: the same."""
+    d, n = 3, 60
+    features = PatchFeatures(tiny_features(), 8)
+    features.dim = d
+    distances, biases, errors = [], [], []
+    for draw in range(120):
+        x = randn("x", draw, shape=(n, d)).double()
+        y = randn("y", draw, shape=(n, d)).double() + 0.5
+        (one, _), _ = patch_distances(x, y, features, pictures=n, seed=0, paired=True)
+        distances.append(one.figure.value)
+        biases.append(one.figure.details["bias"])
+        errors.append(one.figure.standard_error)
+        if draw < 3:
+            thick = [rows.repeat_interleave(8, 0) for rows in (x, y)]
+            (same, _), _ = patch_distances(*thick, features, pictures=n, seed=0, paired=True)
+            assert same.figure.value == pytest.approx(one.figure.value, rel=0.02)
+            assert same.figure.standard_error == pytest.approx(one.figure.standard_error, rel=0.05)
+    mean, spread = torch.tensor(distances).mean().item(), torch.tensor(distances).std().item()
+    truth = d * 0.25  # N(0, 1) from N(½, 1) in each dimension
+    assert mean - truth > 4 * spread / 120**0.5  # it is biased
+    assert mean - torch.tensor(biases).mean().item() == pytest.approx(truth, abs=4 * spread / 120**0.5)
+    assert torch.tensor(errors).square().mean().sqrt().item() == pytest.approx(spread, rel=0.25)
+
+
+def test_a_quotient_has_the_error_of_pictures_that_both_are_of():
+    """Over many draws its spread is the error; taken as independent, both errors would make it several times larger."""
+    quotients, errors, independent = [], [], []
+    for draw in range(60):
+        real = 1.5 * randn("real", draw, shape=(30, 1, 3)) + 0.3 * randn("patches", draw, shape=(30, 4, 3))
+        ours, theirs = real * 0.6 + 1, real * 0.5 + 1.3
+        one, other = (
+            kernel_estimate(way.flatten(0, 1), real.flatten(0, 1), group=4, paired=True) for way in (ours, theirs)
+        )
+        quotient = one.over(other)
+        quotients.append(quotient.value)
+        errors.append(quotient.standard_error)
+        independent.append(
+            quotient.value * ((one.standard_error / one.value) ** 2 + (other.standard_error / other.value) ** 2) ** 0.5
+        )
+    spread = torch.tensor(quotients).std().item()
+    assert torch.tensor(errors).square().mean().sqrt().item() == pytest.approx(spread, rel=0.35)
+    assert torch.tensor(independent).square().mean().sqrt().item() > 2 * spread
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +188,8 @@ def test_a_stage_is_compared_with_bicubic_on_the_same_photographs(cascade, tmp_p
     found = named(tmp_path)
     name = "patch-FD-tiny (biased, N<d)"
     ours, theirs = (found[f"{way}: {name}"] for way in ("sr16", "bicubic"))
-    assert ours["num_images"] == ours["num_reference"] == 6 * 4
+    assert (ours["num_images"], ours["num_reference"], ours["patches"]) == (6, 6, 4)
+    assert all(found[f"sr16 / bicubic: {of}"]["standard_error"] > 0 for of in (name, "patch-KID-tiny"))
     assert found[f"sr16 / bicubic: {name}"]["value"] == pytest.approx(ours["value"] / theirs["value"])
     assert ours["value"] > theirs["value"]  # random weights
     assert found["bicubic: low-res PSNR"]["value"] > 30 > found["sr16: low-res PSNR"]["value"]
