@@ -36,6 +36,7 @@ from cascade.diffusion import (
 from cascade.diffusion.reverse import Variance, check_variance
 from cascade.errors import CascadeError
 from cascade.evaluation.figures import Figure
+from cascade.evaluation.full_float32 import full_float32
 
 PARTS = ("prior", "diffusion", "decoder")
 
@@ -199,7 +200,8 @@ class JudgedStage:
             padded = [*chunk, *[chunk[-1]] * (self.chunk - len(chunk))]
             draws = PictureDraws(seed, self.name, [one.index for one in padded], padded[0].image.shape, self.device)
             x = from_uint8(torch.stack([one.image for one in padded])).to(self.device)
-            terms = bound(self.denoiser, x, self.log_snrs, self._condition(padded, draws), draws)
+            with full_float32():
+                terms = bound(self.denoiser, x, self.log_snrs, self._condition(padded, draws), draws)
             found.append(Elbo(*(part[: len(chunk)].cpu() for part in (terms.prior, terms.diffusion, terms.decoder))))
             count += len(chunk)
             done(count)

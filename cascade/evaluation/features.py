@@ -2,13 +2,13 @@
 
 import hashlib
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from cascade.errors import CascadeError
+from cascade.evaluation.full_float32 import full_float32
 
 BATCH = 16
 """Pictures in a call of a feature network: always so many, for the last bits depend on it."""
@@ -82,17 +82,10 @@ class NetworkFeatures:
             part = images[start : start + self._batch]
             chunk = part.new_zeros(self._batch, *part.shape[1:])
             chunk[: len(part)] = part
-            with torch.autocast(self._device.type, enabled=False), _in_float32(self._device):
+            with torch.autocast(self._device.type, enabled=False), full_float32():
                 features = self._network(self._prepare(chunk.to(self._device)))
             out.append(features[: len(part)].float().cpu())
         return torch.cat(out)
-
-
-def _in_float32(device: torch.device) -> AbstractContextManager[None]:
-    """Convolutions of float32 by one algorithm: left to itself, cuDNN rounds what goes in to the 10 bits of TF32."""
-    if device.type != "cuda":
-        return nullcontext()
-    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
 
 
 class RememberedFeatures:

@@ -6,9 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import cascade.evaluation.full_float32 as full_float32_module
+from cascade.diffusion import NoAugmentation, Posterior
 from cascade.errors import CascadeError
-from cascade.evaluation import features as features_module
 from cascade.evaluation import inception as inception_module
+from cascade.evaluation.bits_per_dim import ContinuousBound, Example, JudgedStage
 from cascade.evaluation.efficientnet import efficientnet_lite0_features, read_state
 from cascade.evaluation.features import Features, NetworkFeatures
 from cascade.evaluation.inception import InceptionPool3, WeightsMissingError, inception_features
@@ -65,23 +67,44 @@ def test_a_network_in_training_mode_is_put_into_evaluation_mode_and_frozen():
     assert not isinstance(features, torch.nn.Module)  # no .train() of a module tree can reach it
 
 
-def test_a_gpus_convolutions_are_float32_itself_and_only_ours(monkeypatch):
+def precision_of_products():
+    told = [place.fp32_precision for place in full_float32_module._PLACES]
+    return [*told, torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic]
+
+
+@pytest.mark.parametrize("allowed", ["highest", "high", "medium"])
+def test_products_are_of_float32_itself_within_a_metric_and_as_before_behind_it(allowed, monkeypatch):
+    """Whatever a training has allowed; also behind a network that fails."""
     seen = []
 
     def network(images):
-        seen.append((torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic))
+        seen.append(precision_of_products())
+        if len(seen) > 2:
+            raise ValueError("broken")
         return images.flatten(1)
 
-    before = torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic
+    def denoiser(x_t, log_snr, condition):
+        seen.append(precision_of_products())
+        return Posterior(x_t / 2)
+
     module = torch.nn.Identity()
     monkeypatch.setattr(module, "forward", network)
     own = NetworkFeatures(name="n", dim=12, sha256="", resize="none", network=module, prepare=torch.Tensor.float)
-    monkeypatch.setattr(
-        features_module, "_in_float32", lambda _, real=features_module._in_float32: real(torch.device("cuda"))
-    )
-    own(pictures(1, 2))
-    assert seen == [(False, True)]
-    assert (torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic) == before
+    grid = torch.tensor([-9.0, 9.0], dtype=torch.float64)
+    judged = JudgedStage("s", denoiser, grid, labelled=False, chunk=1, augmentation=NoAugmentation())
+    torch.set_float32_matmul_precision(allowed)
+    try:
+        before = precision_of_products(), torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+        own(pictures(1, 2))
+        judged.nats(ContinuousBound(points=1), [Example(0, pictures(1, 2)[0])], seed=0)
+        with pytest.raises(ValueError, match="broken"):
+            own(pictures(1, 2))
+        after = precision_of_products(), torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert len(seen) >= 3
+    assert all(told == ["ieee"] * 6 + [False, True] for told in seen)
+    assert after == before
 
 
 def test_efficientnet_is_the_published_network():
