@@ -16,8 +16,10 @@ from cascade.errors import CascadeError
 class Protocol:
     """How pictures are brought to the feature network, how many there are, and whether classes must be balanced.
 
-    `resize` is a rule of `cascade.evaluation.resize` (None: the features' own). In all of them statistics are float64,
-    covariances are divided by N − 1, and the Fréchet distance is that of `frechet_parts`.
+    `balanced` is said of the pictures that are evaluated; with `whole_reference` the real ones are all that the data
+    have, in whatever shares their classes come. `resize` is a rule of `cascade.evaluation.resize` (None: the features'
+    own). In all of them statistics are float64, covariances are divided by N − 1, and the Fréchet distance is that of
+    `frechet_parts`.
 
     >>> adm().resize, adm().num_images, adm().balanced
     ('bilinear_tf1', 50000, True)
@@ -27,6 +29,7 @@ class Protocol:
     resize: str | None = None
     num_images: int = 5000
     balanced: bool = False
+    whole_reference: bool = False
 
     def check_rule(self, resize: str | None) -> str | None:
         """Return the rule of the features; raise CascadeError if another one was asked for.
@@ -72,9 +75,10 @@ def own() -> Protocol:
 def adm() -> Protocol:
     """That of the published ImageNet figures (Dhariwal & Nichol 2021, Section 4 and `evaluations/evaluator.py`).
 
-    TensorFlow 1's bilinear resizing without antialias inside the network's graph, 50,000 pictures, labels balanced.
+    TensorFlow 1's bilinear resizing without antialias inside the network's graph, 50,000 pictures with labels balanced
+    against the whole training set.
     """
-    return Protocol("adm", resize="bilinear_tf1", num_images=50_000, balanced=True)
+    return Protocol("adm", resize="bilinear_tf1", num_images=50_000, balanced=True, whole_reference=True)
 
 
 def torchmetrics_default() -> Protocol:

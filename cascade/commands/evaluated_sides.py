@@ -13,6 +13,7 @@ from cascade import __version__
 from cascade.artifact import load_chain
 from cascade.class_tables import table_difference
 from cascade.commands.measured_chunks import MeasuredChunks
+from cascade.commands.named_protocol import protocol_of
 from cascade.commands.per_stage import read_per_stage
 from cascade.commands.shared_chunks import SharedChunks
 from cascade.commands.team import Team
@@ -179,7 +180,9 @@ class Sides:
         generated, side, _ = self._generated
         folder = self._folder
         if folder is None:
-            wanted = generated.count if self.plain["num_reference"] is None else self.plain["num_reference"]
+            every = protocol_of(self.plain).whole_reference
+            asked = self.plain["num_reference"]
+            wanted = generated.count if asked is None and not every else asked
             return self.of_data(self.plain["data"]["split"], wanted=wanted)
         if folder.side < side:
             raise CascadeError(f"{folder.root} holds pictures of {folder.side} px, and {side} px are to be compared")

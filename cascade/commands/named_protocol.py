@@ -33,7 +33,8 @@ def under_protocol(plain: Mapping[str, Any]) -> dict[str, Any]:
         raise CascadeError(f"seed_ranges={ranges} is for metrics=[distances] alone")
     features = {**plain["features"], "resize": protocol.check_rule(plain["features"].get("resize"))}
     number = protocol.num_images if plain["num_images"] is None else plain["num_images"]
-    compared = number if ranges > 1 and plain["num_reference"] is None else plain["num_reference"]
+    many = ranges > 1 and plain["num_reference"] is None and not protocol.whole_reference
+    compared = number if many else plain["num_reference"]
     return {**plain, "features": features, "num_images": number * ranges, "num_reference": compared}
 
 
