@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from cascade import __version__
 from cascade.artifact import find_cascade, load_cascade_config, load_chain
-from cascade.commands.evaluate import check_evaluation, features_of, open_metrics
+from cascade.commands.evaluate import check_evaluation, open_metrics
 from cascade.commands.evaluated_sides import Sides
+from cascade.commands.evaluation_features import features_of
 from cascade.commands.evaluation_report import report_of
 from cascade.commands.named_protocol import under_protocol
 from cascade.commands.per_stage import extra_keys

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,12 +9,23 @@ from omegaconf import DictConfig, OmegaConf
 
 from cascade.commands.bits_per_dim import JUDGES, BitsPerDim, check_bits_per_dim
 from cascade.commands.evaluated_sides import Sides, check_cascade, check_sides
-from cascade.commands.evaluation_report import features_record, report_of, skipped, to_wandb, with_rules
+from cascade.commands.evaluation_features import ChooseFeatures, features_of, own_device
+from cascade.commands.evaluation_report import (
+    MADE_BY,
+    REPORT,
+    features_record,
+    keep_report,
+    report_of,
+    result_name,
+    to_wandb,
+    unreadable,
+    with_rules,
+)
 from cascade.commands.evaluation_settings import keep_settings, kept_settings, precisions_of, refuse_other, settings_of
 from cascade.commands.named_protocol import protocol_of, ranges_of, under_protocol
 from cascade.commands.per_stage import extra_keys
 from cascade.commands.reference_side import check_statistics, is_statistics, open_reference
-from cascade.commands.reports import refuse_foreign_report, write_report
+from cascade.commands.reports import refuse_foreign_report
 from cascade.commands.team import Team
 from cascade.commands.upscaling import Upscaling, check_patches, check_upscaling
 from cascade.errors import CascadeError, suggest
@@ -26,27 +36,23 @@ from cascade.protocol import balance
 from cascade.requests import check_logger
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.table import Table
 
-    from cascade.evaluation.features import Features, RememberedFeatures
     from cascade.evaluation.figures import Figure
 
 __all__ = ["extra_keys", "run"]
 
-REPORT = "evaluation.json"
-_MADE_BY = "cascade evaluate"
 GENERATED = "pictures to evaluate"
 
 
 def run(config: DictConfig) -> None:
-    """Measure, print a table, and write `out`/evaluation.json if `out` is given. See `conf/evaluate.yaml`."""
+    """Measure, print a table, and keep the figures in `out`/evaluation.json if given. See `conf/evaluate.yaml`."""
     plain = asked(OmegaConf.to_container(config, resolve=True))
     check_evaluation(plain)
     out = None if plain["out"] is None else Path(plain["out"]).expanduser()
     team = Team(out, Processes.here())
     if out is not None:
-        refuse_foreign_report(out / REPORT, _MADE_BY)
+        refuse_foreign_report(out / REPORT, MADE_BY)
         if team.processes.is_first:
             check_place(out)
     import torch
@@ -56,12 +62,30 @@ def run(config: DictConfig) -> None:
     if plain["threads"] is not None:
         torch.set_num_threads(plain["threads"])
     plain["device"] = own_device(plain["device"], team.processes)
-    with progress_bars(quiet=not team.processes.is_first) as bars, team.together() as needed:
+    with progress_bars(quiet=not team.processes.is_first) as bars:
+        measured, report = evaluated(plain, out, team, bars)
+    if not measured:
+        return
+    console = wide_console()
+    for part in measured:
+        print_table(console, part.figures, part.title)
+        for line in part.lines:
+            console.print(line, soft_wrap=True, highlight=False, markup=False)
+    print_card(console, report)
+    if plain["logger"]["wandb"]:
+        to_wandb(plain["logger"], out, report)
+
+
+def evaluated(
+    plain: Mapping[str, Any], out: Path | None, team: Team, bars: Bars
+) -> "tuple[list[Measured], dict[str, Any]]":
+    """What all processes of the team measure together, and its report, which `out` keeps; the first alone has them."""
+    with team.together() as needed:
         if not needed:
-            return
+            return [], {}
         agreed = kept_settings(out) if team.processes.is_first else team.hear()
-        sides, choose = Sides(plain, out, bars, team, precisions_of(agreed)), features_of(plain, bars)
-        opened = open_metrics(sides, choose)
+        sides = Sides(plain, out, bars, team, precisions_of(agreed))
+        opened = open_metrics(sides, features_of(plain, bars))
         settings = settings_of(sides)
         refuse_other(out, agreed, settings)
         if team.processes.is_first:
@@ -71,19 +95,12 @@ def run(config: DictConfig) -> None:
             for work in sides.works.values():
                 work.make(wait=wait)
         if not team.processes.is_first:
-            return
+            return [], {}
         measured = [measure() for measure in opened]
-        report = {"made_by": _MADE_BY, **report_of(plain, measured)}
+        report = {"result": result_name(plain, measured), **report_of(plain, measured)}
         if out is not None:
-            write_report(out / REPORT, report)
-    console = wide_console()
-    for part in measured:
-        print_table(console, part.figures, part.title)
-        for line in part.lines:
-            console.print(line, soft_wrap=True, highlight=False, markup=False)
-    print_card(console, report)
-    if plain["logger"]["wandb"]:
-        to_wandb(plain["logger"], out, report)
+            keep_report(out / REPORT, report)
+        return measured, report
 
 
 def asked(plain: Mapping[str, Any]) -> dict[str, Any]:
@@ -106,14 +123,6 @@ class Measured:
 
 Opened = Callable[[], Measured]
 """A metric whose pictures are open: a call measures them."""
-ChooseFeatures = Callable[[], "RememberedFeatures"]
-
-
-def features_of(plain: Mapping[str, Any], bars: Bars) -> ChooseFeatures:
-    """What builds the features when they are first asked for: one network for all metrics, each picture seen once."""
-    from cascade.evaluation.features import RememberedFeatures
-
-    return cache(lambda: RememberedFeatures(chosen_features(plain, bars.console)))
 
 
 def open_metrics(sides: Sides, choose: ChooseFeatures) -> list[Opened]:
@@ -150,7 +159,9 @@ def _distances(sides: Sides, choose: ChooseFeatures) -> Opened:
             "features_batch": BATCH,
         }
         title = f"{named(generated.source)} against {named(report['reference'])}"
-        return Measured(figures, report, title, [*left_out, *skipped(generated, "to evaluate"), *reference.skipped()])
+        return Measured(
+            figures, report, title, [*left_out, *unreadable(generated.bad_files, "to evaluate"), *reference.skipped()]
+        )
 
     return measure
 
@@ -180,7 +191,7 @@ def _cas(sides: Sides, choose: ChooseFeatures) -> Opened:
 
     def measure() -> Measured:
         figures, record = opened.measure(sides.bars)
-        return Measured(figures, {"cas": record}, opened.title(), skipped(opened.samples, "to evaluate"))
+        return Measured(figures, {"cas": record}, opened.title(), unreadable(opened.samples.bad_files, "to evaluate"))
 
     return measure
 
@@ -217,7 +228,7 @@ def _patches(sides: Sides, choose: ChooseFeatures) -> Opened:
     """Open generated and real pictures and the features, and return what compares their patches."""
     from cascade.commands.figure_table import named
     from cascade.commands.upscaling import patch_features
-    from cascade.evaluation.patches import patch_figures
+    from cascade.evaluation.patches import patch_distances
 
     plain, generated, reference = sides.plain, sides.generated, sides.reference()
     check_patches(plain, sides.side)
@@ -230,7 +241,7 @@ def _patches(sides: Sides, choose: ChooseFeatures) -> Opened:
 
     def measured() -> Measured:
         real, made = (look.measurement() for look in looks)
-        figures, left_out = patch_figures(
+        found, left_out = patch_distances(
             made.features,
             real.features,
             features,
@@ -249,7 +260,7 @@ def _patches(sides: Sides, choose: ChooseFeatures) -> Opened:
             },
         }
         title = f"patches of {named(generated.source)} against {named(reference.source)}"
-        return Measured([with_rules(figure, generated, reference) for figure in figures], report, title, left_out)
+        return Measured([with_rules(one.figure, generated, reference) for one in found], report, title, left_out)
 
     return measured
 
@@ -341,35 +352,3 @@ def check_evaluation(plain: Mapping[str, Any]) -> None:
         raise CascadeError(f"out={plain['out']} is a file")
     if plain["logger"]["wandb"] and plain["out"] is None:
         raise CascadeError("logger=wandb needs a place for its files: give out=FOLDER")
-
-
-def own_device(device: str, processes: Processes) -> str:
-    """The device of this process: of several on a machine with several GPUs each has its own.
-
-    >>> own_device("cpu", Processes(count=2, rank=1, local_rank=1))
-    'cpu'
-    """
-    import torch
-
-    if device != "cuda" or processes.count == 1 or not torch.cuda.device_count():
-        return device
-    return f"cuda:{processes.local_rank % torch.cuda.device_count()}"
-
-
-def chosen_features(plain: Mapping[str, Any], console: "Console") -> "Features":
-    """Build the features; `auto` is Inception, and without its weights one line and EfficientNet-Lite0."""
-    from cascade.evaluation.inception import WeightsMissingError
-    from cascade.orchestrator import check_device
-    from cascade.registry import build
-
-    settings = {key: value for key, value in plain["features"].items() if value is not None or key == "weights"}
-    context = {"device": check_device(plain["device"])}
-    if settings["name"] != "auto":
-        return build("features", settings, **context)
-    try:
-        return build("features", {**settings, "name": "inception"}, **context)
-    except WeightsMissingError as missing:
-        line = f"{missing}; going on with EfficientNet-Lite0 features, on which a Fréchet distance is no FID"
-        console.print(line, soft_wrap=True, highlight=False, markup=False)
-    resize = {"resize": settings["resize"]} if "resize" in settings else {}
-    return build("features", {"name": "efficientnet_lite0", **resize}, **context)

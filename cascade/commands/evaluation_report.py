@@ -7,13 +7,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cascade import __version__
+from cascade.artifact import load_chain
+from cascade.commands.reports import read_report, write_report
+from cascade.requests import chosen_stages
 
 if TYPE_CHECKING:
     from cascade.commands.evaluate import Measured
     from cascade.commands.evaluated_sides import Pictures
+    from cascade.data.folder import BadFile
     from cascade.evaluation.features import Features
     from cascade.evaluation.figures import Figure
 
+REPORT, MADE_BY = "evaluation.json", "cascade evaluate"
 _VERSIONS = ("torch", "torchvision", "torchmetrics", "torch-fidelity", "numpy", "pillow")
 
 
@@ -32,14 +37,43 @@ def report_of(plain: Mapping[str, Any], measured: "Sequence[Measured]") -> dict[
     }
 
 
-def skipped(side: "Pictures", which: str) -> list[str]:
+def result_name(plain: Mapping[str, Any], measured: "Sequence[Measured]") -> str:
+    """What is kept beside other results: protocol, metrics, the last stage that runs, and features."""
+    last = "pictures"
+    if plain["cascade"] is not None:
+        configs = load_chain(plain["cascade"])
+        last = configs[chosen_stages(configs, plain["stages"], None)][-1].name
+    by = dict.fromkeys(figure.features for part in measured for figure in part.figures if figure.features is not None)
+    return ", ".join([plain["protocol"]["name"], "+".join(plain["metrics"]), last, *by])
+
+
+def keep_report(file: Path, report: Mapping[str, Any]) -> None:
+    """Write the report whole, and in its `others` those of other results that the file has had.
+
+    >>> import json, tempfile; file = Path(tempfile.mkdtemp()) / REPORT
+    >>> for name, figures in (("adm", [1]), ("clean", [2]), ("adm", [3])):
+    ...     keep_report(file, {"result": name, "figures": figures})
+    >>> report = json.loads(file.read_text())
+    >>> report["result"], report["figures"], report["others"]
+    ('adm', [3], {'clean': {'figures': [2]}})
+    """
+    there = read_report(file, MADE_BY) or {}
+    others = there.pop("others", {})
+    if there:
+        del there["made_by"]
+        others[there.pop("result", "of an earlier version")] = there
+    others.pop(report["result"], None)
+    write_report(file, {"made_by": MADE_BY, **report, "others": dict(sorted(others.items()))})
+
+
+def unreadable(bad_files: "Sequence[BadFile]", which: str) -> list[str]:
     """One line that names the first files that could not be read, and counts them."""
-    if not side.bad_files:
+    if not bad_files:
         return []
-    shown = ", ".join(f"{bad.path} ({bad.reason})" for bad in side.bad_files[:3])
+    shown = ", ".join(f"{bad.path} ({bad.reason})" for bad in bad_files[:3])
     shown = shown.encode(errors="backslashreplace").decode()  # a name may be no text
-    more = ", ..." if len(side.bad_files) > 3 else ""
-    count = len(side.bad_files)
+    more = ", ..." if len(bad_files) > 3 else ""
+    count = len(bad_files)
     were = "1 picture" if count == 1 else f"{count} pictures"
     return [f"{were} {which} could not be read and {'was' if count == 1 else 'were'} skipped: {shown}{more}"]
 

@@ -44,9 +44,9 @@ def run(config: "DictConfig") -> None:
     stage, levels, settings = _checked(plain, out)
     import torch
 
-    from cascade.commands.evaluate import chosen_features
     from cascade.commands.evaluated_samples import EvaluatedSamples
     from cascade.commands.evaluated_sides import open_data, pictures_at
+    from cascade.commands.evaluation_features import chosen_features
     from cascade.commands.figure_table import wide_console
     from cascade.commands.probe_figure import draw_probe
     from cascade.commands.written import shell_line, written

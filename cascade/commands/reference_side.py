@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
 from cascade.commands.evaluated_sides import Sides, is_statistics
-from cascade.commands.evaluation_report import skipped, with_rules
+from cascade.commands.evaluation_report import unreadable, with_rules
 from cascade.commands.measured_chunks import MeasuredChunks
 from cascade.errors import CascadeError
 from cascade.files import write_whole
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from cascade.evaluation.figures import Figure
     from cascade.evaluation.known_statistics import KnownStatistics
 
+_OTHER = "is there already, and holds something else; choose another name"
 __all__ = ["check_statistics", "is_statistics", "open_reference"]
 
 
@@ -36,17 +38,30 @@ def check_statistics(plain: Mapping[str, Any]) -> None:
         raise CascadeError(f"save_reference keeps statistics of pictures, and reference={given} is statistics already")
     if "distances" not in plain["metrics"]:
         raise CascadeError("save_reference keeps what metrics=[distances] measures, which is not asked for")
-    parent = Path(save).expanduser().absolute().parent
-    if not parent.is_dir():
-        raise CascadeError(f"save_reference={save}: there is no folder {parent}")
+    file = Path(save).expanduser().absolute()
+    if not file.parent.is_dir():
+        raise CascadeError(f"save_reference={save}: there is no folder {file.parent}")
+    if file.is_dir():
+        raise CascadeError(f"save_reference={save} is a folder")
+    try:
+        with TemporaryFile(dir=file.parent):
+            pass
+    except OSError as error:
+        raise CascadeError(f"save_reference={save}: nothing can be written in {file.parent}") from error
 
 
 def open_reference(sides: Sides, features: "Features") -> "_Real | _Known":
     """Open what `reference` and `data` say; nothing is measured yet."""
-    if not is_statistics(sides.plain["reference"]):
-        return _Real(sides.plain, sides.look(sides.reference(), features, "real pictures"), features)
     from cascade.evaluation.known_statistics import read_statistics
 
+    if not is_statistics(sides.plain["reference"]):
+        real = _Real(sides.plain, sides.look(sides.reference(), features, "real pictures"), features)
+        if real.saved is not None and real.saved.exists():
+            there = read_statistics(real.saved)
+            there.check(features)
+            if there.count != real.look.count:
+                raise CascadeError(f"save_reference={real.saved} {_OTHER}")
+        return real
     known = read_statistics(sides.plain["reference"])
     known.check(features)
     return _Known(sides.plain, known, features)
@@ -77,16 +92,22 @@ class _Real:
         figures += pixel_figures(made, real)
         return [with_rules(figure, generated.pictures, self.look.pictures) for figure in figures], left_out
 
+    @property
+    def saved(self) -> Path | None:
+        """Where their statistics are to be kept."""
+        save = self.plain["save_reference"]
+        return None if save is None else Path(save).expanduser()
+
     def save(self) -> None:
         """Write `save_reference`; a file that is there already is left alone if it is the same."""
-        if self.plain["save_reference"] is None:
+        file = self.saved
+        if file is None:
             return
         from cascade.evaluation.known_statistics import statistics_bytes
 
-        file = Path(self.plain["save_reference"]).expanduser()
         data = statistics_bytes(self.look.measurement().features, self.features)
         if file.exists() and file.read_bytes() != data:
-            raise CascadeError(f"save_reference={file} is there already, and holds something else; choose another name")
+            raise CascadeError(f"save_reference={file} {_OTHER}")
         write_whole(file, data)
 
     def report(self) -> dict[str, Any]:
@@ -95,7 +116,7 @@ class _Real:
 
     def skipped(self) -> list[str]:
         """A line on the files that could not be read."""
-        return skipped(self.look.pictures, "real")
+        return unreadable(self.look.pictures.bad_files, "real")
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from cascade.commands.card import REPORT as CARD
-from cascade.commands.evaluate import REPORT as EVALUATION
-from cascade.commands.figure_table import card_rows, number
+from cascade.commands.evaluation_report import MADE_BY, REPORT
+from cascade.commands.figure_table import card_rows, counted, number
 from cascade.commands.reports import read_report
 from cascade.errors import CascadeError
 
-_MAKERS = ("cascade evaluate", "cascade card")
+_MAKERS = (MADE_BY, "cascade card")
 _REPEATS = {"protocol", "generated", "reference", "versions"}
 """Of a comparison with real pictures alone: what repeats it."""
 HEADS = ("figure", "value", "± error", "", "features", "N", "real N")
@@ -37,33 +37,40 @@ def read_cards(given: Sequence[str]) -> list[Card]:
 
 
 def _read(path: Path, given: str) -> Iterator[Card]:
-    files = [path / name for name in (CARD, EVALUATION) if (path / name).is_file()] if path.is_dir() else [path]
+    files = [path / name for name in (CARD, REPORT) if (path / name).is_file()] if path.is_dir() else [path]
     if not files or not path.exists():
-        missing = f"holds neither {CARD} nor {EVALUATION}" if path.is_dir() else "does not exist"
+        missing = f"holds neither {CARD} nor {REPORT}" if path.is_dir() else "does not exist"
         raise CascadeError(f"cards={given} {missing}; give a report of {' or '.join(_MAKERS)}")
     for file in files:
         report = next((found for maker in _MAKERS if (found := read_report(file, maker)) is not None), None)
         if report is None:
             raise CascadeError(f"{file} is no report of {' or '.join(_MAKERS)}")
         try:
-            for name, part in report["evaluations"].items() if "evaluations" in report else [("", report)]:
-                after = f", after {name}" if name else ""
+            for name, part in _parts(report).items():
                 rows, command = [_row(figure) for figure in part["figures"]], part.get("command")
-                yield Card(f"{file}{after}", rows, _lines(part), None if command is None else str(command))
+                yield Card(f"{file}{name}", rows, _lines(part), None if command is None else str(command))
         except (KeyError, TypeError, AttributeError) as error:
             raise CascadeError(f"{file} is of another version of {report['made_by']}; measure again") from error
 
 
+def _parts(report: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The results of a report, each by what is said of it behind the name of the file."""
+    if "evaluations" in report:
+        return {f", after {name}": part for name, part in report["evaluations"].items()}
+    every = {report.get("result"): report, **report.get("others", {})}
+    return {"" if name is None else f": {name}": part for name, part in every.items()}
+
+
 def _row(figure: Mapping[str, Any]) -> Sequence[str]:
-    error, real = figure.get("standard_error"), figure.get("num_reference")
+    error, patches = figure.get("standard_error"), figure.get("patches")
     return (
         str(figure["name"]),
         _number(figure["value"]),
         "" if error is None else _number(error),
         str(figure.get("unit") or ""),
         str(figure.get("features") or "pixels"),
-        str(figure.get("num_images", "")),
-        "" if real is None else str(real),
+        counted(figure.get("num_images"), patches),
+        counted(figure.get("num_reference"), patches),
     )
 
 

@@ -36,9 +36,9 @@ def run(config: "DictConfig") -> None:
     settings, points = _checked(plain, out)
     import torch
 
-    from cascade.commands.evaluate import chosen_features
     from cascade.commands.evaluated_samples import EvaluatedSamples
     from cascade.commands.evaluated_sides import of_data, open_data
+    from cascade.commands.evaluation_features import chosen_features
     from cascade.commands.figure_table import wide_console
     from cascade.commands.steps_figure import draw_steps
     from cascade.commands.written import shell_line, written

@@ -4,10 +4,13 @@ import json
 import statistics
 
 import pytest
+import torch
+from PIL import Image
 
 from cascade.commands.command_line import main
 from cascade.commands.report_cards import read_cards
 from cascade.data.procedural import ProceduralDataset
+from cascade.rng import uniform
 from tests.conftest import small_stage
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -58,6 +61,27 @@ def test_a_protocol_decides_the_resizing_and_is_in_the_card(cascade, tmp_path, c
         assert digest[:12] in printed
 
 
+def test_every_result_of_a_folder_is_kept_and_shown(cascade, tmp_path):
+    """Under another protocol or of another metric it is another result; the same one is measured anew."""
+    for words in (["num_images=6"], ["protocol=adm", "num_images=6"], ["protocol=adm", "num_images=12"]):
+        assert evaluate(cascade, *words, f"out={tmp_path}") == 0
+    assert evaluate(cascade, "metrics=[bits_per_dim]", "bits_per_dim.num_images=3", f"out={tmp_path}") == 0
+    said = report(tmp_path)
+    assert said["result"] == "own, bits_per_dim, tiny8"
+    own, adm = said["others"]["own, distances, tiny8, tiny"], said["others"]["adm, distances, tiny8, tiny"]
+    assert len(said["others"]) == 2
+    assert [result["generated"]["count"] for result in (own, adm)] == [6, 12]
+    assert [result["protocol"]["name"] for result in (own, adm)] == ["own", "adm"]
+    cards = read_cards([str(tmp_path)])
+    assert [card.title.rpartition(": ")[2] for card in cards] == [said["result"], *sorted(said["others"])]
+    assert all(card.rows for card in cards)
+    # Under adm with all that the data have, however few are sampled; else with as many.
+    assert [result["reference"]["count"] for result in (own, adm)] == [6, 18]
+    alone = tmp_path / "alone"
+    assert evaluate(cascade, "num_images=6", f"out={alone}") == 0
+    assert report(alone)["figures"] == own["figures"]
+
+
 def test_ranges_of_seeds_are_those_of_separate_evaluations(cascade, tmp_path, capsys):
     assert evaluate(cascade, "num_images=5", "seed_ranges=3", f"out={tmp_path / 'all'}") == 0
     assert "spread" in capsys.readouterr().out
@@ -78,6 +102,25 @@ def test_ranges_of_seeds_are_those_of_separate_evaluations(cascade, tmp_path, ca
     assert said["generated"]["seeds"] == {"first_seed": 0, "count": 15}
     assert said["generated"]["seed_ranges"] == 3
     assert said["reference"]["count"] == 5
+
+
+def test_adm_balances_the_samples_alone(cascade, tmp_path):
+    """The training set is taken as it is, with whatever shares of classes; `num_reference` limits it."""
+    photos = tmp_path / "photos"
+    for name, count in zip(CLASSES, (3, 1, 1, 2, 1, 1), strict=True):
+        (photos / name).mkdir(parents=True)
+        for i in range(count):
+            pixels = (255 * uniform(name, i, shape=(8, 8, 3))).to(torch.uint8)
+            Image.fromarray(pixels.numpy()).save(photos / name / f"{i}.png")
+    words = ["protocol=adm", "num_images=6", "data=folder", f"data.root={photos}", "data.val_fraction=0"]
+    for number, more in ((9, []), (7, ["num_reference=7"])):
+        out = tmp_path / str(number)
+        given = [f"cascade={cascade}", "features=tiny", "threads=1", *words, *more, f"out={out}"]
+        assert main(["evaluate", *given]) == 0
+        said = report(out)
+        assert said["reference"]["count"] == said["figures"][0]["num_reference"] == number
+        assert said["protocol"]["whole_reference"]
+    assert report(tmp_path / "9")["reference"]["balance"] == {"classes": 6, "fewest": 1, "most": 3, "without": 0}
 
 
 @pytest.mark.parametrize(

@@ -84,12 +84,21 @@ def test_evaluate_writes_and_takes_them(tmp_path, monkeypatch, capsys):
     wanted = one["figures"][0]
     assert (figure["name"], figure["value"]) == (wanted["name"], wanted["value"])
     assert (two["reference"]["statistics"], two["reference"]["count"]) == ("real.npz", 5)
+    (tmp_path / "folder.npz").mkdir()
+    (tmp_path / "text.npz").write_text("mine")
+    np.savez(tmp_path / "other.npz", mu=np.zeros(3), sigma=np.eye(3))
+    # Whatever is said of the command line and of what lies there is said before anything is measured.
+    monkeypatch.setattr("cascade.commands.shared_chunks.SharedChunks.make", lambda *_, **__: pytest.fail("measured"))
     for words, line in (
         (["reference=none.npz"], "reference=none.npz does not exist"),
         (["reference=real.npz", "metrics=[patches]"], "patches compares pictures"),
         (["reference=real.npz", "save_reference=b.npz"], "is statistics already"),
         (["reference=real", "save_reference=b.txt"], "must be named FILE.npz"),
         (["reference=made", "save_reference=real.npz"], "real.npz is there already, and holds something else"),
+        (["reference=real", "save_reference=/proc/a.npz"], "nothing can be written in /proc"),
+        (["reference=real", "save_reference=folder.npz"], "save_reference=folder.npz is a folder"),
+        (["reference=real", "save_reference=text.npz"], "is no .npz of statistics"),
+        (["reference=real", "save_reference=other.npz"], "is of 3 features, and tiny has 32"),
         (["reference=real.npz", "out=one"], "out=one was made with reference="),
     ):
         assert evaluate(*words) == 2

@@ -1,0 +1,54 @@
+"""The features of an evaluation, and the device of each process that asks for them."""
+
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from cascade.processes import Processes
+from cascade.progress import Bars
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from cascade.evaluation.features import Features, RememberedFeatures
+
+ChooseFeatures = Callable[[], "RememberedFeatures"]
+
+
+def features_of(plain: Mapping[str, Any], bars: Bars) -> ChooseFeatures:
+    """What builds the features when they are first asked for: one network for all metrics, each picture seen once."""
+    from cascade.evaluation.features import RememberedFeatures
+
+    return cache(lambda: RememberedFeatures(chosen_features(plain, bars.console)))
+
+
+def own_device(device: str, processes: Processes) -> str:
+    """The device of this process: of several on a machine with several GPUs each has its own.
+
+    >>> own_device("cpu", Processes(count=2, rank=1, local_rank=1))
+    'cpu'
+    """
+    import torch
+
+    if device != "cuda" or processes.count == 1 or not torch.cuda.device_count():
+        return device
+    return f"cuda:{processes.local_rank % torch.cuda.device_count()}"
+
+
+def chosen_features(plain: Mapping[str, Any], console: "Console") -> "Features":
+    """Build the features; `auto` is Inception, and without its weights one line and EfficientNet-Lite0."""
+    from cascade.evaluation.inception import WeightsMissingError
+    from cascade.orchestrator import check_device
+    from cascade.registry import build
+
+    settings = {key: value for key, value in plain["features"].items() if value is not None or key == "weights"}
+    context = {"device": check_device(plain["device"])}
+    if settings["name"] != "auto":
+        return build("features", settings, **context)
+    try:
+        return build("features", {**settings, "name": "inception"}, **context)
+    except WeightsMissingError as missing:
+        line = f"{missing}; going on with EfficientNet-Lite0 features, on which a Fréchet distance is no FID"
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
+    resize = {"resize": settings["resize"]} if "resize" in settings else {}
+    return build("features", {"name": "efficientnet_lite0", **resize}, **context)
