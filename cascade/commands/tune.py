@@ -116,6 +116,7 @@ def drive(checked: "Checked", launch: Launch) -> None:
             "first_seed": plain["first_seed"],
             "neighbours": plain["neighbours"],
             "seed": plain["seed"],
+            "threads": plain["threads"],
             "patches": plain["patches"] if in_patches(plain) else None,
             "rounds": [one.to_json() for one in rounds],
             "found": {TUNABLE[key].key: value for key, value in found.items()},
@@ -199,6 +200,8 @@ def _checked(plain: Plain) -> tuple[StageConfig, list[str]]:
     configs = load_chain(plain["cascade"])
     stage = configs[place_of(plain["stage"], [config.name for config in configs])]
     check_sides(plain)
+    if plain["threads"] is None:
+        raise CascadeError("threads=null would leave the number, and the last bits, to each machine: give a number")
     check_source(plain["data"], stage.resolution, [plain["data"]["split"]])
     for key in ("num_images", "num_reference"):
         if plain[key] is not None and plain[key] < _LEAST:

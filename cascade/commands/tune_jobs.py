@@ -76,7 +76,7 @@ def in_patches(plain: Plain) -> bool:
 
 def looked_at_by(plain: Plain, console: "Console") -> "Features":
     """The features that judge: of whole pictures, or of as many patches of each."""
-    from cascade.commands.evaluate import chosen_features
+    from cascade.commands.evaluation_features import chosen_features
     from cascade.evaluation.patches import PatchFeatures
 
     features, patches = chosen_features(plain, console), plain["patches"]
@@ -135,8 +135,7 @@ def make(plain: Plain, values: Values, bars: "Bars") -> None:
     from cascade.evaluation.measured_pieces import to_bytes
     from cascade.orchestrator import CascadePipeline
 
-    if plain["threads"] is not None:
-        torch.set_num_threads(plain["threads"])
+    torch.set_num_threads(plain["threads"])
     folder, out, stage = folder_of(plain, values), Path(plain["out"]).expanduser(), plain["stage"]
     names = [config.name for config in load_chain(plain["cascade"])]
     place = names.index(stage) + 1

@@ -42,8 +42,7 @@ class Judge:
         from cascade.commands.gap import balanced_places
         from cascade.progress import progress_bars
 
-        if plain["threads"] is not None:
-            torch.set_num_threads(plain["threads"])
+        torch.set_num_threads(plain["threads"])
         here = {**plain, "device": device_here(plain["device"])}
         with progress_bars() as bars:
             split = plain["data"]["split"]

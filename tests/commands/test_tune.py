@@ -5,6 +5,7 @@ import math
 import shutil
 
 import pytest
+import torch
 import yaml
 from PIL import Image
 
@@ -62,14 +63,17 @@ def test_a_failed_job_is_listed_and_a_rerun_makes_only_it(tuned, unlabelled, mon
     assert report["reference"]["data"]["split"] == "val"
     with Image.open(tuned / FIGURE) as image:
         assert image.width == 1200
-    made = []
+    made, threads = [], []
 
     def noted(point, *args, **kwargs):
         made.append(point.varied)
+        threads.append(torch.get_num_threads())
         return measured(point, *args, **kwargs)
 
     monkeypatch.setattr("cascade.commands.tune_jobs.measured", noted)
+    torch.set_num_threads(2)  # as another machine would: a job's figures are those of its own number of threads
     assert main(["tune", f"cascade={unlabelled}", f"out={tuned}", *ASKED]) == 0
+    assert set(threads) == {1}
     assert {"aug_level": 6.0} in made
     again = json.loads((tuned / REPORT).read_text())
     assert again["rounds"][0]["failed"] == []
@@ -138,6 +142,7 @@ def test_one_point_by_hand_is_a_job_of_the_sweep(unlabelled, tmp_path, capsys):
         (["stage=sr16", "values.steps=[3]"], "name one that the stage does not have already"),
         (["stage=sr16", "values.steps=[2,2]"], "name each once"),
         (["stage=sr16", "num_images=5"], "at least 6"),
+        (["stage=sr16", "threads=null"], "would leave the number, and the last bits, to each machine"),
         (["stage=sr16", "write=true", "tiny8.steps=2"], "give no STAGE.key=... beside"),
         (["stage=sr16", "hydra/launcher=jobilb"], "did you mean 'joblib'?"),
     ],
