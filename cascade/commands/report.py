@@ -13,6 +13,7 @@ from cascade.commands.report_curves import metric_charts, metric_files
 from cascade.commands.report_html import MARK
 from cascade.commands.report_samples import Samples, read_samples
 from cascade.commands.report_settings import Known, known
+from cascade.commands.sample_manifest import NAME
 from cascade.errors import CascadeError
 from cascade.files import write_whole
 from cascade.lock import check_place, exclusive
@@ -69,13 +70,15 @@ def _checked(plain: Mapping[str, Any]) -> Asked:
         raise CascadeError(f"out={out} is a file; choose a folder")
     if (out / PAGE).exists() and MARK not in (out / PAGE).read_text(encoding="utf-8", errors="replace")[:2000]:
         raise CascadeError(f"{out / PAGE} was not made by cascade report; choose another out, or move it away")
-    samples = read_samples(folder)
     drawn = [chart for file in metric_files(as_list(plain["runs"])) for chart in metric_charts(file)]
     cards = read_cards(as_list(plain["cards"]))
     if plain.get("data") is not None:
         from cascade.data.source import check_source
 
         check_source(plain["data"])
+    samples = read_samples(folder)
+    if samples.side is not None and (given := [key for key in ("cascade", "low_res") if plain[key] is not None]):
+        raise CascadeError(f"{given[0]}= is for a folder of cascade sample, and samples={folder} holds no {NAME}")
     asked = Asked(plain, out, known(samples, plain["cascade"], plain["low_res"]), drawn, cards)
     check_place(out)
     return asked

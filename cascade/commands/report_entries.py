@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from cascade.commands.report_html import Entry, relative
 from cascade.commands.report_nearest import Real, Space
-from cascade.commands.report_pictures import data_uri, file_uri
+from cascade.commands.report_pictures import data_uri, file_uri, shown
+from cascade.commands.report_samples import PLAIN
 from cascade.commands.report_settings import Known, command_of
 from cascade.commands.report_steps import Replay, StagePath, given
 from cascade.trained_levels import noise_in_words
@@ -43,7 +44,7 @@ class Entries:
             "name": sample.name,
             "file": sample.file,
             "href": relative(sample.file, self.up),
-            "command": command_of(sample, self.known),
+            "command": command_of(sample, self.known) if sample.stages else "",
             "views": views,
             "near": [self._near(space, place) for space in self.spaces],
             "steps": f"steps-{place}" if sample.file in self.paths else "",
@@ -54,6 +55,8 @@ class Entries:
 
     def _stages(self, sample: "Sample", pictures: "Mapping[str, Tensor]") -> list[dict[str, Any]]:
         """Low-res, augmented low-res and output of each stage, as far as they are known."""
+        if not sample.stages:
+            return [self._last(sample, f"a picture of {_px(pictures[PLAIN])}", pictures[PLAIN])]
         views, paths = [], {path.stage: path for path in self.paths.get(sample.file, ())}
         begun = given(self.known.low_res, [sample])
         low_res = None if begun is None else begun[0]
@@ -76,14 +79,22 @@ class Entries:
         stage, samples = row["stage"], self.known.samples
         steps = f"{row['steps']} step{'s' * (row['steps'] != 1)}"
         caption = f"made by {stage}, {_px(pixels)}, {steps} of {row['sampler']['name']}"
+        if stage == samples.names[-1]:
+            return self._last(sample, caption, pixels)
         view = self._view(stage, caption, sample, pixels)
         kept = samples.kept(sample, stage)
         if kept is not None:
             view["href"] = relative(kept, self.up)
-        if stage == samples.names[-1]:
-            view |= {"output": True, "full": file_uri(samples.folder / sample.file) if self.full else ""}
-            del view["src"]  # the page has it already, in the grid
         return view
+
+    def _last(self, sample: "Sample", caption: str, pixels: "Tensor") -> dict[str, Any]:
+        """What the last stage has made, which the page has already, in the grid."""
+        samples = self.known.samples
+        view = self._view(samples.names[-1], caption, sample, pixels)
+        del view["src"]
+        file = samples.folder / sample.file
+        full = "" if not self.full else file_uri(file) if shown(file) else data_uri(pixels, pixels.shape[-1])
+        return {**view, "href": relative(sample.file, self.up), "output": True, "full": full}
 
     def _view(self, name: str, caption: str, sample: "Sample", pixels: "Tensor") -> dict[str, Any]:
         return {

@@ -37,7 +37,7 @@ class Entry:
 
     name: str
     class_name: str | None
-    seed: int
+    seed: int | None
     file: str
     thumbnail: str
     side: int
@@ -62,7 +62,8 @@ class Page:
         `missing` are lines on what further settings would show.
         """
         style, script, many = _part("page.css"), _part("page.js"), len(self.entries) > _MANY
-        sections = [*self.sections, ("config", "Configuration", config_table(self.stages) + _more(self.missing))]
+        config = config_table(self.stages) if self.stages else ""
+        sections = [*self.sections, ("config", "Configuration", config + _more(self.missing))]
         links = [("pictures", "Pictures"), *((name, heading) for name, heading, _ in sections)]
         parts = {
             "title": escape(self.title),
@@ -180,12 +181,13 @@ def _cell(value: Any) -> str:
 
 def _card(place: int, entry: Entry, many: bool) -> str:
     shown = entry.class_name if entry.class_name is not None else Path(entry.file).name
+    seed = "" if entry.seed is None else entry.seed
     detail = json.dumps(entry.detail, ensure_ascii=False).replace("<", "\\u003c").replace("&", "\\u0026")
     of, href = escape(entry.class_name or "", quote=True), escape(entry.detail.get("href", ""), quote=True)
     return (
-        f'<figure class="card" id="p{place}" data-find="{of} {entry.seed}" data-of="{of}">'
+        f'<figure class="card" id="p{place}" data-find="{of} {seed}" data-of="{of}">'
         f'<a href="{href}">{figure(entry.thumbnail, entry.name, entry.side, lazy=many)}'
-        f'<figcaption><span class="of">{escape(shown)}</span><span class="seed">{entry.seed}</span></figcaption></a>'
+        f'<figcaption><span class="of">{escape(shown)}</span><span class="seed">{seed}</span></figcaption></a>'
         f'</figure><script type="application/json" id="data-p{place}">{detail}</script>'
     )
 

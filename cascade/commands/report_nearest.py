@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from cascade.commands.evaluate import chosen_features
+from cascade.commands.evaluation_features import chosen_features
 from cascade.commands.photographs import TRAINED, UNSEEN, neighbours
 from cascade.data.source import open_dataset
 from cascade.errors import CascadeError
@@ -64,7 +64,7 @@ class Real:
     def beside(self, sample: "Sample") -> "Tensor | None":
         """A photograph of the sample's class, the one that its seed names; not trained on, where there are such."""
         of = self._of_class.get(sample.class_name, [])
-        return self.shown.image(of[sample.seed % len(of)]) if of else None
+        return self.shown.image(of[sample.seed % len(of)]) if of and sample.seed is not None else None
 
     def spaces(self, pictures: "Callable[[int], Tensor]", count: int) -> list[Space]:
         """The nearest training pictures of samples, in pixels and in features."""

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 _SIDES = ((200, 256), (1200, 160))
 _LEAST = 96
+_SHOWN = {".png", ".jpg", ".jpeg", ".webp", ".gif"}
 _EXACT = 32
 """Pixels of a picture that is kept as it is: a lossy one would be no smaller."""
 
@@ -40,9 +41,18 @@ def data_uri(pixels: "Tensor", most: int) -> str:
     return _uri("webp", raw.getvalue())
 
 
+def shown(file: Path) -> bool:
+    """Whether every browser shows such a file.
+
+    >>> shown(Path("a.JPG")), shown(Path("a.tif"))
+    (True, False)
+    """
+    return file.suffix.lower() in _SHOWN
+
+
 def file_uri(file: Path) -> str:
-    """A PNG file as a data URI."""
-    return _uri("png", file.read_bytes())
+    """A picture file as a data URI, of the kind that its name says."""
+    return _uri(file.suffix[1:].lower().replace("jpg", "jpeg"), file.read_bytes())
 
 
 def _uri(kind: str, raw: bytes) -> str:

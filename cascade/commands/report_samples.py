@@ -1,4 +1,4 @@
-"""A folder of `cascade sample` as the report reads it: every picture of its manifest, there and unchanged."""
+"""A folder of samples as the report reads it: every picture of a manifest, there and unchanged, or plain pictures."""
 
 import hashlib
 import io
@@ -14,6 +14,8 @@ from cascade.requests import whole_number
 if TYPE_CHECKING:
     from torch import Tensor
 
+PLAIN = "pictures"
+"""What stands in the place of the last stage, where none is known."""
 _OF_A_STAGE = {
     **dict.fromkeys(("stage", "sha256", "precision", "device"), str),
     **dict.fromkeys(("steps", "network_batch", "threads"), int),
@@ -25,34 +27,42 @@ _OF_A_STAGE = {
 
 @dataclass(frozen=True)
 class Sample:
-    """A picture of the manifest: its file below the folder, its seed and class, and its whole line.
+    """A picture: its file below the folder, its class, and of the manifest its seed and its whole line.
 
     >>> Sample("hat/3.png", 3, "hat", {"stages": []}).name
     'hat, seed 3'
     """
 
     file: str
-    seed: int
+    seed: int | None
     class_name: str | None
     line: Mapping[str, Any]
 
     @property
     def name(self) -> str:
         """What it is called."""
+        if self.seed is None:
+            return self.file
         return f"seed {self.seed}" if self.class_name is None else f"{self.class_name}, seed {self.seed}"
 
     @property
     def stages(self) -> Sequence[Mapping[str, Any]]:
         """What each stage was sampled with."""
-        return self.line["stages"]
+        return self.line.get("stages", ())
 
 
 @dataclass(frozen=True)
 class Samples:
-    """The pictures of a folder, in the order of the manifest; all were made by the same `stages`."""
+    """The pictures of a folder, in the order of the manifest; all were made by the same `stages`.
+
+    Of a folder without a manifest nothing is known but the pictures; they are shown at `side` px, that of the smallest,
+    and `notes` say what is not shown.
+    """
 
     folder: Path
     pictures: Sequence[Sample]
+    side: int | None = None
+    notes: Sequence[str] = ()
 
     @property
     def stages(self) -> Sequence[Mapping[str, Any]]:
@@ -61,8 +71,8 @@ class Samples:
 
     @property
     def names(self) -> list[str]:
-        """The stages that ran."""
-        return [stage["stage"] for stage in self.stages]
+        """The stages that ran; of plain pictures what they are."""
+        return [stage["stage"] for stage in self.stages] or [PLAIN]
 
     def of_stages(self, sample: Sample) -> "dict[str, Tensor]":
         """Stage → its picture, uint8 (3, R, R), for the stages whose pictures were kept, and the last one."""
@@ -70,6 +80,10 @@ class Samples:
 
     def pixels(self, sample: Sample, stage: str | None = None) -> "Tensor":
         """The picture of a stage that was kept, uint8 (3, R, R); None: the last one's, which is the sample itself."""
+        if self.side is not None:
+            from cascade.data.picture import read_square
+
+            return read_square(self.folder / sample.file, self.side)[0]
         if stage is None or stage == self.names[-1]:
             return _pixels(self.folder, sample.file, sample.line["png_sha256"])
         saved = sample.line["stage_files"][stage]
@@ -84,11 +98,14 @@ class Samples:
 
 
 def read_samples(folder: Path) -> Samples:
-    """Read the manifest. Raises CascadeError for none, one of another version, and pictures that are not there."""
+    """Read the manifest, or look through a folder without one.
+
+    Raises CascadeError for no pictures, a manifest of another version, and pictures in it that are not there.
+    """
     if not folder.is_dir():
         raise CascadeError(f"samples={folder} {'is a file' if folder.exists() else 'does not exist'}; give a folder")
     if not (folder / NAME).is_file():
-        raise CascadeError(f"samples={folder} holds no {NAME}: give a folder of cascade sample")
+        return _plain_pictures(folder)
     try:
         lines = list(Manifest(folder).lines.values())
     except CascadeError as error:
@@ -107,6 +124,17 @@ def read_samples(folder: Path) -> Samples:
         for file in (file for file in files if file is not None and not (folder / file).is_file()):
             raise CascadeError(f"{folder / file} is in the manifest and not there; cascade sample makes it again")
     return samples
+
+
+def _plain_pictures(folder: Path) -> Samples:
+    from cascade.commands.evaluation_report import unreadable
+    from cascade.evaluation.picture_folder import PictureFolder
+
+    found = PictureFolder(folder)
+    rule = found.rule(found.side)
+    notes = [*unreadable(found.bad_files, "to show"), *([] if rule is None else [f"They are shown by their {rule}."])]
+    pictures = [Sample(file, None, name, {}) for file, name in zip(found.paths, found.classes, strict=True)]
+    return Samples(folder, pictures, found.side, notes)
 
 
 def _sample(folder: Path, line: Mapping[str, Any]) -> Sample:

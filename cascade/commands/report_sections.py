@@ -12,6 +12,7 @@ from cascade.commands.report_curves import spectrum_chart
 from cascade.commands.report_html import figure
 from cascade.commands.report_nearest import said
 from cascade.commands.report_pictures import data_uri
+from cascade.commands.sample_manifest import NAME
 from cascade.data.degradation import from_uint8, shrink, to_uint8
 
 if TYPE_CHECKING:
@@ -34,7 +35,8 @@ def steps_section(made: "Entries", moments: int) -> str:
     samples = made.known.samples
     intro = (
         "Above, the state x<sub>t</sub> that the network is shown; below, its guess x̂ of the finished picture, under "
-        "guidance and threshold, from the noisiest level on. Large ones are shrunk, which averages noise."
+        "guidance and threshold, from the noisiest level on. Large ones are shrunk, which averages noise; of their "
+        "guesses the middle is shown below that at its own pixels."
     )
     parts = [f"<p>{intro}</p>"]
     for place, sample in enumerate(samples.pictures):
@@ -66,6 +68,9 @@ def _frame(sample: "Sample", path: "StagePath", moment: "Moment") -> str:
     side = moment.guess.shape[-1]
     pictures = figure(data_uri(moment.state, side), f"{where}: the state", side)
     pictures += figure(data_uri(moment.guess, side), f"{where}: the guess", side)
+    if moment.detail is not None:
+        own = moment.detail.shape[-1]
+        pictures += figure(data_uri(moment.detail, own), f"{where}: the middle of the guess", own)
     level = f"λ {moment.log_snr:.1f}<br>σ/α {math.exp(-moment.log_snr / 2):.3g}"
     return f"<figure>{pictures}<figcaption>call {moment.call}<br>{level}</figcaption></figure>"
 
@@ -157,13 +162,17 @@ def lede(made: "Entries") -> str:
     of = f" of {classes} class{'es' * (classes != 1)}" if classes else ""
     sizes = {stage: tensor.shape[-1] for stage, tensor in samples.of_stages(samples.pictures[0]).items()}
     chain = " → ".join(f"{name} ({sizes[name]} px)" if name in sizes else name for name in samples.names)
+    if samples.side is not None:
+        return " ".join([f"{pictures}{of}, at {samples.side} px.", *samples.notes])
     return f"{pictures}{of}, made by {chain}."
 
 
 def missing(plain: Mapping[str, object], made: "Entries") -> list[str]:
     """What a further setting would show, in a line each."""
     lines = []
-    if made.replay is None:
+    if made.known.samples.side is not None:
+        lines.append(f"samples= a folder with the {NAME} of cascade sample: stage by stage, each with its command")
+    elif made.replay is None:
         lines.append("cascade=: augmented low-res pictures, and the paths along the steps")
     if made.real is None:
         lines.append("data=: real pictures, the nearest training pictures, and the spectrum of photographs")

@@ -31,6 +31,8 @@ _MACHINE = ("threads", "device")
 class Moment:
     """A call of the denoiser: the level, the noisy state x_t and the guess x̂, uint8 (3, S, S) with S ≤ SHOWN.
 
+    `detail` is the middle of x̂ at its own pixels, where the whole is shown smaller; else None.
+
     >>> Moment(1, 0.0, torch.zeros(3, 8, 8, dtype=torch.uint8), torch.zeros(3, 8, 8, dtype=torch.uint8)).call
     1
     """
@@ -39,6 +41,7 @@ class Moment:
     log_snr: float
     state: "Tensor"
     guess: "Tensor"
+    detail: "Tensor | None" = None
 
 
 @dataclass
@@ -156,9 +159,11 @@ def given(low_res: Sequence[LowRes], samples: "Sequence[Sample]") -> "Tensor | N
 
 def _noting(paths: Sequence[StagePath]) -> Callable[["Tensor", "Tensor", "Tensor", Condition], None]:
     def note(x_t: "Tensor", log_snr: "Tensor", mean: "Tensor", condition: Condition) -> None:
-        states, guesses = _small(x_t[: len(paths)]), _small(mean[: len(paths)])
+        x_t, mean = x_t[: len(paths)], mean[: len(paths)]
+        states, guesses, details = _small(x_t), _small(mean), _middle(mean)
         for i, path in enumerate(paths):
-            path.moments.append(Moment(len(path.moments) + 1, float(log_snr[i]), states[i], guesses[i]))
+            detail = None if details is None else details[i]
+            path.moments.append(Moment(len(path.moments) + 1, float(log_snr[i]), states[i], guesses[i], detail))
             if path.low_res is None and condition.low_res is not None:
                 path.low_res = _pixels(condition.low_res[i])
 
@@ -173,6 +178,15 @@ def _pixels(shown: "Tensor") -> "Tensor":
 def _small(images: "Tensor") -> "Tensor":
     images = images.float().nan_to_num().cpu()
     return to_uint8(shrink(images, SHOWN) if images.shape[-1] > SHOWN else images)
+
+
+def _middle(images: "Tensor") -> "Tensor | None":
+    """What of images is seen at their own pixels: what a last stage adds is lost where 1024 px are shown as SHOWN."""
+    side = images.shape[-1]
+    if side <= SHOWN:
+        return None
+    inner = slice((side - SHOWN) // 2, (side + SHOWN) // 2)
+    return to_uint8(images[..., inner, inner].float().nan_to_num()).cpu()
 
 
 def _refuse_other(known: Known, here: dict[str, Any], there: Mapping[str, Any]) -> None:

@@ -3,7 +3,6 @@
 import json
 import shlex
 import shutil
-from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -11,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from cascade.commands import report_steps
 from cascade.commands import sample as sample_command
 from cascade.commands.command_line import main
 from cascade.commands.overrides import check
@@ -23,47 +23,11 @@ from cascade.data.procedural import ProceduralDataset
 from cascade.files import sha256_of
 from cascade.progress import progress_bars
 from tests.commands.browser import CHROMIUM, chromium
+from tests.commands.report_reader import DATA, Read, report
 from tests.conftest import small_stage
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-DATA = ("data=procedural", "data.size=12", "data.val_size=12", "features=tiny", "memorisation.side=8")
 NASTY = '<script>window.stolen = 1</script> & "it\'s"'
-
-
-class Read(HTMLParser):
-    """Every element with its attributes, and the text inside scripts and captions."""
-
-    def __init__(self, file: Path) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.text: dict[str, str] = {}
-        self.classes: list[str] = []
-        self._in: str | None = None
-        self.source = file.read_text(encoding="utf-8")
-        self.feed(self.source)
-
-    def handle_starttag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-        own = dict(attrs)
-        self._in = own.get("id", tag) if tag == "script" else "class" if own.get("class") == "of" else tag
-        if self._in == "class":
-            self.classes.append("")
-
-    def handle_endtag(self, tag):
-        self._in = None
-
-    def handle_data(self, data):
-        if self._in == "class":
-            self.classes[-1] += data
-        elif self._in:
-            self.text[self._in] = self.text.get(self._in, "") + data
-
-    def all(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for name, attributes in self.elements if name == tag]
-
-    def details(self) -> list[dict]:
-        cards = [figure for figure in self.all("figure") if figure.get("class") == "card"]
-        return [json.loads(self.text[f"data-{card['id']}"]) for card in cards]
 
 
 @pytest.fixture(scope="module")
@@ -101,10 +65,6 @@ def rewrite(folder: Path, change) -> None:
     for line in lines:
         change(line)
     file.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-
-
-def report(samples: Path, *settings: str) -> int:
-    return main(["report", f"samples={samples}", *settings])
 
 
 @pytest.fixture(scope="module")
@@ -197,6 +157,17 @@ def test_watching_changes_no_bit_and_sees_every_call(samples, cascade):
         assert torch.equal(paths[-1].moments[-1].guess, there["sr32"])
 
 
+def test_of_a_large_guess_the_middle_is_kept_at_its_own_pixels(samples, cascade, monkeypatch):
+    """Also of the last stage, whose pictures are shown smaller: what it adds would be lost there."""
+    monkeypatch.setattr(report_steps, "SHOWN", 12)
+    of = read_samples(samples)
+    with progress_bars(quiet=True) as bars:
+        ((small, middle, large),) = Replay(known(of, str(cascade), None), "cpu").paths(of.pictures[:1], bars)
+    assert all(moment.detail is None for moment in small.moments)
+    assert all(moment.detail.shape == moment.guess.shape == (3, 12, 12) for moment in middle.moments + large.moments)
+    assert torch.equal(large.moments[-1].detail, large.made[:, 10:22, 10:22])
+
+
 def test_the_page_shows_the_paths_of_each_class_in_turn(page):
     read = Read(page)
     assert [article["id"] for article in read.all("article")] == ["steps-0", "steps-1", "steps-2"]
@@ -272,7 +243,7 @@ def test_the_same_folder_gives_the_same_page_and_another_page_is_left_alone(copi
 
 
 WRONG = [
-    (lambda folder: (folder / "manifest.jsonl").unlink(), "holds no manifest.jsonl: give a folder of cascade sample"),
+    (lambda folder: (shutil.rmtree(folder), folder.mkdir()), "holds no picture that Pillow reads"),
     (lambda folder: (folder / "manifest.jsonl").write_text('{"version": 9}\n'), "or of another version"),
     (lambda folder: (folder / "manifest.jsonl").write_text(""), "names no picture yet"),
     (lambda folder: rewrite(folder, lambda line: line.pop("seed")), "leaf/0.png has no 'seed', so this manifest is of"),

@@ -64,6 +64,7 @@
       figure.append(picture(source(each, card), each.alt, each.exact), element("figcaption", each.caption));
       return figure;
     }));
+    of("again").hidden = !data.command;
     of("command").textContent = data.command;
     of("copy").textContent = "Copy the command";
     of("file").href = data.href;
@@ -95,6 +96,7 @@
     if (next) show(next);
   }
   function copy() {
+    if (!data.command) return;
     const done = () => { of("copy").textContent = "Copied"; };
     const select = () => { getSelection().selectAllChildren(of("command")); if (document.execCommand("copy")) done(); };
     if (navigator.clipboard) navigator.clipboard.writeText(data.command).then(done, select);
