@@ -138,20 +138,26 @@ class X0Weighting:
 class TruncatedSNRWeighting:
     """The larger of the errors of x and of ε: ratio max(1, e^{−λ}) under the reference (Salimans & Ho 2022, section 4).
 
+    On x̂ it is the SNR, but at least 1, and at most γ: a network that predicts x itself is no better where there is no
+    noise, and without a bound its errors there, times 10⁵, are the whole loss. The paper's networks need none.
+
     >>> TruncatedSNRWeighting(LogNormalNoise()).log_ratio(torch.tensor([-1.0, 2.0]))
     tensor([1., 0.])
     """
 
     noise: NoiseDistribution
     reference: NoiseDistribution | None = None
+    gamma: float = math.inf
 
     def __post_init__(self) -> None:
+        if not self.gamma >= 1:
+            raise ValueError(f"gamma must be at least 1, not {self.gamma}")
         check_measures(self.noise, self.reference)
 
     def log_ratio(self, log_snr: Tensor | float) -> Tensor:
-        """Return max(0, −λ) + ln p_ref(λ) − ln p(λ)."""
+        """Return min(max(0, λ), ln γ) − λ + ln p_ref(λ) − ln p(λ)."""
         log_snr = as_tensor(log_snr)
-        return _rebind((-log_snr).clamp(min=0), log_snr, self.noise, self.reference)
+        return _rebind(log_snr.clamp(0, math.log(self.gamma)) - log_snr, log_snr, self.noise, self.reference)
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,7 @@ PAPERS = {
     "v, SNR + 1 on x": (VWeighting(COSINE), (SNR + 1) / SNR),
     "x0, SNR on x, less SNR": (X0Weighting(LOG_NORMAL), 1 / SNR),
     "truncated SNR on x": (TruncatedSNRWeighting(COSINE), SNR.clamp(min=1) / SNR),
+    "truncated SNR on x, bounded": (TruncatedSNRWeighting(LOG_NORMAL, gamma=5.0), SNR.clamp(1, 5) / SNR),
     "P2 at k = 1, γ = 1": (P2Weighting(COSINE), 1 / (1 + SNR)),
     "P2 at k = 0.3, γ = 0.5": (P2Weighting(LOG_NORMAL, k=0.3, gamma=0.5), 1 / (0.3 + SNR).sqrt()),
     "ELBO": (ELBOWeighting(LOG_NORMAL), 1 / LOG_NORMAL.log_density(LEVELS).exp()),
@@ -79,6 +80,10 @@ TABLES = {
     "v": (VWeighting(COSINE), {0.01: 101, 0.5: 3, 1: 2, 4: 1.25, 100: 1.01}),
     "x0": (X0Weighting(COSINE), {0.01: 100, 0.5: 2, 1: 1, 4: 0.25, 100: 0.01}),
     "truncated SNR": (TruncatedSNRWeighting(COSINE), {0.01: 100, 0.5: 2, 1: 1, 4: 1, 100: 1}),
+    "truncated SNR, at most 5": (
+        TruncatedSNRWeighting(COSINE, gamma=5),
+        {0.01: 100, 1: 1, 4: 1, 5: 1, 10: 0.5, 100: 0.05},
+    ),
     "min-SNR 5": (MinSNRWeighting(COSINE), {0.01: 1, 1: 1, 5: 1, 10: 0.5, 100: 0.05}),
     "P2": (P2Weighting(COSINE), {0.25: 0.8, 1: 0.5, 3: 0.25, 99: 0.01}),
     "P2, γ = ½": (P2Weighting(COSINE, gamma=0.5), {3: 0.5, 8: 1 / 3, 99: 0.1}),
@@ -254,6 +259,7 @@ def test_the_registry_builds_a_weighting_with_its_reference():
     ("config", "line"),
     [
         ({"name": "min_snr", "gamma": 0}, "gamma must be positive, not 0"),
+        ({"name": "truncated_snr", "gamma": 0.5}, "gamma must be at least 1, not 0.5"),
         ({"name": "edm", "sigma_data": -1.0}, "sigma_data must be positive"),
         ({"name": "sigmoid", "bias": math.inf}, "bias must be finite"),
         ({"name": "p2", "k": 0}, "need k above 0"),
