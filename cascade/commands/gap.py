@@ -225,7 +225,7 @@ def _compared(
     dataset = photographs.dataset(config.resolution)
     forced = TeacherForced.of(samples, len(chained), dataset, len(shown), sides.out)
     own |= {
-        "real": look("real", forced.side(shown, str(sides.plain["cascade"]))),
+        "real": look("real", forced.as_side(shown, str(sides.plain["cascade"]))),
         "chained": look("chained", chained[-1]),
         "reference": look("reference", reference),
     }

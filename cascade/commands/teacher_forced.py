@@ -86,7 +86,7 @@ class TeacherForced:
         keep = None if out is None else out / UPSCALED
         return cls(samples.pipeline, settings, stages, dataset, count, keep, samples.on_progress)
 
-    def side(self, places: Sequence[int], cascade: str) -> Pictures:
+    def as_side(self, places: Sequence[int], cascade: str) -> Pictures:
         """What it makes of the photographs at these places, as one side of a comparison.
 
         A chunk is whole calls of the network: 16 pictures or more of 256 px, fewer of larger ones, which take longer.

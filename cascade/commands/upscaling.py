@@ -98,7 +98,7 @@ class Upscaling:
         ways = {
             PHOTOGRAPHS: pictures_at(dataset, plain, split, chosen),
             BICUBIC: _bicubic(stage, chosen),
-            stage.name: stage.side(chosen, str(plain["cascade"])),
+            stage.name: stage.as_side(chosen, str(plain["cascade"])),
         }
         more = {"most": seen.most, "seed": plain["seed"]}
         looks = {name: sides.look(pictures, seen, name, more) for name, pictures in ways.items()}

@@ -117,20 +117,18 @@ def patch_distances(
     fewest = min(pictures, len(reference) // each)
     if fewest < 3:
         raise CascadeError(f"patches of {fewest} pictures are too few to compare; 3 on each side are the least")
-    found, left_out = [], []
+    kernel = kernel_estimate(generated, reference, group=each, paired=paired, subsets=(seed, _KERNEL_ROWS))
+    found = [
+        (Figure(names_of(features)[1], kernel.value, **common_to(features, pictures, len(reference) // each)), kernel)
+    ]
     ours, theirs = statistics_of(generated), statistics_of(reference)
-    figure, line = frechet_figure(ours, theirs, features, allow_few_images=allow_few_images, each=each)
-    if figure is None:
-        left_out.append(str(line))
-    else:
-        estimate, bias = Estimate(figure.value), {}
+    figure, left_out = frechet_figure(ours, theirs, features, allow_few_images=allow_few_images, each=each)
+    if figure is not None:
+        estimate = Estimate(figure.value)
         if paired:
             estimate = _frechet_estimate(figure.value, generated, reference, each, seed)
-            bias = {"bias": estimate.bias}
-        found.append((replace(figure, details={**figure.details, **bias}), estimate))
-    kernel = kernel_estimate(generated, reference, group=each, paired=paired, subsets=(seed, _KERNEL_ROWS))
-    common = common_to(features, pictures, len(reference) // each)
-    found.append((Figure(names_of(features)[1], kernel.value, **common), kernel))
+            figure = replace(figure, details={**figure.details, "bias": estimate.bias})
+        found.insert(0, (figure, estimate))
     return [
         PatchDistance(
             replace(
@@ -142,7 +140,7 @@ def patch_distances(
             estimate,
         )
         for figure, estimate in found
-    ], left_out
+    ], [] if left_out is None else [left_out]
 
 
 def _frechet_estimate(value: float, generated: Tensor, reference: Tensor, each: int, seed: int) -> Estimate:
