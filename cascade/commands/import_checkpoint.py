@@ -28,12 +28,18 @@ def run(config: DictConfig) -> None:
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)
     checkpoint, out = (Path(plain[key]).expanduser() for key in ("checkpoint", "out"))
     _check(plain, checkpoint, out)
-    model = read_flags(_flags(plain))
+    flags = _flags(plain)
+    if flags is not None:
+        read_flags(flags)  # says what is wrong with them before the file is read
     check_place(out, beside)
     from cascade.importers import adm
+    from cascade.importers.adm_shapes import completed, told_by_shapes
     from cascade.importers.torch_file import read_state
 
     state = read_state(checkpoint)
+    if flags is None:
+        raise CascadeError(told_by_shapes(state, f"'{checkpoint}'"))
+    model = read_flags(completed(flags, state, f"'{checkpoint}'"))
     rows, name = adm.rows_of(model, state), plain["name"] or _name(model)
     described_as, state_of = (
         (adm.classifier_config, adm.classifier_state) if model.classifier else (adm.stage_config, adm.stage_state)
@@ -51,8 +57,8 @@ def _check(plain: Mapping[str, Any], checkpoint: Path, out: Path) -> None:
     if plain["format"] not in FORMATS:
         raise CascadeError(f"unknown format '{plain['format']}'; {suggest(plain['format'], FORMATS)}")
     check_dtype(plain["dtype"])
-    if (plain["preset"] is None) == (plain["flags"] is None):
-        raise CascadeError("say how the network was made: either preset=NAME or flags=FILE.json")
+    if plain["preset"] is not None and plain["flags"] is not None:
+        raise CascadeError("say how the network was made by one of preset=NAME and flags=FILE.json")
     if plain["name"] is not None:
         check_name(plain["name"])
     if plain["class_names"] is not None:
@@ -64,9 +70,11 @@ def _check(plain: Mapping[str, Any], checkpoint: Path, out: Path) -> None:
     check_stage_out(out, overwrite=plain["overwrite"])
 
 
-def _flags(plain: Mapping[str, Any]) -> dict[str, Any]:
+def _flags(plain: Mapping[str, Any]) -> dict[str, Any] | None:
     if plain["preset"] is not None:
         return preset(plain["preset"])
+    if plain["flags"] is None:
+        return None
     file = Path(plain["flags"]).expanduser()
     try:
         flags = json.loads(file.read_text(encoding="utf-8"))

@@ -23,23 +23,10 @@ from cascade.networks.adm_classifier import ADMClassifier
 from cascade.registry import build
 from cascade.rng import randn
 from cascade.sampling import DDIM, StaticThreshold
+from tests.importers.adm_files import FLAGS, HELD_BACK, checkpoint
 
 REFERENCE = Path(os.environ.get("CASCADE_REFERENCE", Path(__file__).parents[3] / "shared/reference")) / "adm"
 
-FLAGS = {
-    "image_size": 64,
-    "num_channels": 32,
-    "num_res_blocks": 1,
-    "channel_mult": "1,1",
-    "attention_resolutions": "32",
-    "num_head_channels": 16,
-    "resblock_updown": True,
-    "use_new_attention_order": True,
-    "class_cond": True,
-    "learn_sigma": True,
-    "noise_schedule": "cosine",
-    "use_fp16": True,
-}
 UPSAMPLER = {
     **{key: value for key, value in FLAGS.items() if key not in {"image_size", "use_new_attention_order"}},
     "small_size": 16,
@@ -48,30 +35,6 @@ UPSAMPLER = {
     "noise_schedule": "linear",
     "attention_resolutions": "64",
 }
-
-
-def network(**options):
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        made = ADMUNet(
-            num_classes=5,
-            channels=32,
-            channel_mult=(1, 1),
-            blocks=1,
-            head_channels=16,
-            null_label=False,
-            **{"attention": (2,), "out_channels": 6, **options},
-        )
-        for parameter in made.parameters():
-            parameter.data += 0.05 * torch.randn_like(parameter)
-    return made.eval()
-
-
-def checkpoint(folder, flags=FLAGS, **options):
-    made = network(**options)
-    torch.save(made.state_dict(), folder / "model.pt")
-    (folder / "model.json").write_text(json.dumps(flags))
-    return made
 
 
 def run(folder, *words):
@@ -186,11 +149,25 @@ def test_verify_prints_the_errors_and_fails_beyond_the_bounds(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        ({"num_channels": 64}, "'time_embed.0.weight' is (128, 32), and by the flags (256, 64)"),
-        ({"learn_sigma": False}, "'out.2.weight' is (6, 32, 3, 3), and by the flags (3, 32, 3, 3)"),
-        ({"num_res_blocks": 2}, "it has no '"),
-        ({"attention_resolutions": "64,32"}, "it has no 'input_blocks.1.1."),
-        ({"class_cond": False}, "takes no classes, and the checkpoint embeds 5"),
+        (
+            {"num_channels": 64},
+            "they say num_channels=64, and by 'time_embed.0.weight' (128, 32) it is num_channels=32",
+        ),
+        ({"learn_sigma": False}, "learn_sigma=false, and by 'out.2.weight' (6, 32, 3, 3) it is learn_sigma=true"),
+        (
+            {"num_res_blocks": 2},
+            "num_res_blocks=2, and by 'output_blocks.3.0.out_layers.0.weight' (32,) it is num_res_blocks=1",
+        ),
+        ({"channel_mult": "1,2"}, """they say channel_mult="1,2", and by 'output_blocks."""),
+        ({"use_scale_shift_norm": False}, "(64, 128) it is use_scale_shift_norm=true"),
+        ({"resblock_updown": False}, "it is resblock_updown=true"),
+        ({"small_size": 16}, "(3 channels) it reads no low-res picture: give image_size, and no small_size"),
+        ({"classifier_width": 32}, "unknown flag 'num_channels'"),
+        (
+            {"attention_resolutions": "64,32"},
+            """="64,32", and by 'output_blocks.0.1.qkv.weight' (96, 32, 1) """,
+        ),
+        ({"class_cond": False}, "class_cond=false, and by 'label_emb.weight' (5, 128) it is class_cond=true"),
         ({"num_chanels": 32}, "unknown flag 'num_chanels'; did you mean 'num_channels'?"),
         ({"predict_xstart": True}, "predict_xstart=true"),
         ({"image_size": 100, "channel_mult": ""}, "ADM has no channel_mult for 100 px"),
@@ -211,24 +188,6 @@ def test_what_does_not_fit_is_named_and_nothing_is_written(tmp_path, capsys, fla
     assert said in error
     assert error.count("\n") == 1
     assert not (tmp_path / "stage").exists()
-
-
-HELD_BACK = [
-    # Heads by their number, the other order, plain resampling, no scale-shift; no classes, no variance, other widths.
-    (
-        {"channel_mult": "1,2", "attention_resolutions": "16,8", "num_heads": 2, "resblock_updown": False,
-         "use_scale_shift_norm": False, "num_res_blocks": 2, "rescale_timesteps": True, "diffusion_steps": 250},
-        {"channel_mult": (1, 2), "attention": (1, 2), "heads": 2, "head_channels": None, "qkv_order": "heads_first",
-         "residual_resample": False, "scale_shift": False, "blocks": 2},
-    ),
-    # Three levels, of which a resolution names none; the order of the newer models; classes and a learned variance.
-    (
-        {"channel_mult": "2,1,3", "attention_resolutions": "8,1", "num_head_channels": 32, "class_cond": True,
-         "use_new_attention_order": True, "learn_sigma": True, "noise_schedule": "cosine", "resblock_updown": True},
-        {"channel_mult": (2, 1, 3), "attention": (2,), "head_channels": 32, "qkv_order": "qkv_first", "blocks": 2,
-         "num_classes": 4, "out_channels": 6},
-    ),
-]  # fmt: skip
 
 
 @pytest.mark.parametrize(("flags", "options"), HELD_BACK)
@@ -303,9 +262,17 @@ def test_verify_tells_a_classifiers_logits_and_its_gradient_apart(tmp_path, caps
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        ({"classifier_width": 128}, "'time_embed.0.weight' is (256, 64), and by the flags (512, 128)"),
-        ({"classifier_depth": 2}, "does not fit its flags"),
-        ({"classifier_pool": "spatial"}, "it has no 'out.2.weight'; is classifier_pool right?"),
+        ({"classifier_width": 128}, "and by 'time_embed.0.weight' (256, 64) it is classifier_width=64"),
+        (
+            {"classifier_depth": 2},
+            "classifier_depth=2, and by 'input_blocks.7.0.out_layers.0.weight' (256,) it is classifier_depth=1",
+        ),
+        ({"classifier_attention_resolutions": "16"}, """it is classifier_attention_resolutions="32,16,8\""""),
+        (
+            {"image_size": 128},
+            "does not fit its flags: 'input_blocks.3.0.in_layers.2.weight' is (128, 64, 3, 3), and by",
+        ),
+        ({"classifier_pool": "spatial"}, """by 'out.2.c_proj.weight' (5, 256, 1) it is classifier_pool="attention\""""),
         ({"classifier_pool": "attenton"}, "did you mean 'attention'"),
         ({"class_cond": True}, "unknown flag 'class_cond'"),
         ({"classifier_depth": "1"}, 'flag classifier_depth="1" must be a whole number'),

@@ -1,0 +1,90 @@
+"""What the shapes in a checkpoint of ADM tell need not be said; what is said otherwise is named with both values."""
+
+import json
+
+import pytest
+import torch
+
+from cascade.artifact import load_stage
+from cascade.classifier import build_classifier
+from cascade.commands.command_line import main
+from cascade.errors import CascadeError
+from cascade.importers.adm import classifier_config
+from cascade.importers.adm_flags import PRESETS, preset, read_flags
+from cascade.importers.adm_shapes import completed, fitting_presets
+from cascade.networks.adm import ADMUNet
+from cascade.registry import build
+from tests.importers.adm_files import HELD_BACK, checkpoint
+
+
+def shapes_of(model, rows=1000):
+    """The state of the network that flags describe, without its weights."""
+    with torch.device("meta"):
+        if model.classifier:
+            config = classifier_config(model, "c", rows, tuple(map(str, range(rows))))
+            return build_classifier(config).network.state_dict()
+        sizes = {
+            "in_channels": 3 if model.low_resolution is None else 6,
+            "out_channels": 6 if model.learn_variance else 3,
+        }
+        return build(
+            "network", model.network, **sizes, num_classes=rows if model.classes else 0, augment_dim=0
+        ).state_dict()
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_shapes_of_a_released_file_tell_its_preset_and_all_flags_that_they_can(name):
+    """Those that differ in nothing that a shape shows are told together: in the dropout, or in the size of pictures."""
+    flags = preset(name)
+    state = shapes_of(read_flags(flags))
+    alike = fitting_presets(state)
+    assert name in alike
+    assert all(preset(other).get("class_cond") == flags.get("class_cond") for other in alike)
+    untold = {
+        "num_heads",
+        "num_head_channels",
+        "use_new_attention_order",
+        "dropout",
+        "diffusion_steps",
+        "noise_schedule",
+    }
+    few = {flag: value for flag, value in flags.items() if flag in untold | {"image_size", "small_size", "large_size"}}
+    assert read_flags(completed(few, state, "it")) == read_flags(flags)
+
+
+@pytest.mark.parametrize(("flags", "options"), HELD_BACK)
+def test_flags_that_are_left_out_are_read_from_the_shapes(tmp_path, flags, options):
+    made = ADMUNet(channels=32, null_label=False, **options)
+    torch.save(made.state_dict(), tmp_path / "model.pt")
+    whole = {"image_size": 16, "num_channels": 32, **flags}
+    read = ("num_channels", "num_res_blocks", "attention_resolutions", "learn_sigma", "class_cond", "resblock_updown",
+            "use_scale_shift_norm")  # fmt: skip
+    for name, given in (("all", whole), ("few", {f: value for f, value in whole.items() if f not in read})):
+        (tmp_path / "model.json").write_text(json.dumps(given))
+        words = [f"checkpoint={tmp_path}/model.pt", f"flags={tmp_path}/model.json", f"out={tmp_path}/{name}"]
+        assert main(["import", "adm", *words]) == 0
+    assert load_stage(tmp_path / "few").config == load_stage(tmp_path / "all").config
+
+
+def test_without_flags_it_is_said_what_the_file_tells_and_what_must_be_given(tmp_path, capsys):
+    checkpoint(tmp_path)
+    words = ["import", "adm", f"checkpoint={tmp_path}/model.pt", f"out={tmp_path}/stage"]
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert 'tells num_channels=32, num_res_blocks=1, channel_mult="1,1", attention at 1/2 of the side' in error
+    assert "it does not tell image_size, num_heads or num_head_channels, use_new_attention_order, noise_sch" in error
+    assert error.count("\n") == 1
+    assert main([*words, "preset=64x64_classifier"]) == 2
+    assert "is no classifier, which its flags describe, but a denoiser" in capsys.readouterr().err
+    torch.save({"weight": torch.zeros(1)}, tmp_path / "model.pt")
+    assert main(words) == 2
+    assert "is no network of ADM's: it has no 'time_embed.0.weight'" in capsys.readouterr().err
+    assert not (tmp_path / "stage").exists()
+
+
+def test_a_wrong_preset_is_told_with_the_one_that_fits():
+    state = shapes_of(read_flags(preset("256x256_diffusion")))
+    with pytest.raises(CascadeError, match=r"num_channels=192, and by .*are those of preset=256x256_diffusion\)"):
+        completed(preset("64x64_diffusion"), state, "it")
+    with pytest.raises(CascadeError, match=r'channel_mult="0.5,1,1,2,2,4,4", and by .* is channel_mult="1,1,2,2,4,4"'):
+        completed(preset("512x512_diffusion"), state, "it")
