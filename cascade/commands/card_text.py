@@ -80,9 +80,14 @@ def _stage(row: Mapping[str, Any]) -> Sequence[str]:
         f"{row['parameters'] / 1e6:.2f} M",
         f"{row['bytes'] / 1e6:.1f} MB",
         f"{row['images_seen']:,}",
-        row["sampler"]["name"],
+        _sampler(row),
         str(len(row["class_names"])) if row["class_names"] else "none",
     )
+
+
+def _sampler(row: Mapping[str, Any]) -> str:
+    distilled = row.get("distilled")
+    return row["sampler"]["name"] + (f", distilled to {distilled['steps']} steps" if distilled else "")
 
 
 def _curve(curve: Mapping[str, Any]) -> Sequence[str]:

@@ -66,6 +66,13 @@ def test_it_tells_recipe_data_figures_steps_and_limits(made):
     assert {"low-res RMS", "colour shift red"} <= after_both - after_base
 
 
+def test_of_a_student_its_steps_are_said(made):
+    said = report(made)
+    assert "distilled to" not in card_text(said)
+    said["recipe"][0]["distilled"] = {"steps": 4, "teacher": "ab12", "guidance": {"name": "none"}}
+    assert "| ddim, distilled to 4 steps |" in card_text(said)
+
+
 def test_what_was_tuned_stands_there_with_its_evidence_and_the_gap_with_its_sentence(made):
     said = report(made)
     assert said["tuned"] == {}
