@@ -4,7 +4,7 @@ The first is bounded by an ELBO (`bound=`), the second read from the probability
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
@@ -80,10 +80,7 @@ class JudgedChunks(SharedChunks["Elbo"]):
 
 @dataclass(frozen=True, eq=False)
 class BitsPerDim:
-    """Stages and pictures that fit, opened and not yet computed with; `chosen` are places in the data.
-
-    `works` are what judges the pictures under each stage.
-    """
+    """Stages and pictures that fit, opened and not yet computed with; `chosen` are places in the data."""
 
     plain: Mapping[str, Any]
     metric: str
@@ -92,7 +89,6 @@ class BitsPerDim:
     plan: "Sequence[StageSampler]"
     dataset: "PictureDataset"
     chosen: Sequence[int]
-    works: list[JudgedChunks] = field(default_factory=list)
 
     @classmethod
     def open(cls, sides: Sides, metric: str) -> "BitsPerDim":
@@ -108,17 +104,19 @@ class BitsPerDim:
             raise CascadeError(f"the data hold no picture in the split {asked['split']}")
         for sampler in plan:
             _labels(dataset, sampler)
-        opened = cls(plain, metric, bound, record, plan, dataset, sorted(order[: asked["num_images"]]))
-        opened.works.extend(opened._work(sides, stage) for stage in range(len(plan)))
-        return opened
+        return cls(plain, metric, bound, record, plan, dataset, sorted(order[: asked["num_images"]]))
 
-    def measure(self) -> "tuple[list[Figure], dict[str, Any]]":
+    def works(self, sides: Sides) -> list[JudgedChunks]:
+        """What judges the pictures, stage by stage."""
+        return [self._work(sides, stage) for stage in range(len(self.plan))]
+
+    def measure(self, works: Sequence[JudgedChunks]) -> "tuple[list[Figure], dict[str, Any]]":
         """Return the figures of each stage and of all, and what the report says of how they came about."""
         from cascade.evaluation.bits_per_dim import bits_figures, joined
 
         found = {
             sampler.name: (joined(work.pieces()), sampler.stage.config.resolution)
-            for sampler, work in zip(self.plan, self.works, strict=True)
+            for sampler, work in zip(self.plan, works, strict=True)
         }
         notes = self._notes()
         record = {

@@ -9,7 +9,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from cascade.commands.bits_per_dim import JUDGES, BitsPerDim, check_bits_per_dim
 from cascade.commands.evaluated_sides import Sides, check_cascade, check_sides
-from cascade.commands.evaluation_features import ChooseFeatures, features_of, own_device
+from cascade.commands.evaluation_features import (
+    ChooseFeatures,
+    check_patches,
+    features_of,
+    own_device,
+    patch_features,
+)
 from cascade.commands.evaluation_report import (
     MADE_BY,
     REPORT,
@@ -27,7 +33,7 @@ from cascade.commands.per_stage import extra_keys
 from cascade.commands.reference_side import check_statistics, is_statistics, open_reference
 from cascade.commands.reports import refuse_foreign_report
 from cascade.commands.team import Team
-from cascade.commands.upscaling import Upscaling, check_patches, check_upscaling
+from cascade.commands.upscaling import Upscaling, check_upscaling
 from cascade.errors import CascadeError, suggest
 from cascade.lock import check_place
 from cascade.processes import Processes
@@ -173,9 +179,10 @@ def _judging(metric: str) -> Callable[[Sides, ChooseFeatures], Opened]:
         from cascade.commands.figure_table import named
 
         opened = BitsPerDim.open(sides, metric)
+        works = opened.works(sides)
 
         def measure() -> Measured:
-            figures, record = opened.measure()
+            figures, record = opened.measure(works)
             return Measured(figures, {metric: record}, f"{sides.plain['cascade']} on {named(record)}")
 
         return measure
@@ -227,7 +234,6 @@ def _memorisation(sides: Sides, choose: ChooseFeatures) -> Opened:
 def _patches(sides: Sides, choose: ChooseFeatures) -> Opened:
     """Open generated and real pictures and the features, and return what compares their patches."""
     from cascade.commands.figure_table import named
-    from cascade.commands.upscaling import patch_features
     from cascade.evaluation.patches import patch_distances
 
     plain, generated, reference = sides.plain, sides.generated, sides.reference()
@@ -235,11 +241,11 @@ def _patches(sides: Sides, choose: ChooseFeatures) -> Opened:
     protocol_of(plain).check_classes(generated.classes, sides.class_names)
     features = patch_features(plain, choose().inner, max(generated.count, reference.count))
     looks = [
-        sides.look(side, features, name, {"most": features.most, "seed": plain["seed"]})
+        sides.look(side, features, name, features.choice)
         for name, side in (("patches of real pictures", reference), ("patches to evaluate", generated))
     ]
 
-    def measured() -> Measured:
+    def measure() -> Measured:
         real, made = (look.measurement() for look in looks)
         found, left_out = patch_distances(
             made.features,
@@ -262,7 +268,7 @@ def _patches(sides: Sides, choose: ChooseFeatures) -> Opened:
         title = f"patches of {named(generated.source)} against {named(reference.source)}"
         return Measured([with_rules(one.figure, generated, reference) for one in found], report, title, left_out)
 
-    return measured
+    return measure
 
 
 def _upscaling(sides: Sides, choose: ChooseFeatures) -> Opened:

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cascade.commands.evaluated_sides import LEAST, Pictures, Sides, open_data, pictures_at, sampled_pictures
+from cascade.commands.evaluation_features import check_patches, patch_features
 from cascade.commands.evaluation_report import features_record
 from cascade.commands.gap_compared import KINDS, Compared, View
 from cascade.commands.gap_table import gap_table, loss_figures
 from cascade.commands.png import refuse_foreign
 from cascade.commands.teacher_forced import TeacherForced
-from cascade.commands.upscaling import check_patches, patch_features
 from cascade.errors import CascadeError, suggest
 from cascade.files import write_whole
 
@@ -239,7 +239,6 @@ def _view(sides: Sides, features: "RememberedFeatures", side: int, low: int | No
     patch = sides.plain["patches"]["side"]
     if low is None or side < 2 * patch or patch * low % side:
         return View("pictures", features, features, None, side)
-    inner, more = features.inner, {"most": max(1, sides.plain["patches"]["most"] // count), "seed": sides.plain["seed"]}
-    own = patch_features(sides.plain, inner, count)
-    before = patch_features(sides.plain, inner, count, patch * low // side)
-    return View("patches", own, before, more, side)
+    own = patch_features(sides.plain, features.inner, count)
+    before = patch_features(sides.plain, features.inner, count, patch * low // side)
+    return View("patches", own, before, own.choice, side)

@@ -106,9 +106,10 @@ class _Real:
         from cascade.evaluation.known_statistics import statistics_bytes
 
         data = statistics_bytes(self.look.measurement().features, self.features)
-        if file.exists() and file.read_bytes() != data:
+        if not file.exists():
+            write_whole(file, data)
+        elif file.read_bytes() != data:
             raise CascadeError(f"save_reference={file} {_OTHER}")
-        write_whole(file, data)
 
     def report(self) -> dict[str, Any]:
         """What the report says of them."""

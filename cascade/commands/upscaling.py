@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from cascade.artifact import load_chain
 from cascade.commands.evaluated_sides import LEAST, Pictures, Sides, open_data, pictures_at
+from cascade.commands.evaluation_features import check_patches, patch_features
 from cascade.commands.teacher_forced import TeacherForced
 from cascade.errors import CascadeError
 from cascade.requests import chosen_stages
@@ -47,25 +48,6 @@ def check_upscaling(plain: Mapping[str, Any]) -> None:
     check_patches(plain, last.resolution)
 
 
-def check_patches(plain: Mapping[str, Any], side: int | None = None) -> None:
-    """The settings of patches, for pictures of `side` px (None: not known yet)."""
-    for key in ("side", "most"):
-        if plain["patches"][key] < 1:
-            raise CascadeError(f"patches.{key}={plain['patches'][key]} must be at least 1")
-    if side is not None and plain["patches"]["side"] > side:
-        raise CascadeError(f"patches.side={plain['patches']['side']} is more than the {side} px of the pictures")
-
-
-def patch_features(
-    plain: Mapping[str, Any], features: "Features", pictures: int, side: int | None = None
-) -> "PatchFeatures":
-    """The features of at most `patches.most` patches of that many pictures; `side` is that of a patch, if another."""
-    from cascade.evaluation.patches import PatchFeatures
-
-    asked = plain["patches"]
-    return PatchFeatures(features, side or asked["side"], max(1, asked["most"] // pictures), plain["seed"])
-
-
 @dataclass(frozen=True, eq=False)
 class Upscaling:
     """A stage and the photographs whose small versions it is given, opened and not yet computed with.
@@ -100,8 +82,7 @@ class Upscaling:
             BICUBIC: _bicubic(stage, chosen),
             stage.name: stage.as_side(chosen, str(plain["cascade"])),
         }
-        more = {"most": seen.most, "seed": plain["seed"]}
-        looks = {name: sides.look(pictures, seen, name, more) for name, pictures in ways.items()}
+        looks = {name: sides.look(pictures, seen, name, seen.choice) for name, pictures in ways.items()}
         return cls(plain, stage, chosen, seen, looks)
 
     @property

@@ -94,48 +94,34 @@ def distances(
 ) -> tuple[list[Figure], list[str]]:
     """Compare two feature matrices (N, d) and (M, d): Fréchet distance, kernel distance, precision and recall.
 
-    Returns the figures, and a line for each one left out; see `frechet_and_kernel`.
-    """
-    figures, left_out = frechet_and_kernel(
-        generated, reference, features, seed=seed, allow_few_images=allow_few_images, by_torchmetrics=True
-    )
-    fewest = min(len(generated), len(reference))
-    if fewest > neighbours:
-        share = precision_recall(reference, generated, neighbours)
-        common = common_to(features, len(generated), len(reference))
-        figures += [Figure(name, getattr(share, name), **common) for name in ("precision", "recall")]
-    else:
-        left_out.append(f"no precision and recall: {fewest} pictures have no {neighbours} neighbours each")
-    return figures, left_out
+    Returns the figures, and a line for each one left out. The Fréchet distance is that of float64 statistics in
+    symmetric form (`frechet_parts`); `details` holds its negative mass and torchmetrics' number. With fewer pictures
+    than twice the dimensions on either side it is biased: it is left out, or with `allow_few_images` named so; the
+    unbiased kernel distance stands in its place. Raises CascadeError with fewer than 3 pictures on a side.
 
-
-def frechet_and_kernel(
-    generated: Tensor,
-    reference: Tensor,
-    features: Features,
-    *,
-    seed: int,
-    allow_few_images: bool = False,
-    by_torchmetrics: bool = False,
-) -> tuple[list[Figure], list[str]]:
-    """The Fréchet and the kernel distance of two feature matrices (N, d) and (M, d), and a line if one is left out.
-
-    The Fréchet distance is that of float64 statistics in symmetric form (`frechet_parts`); `details` holds its negative
-    mass, and with `by_torchmetrics` that library's number. With fewer pictures than twice the dimensions on either side
-    it is biased: it is left out, or with `allow_few_images` named so; the unbiased kernel distance stands in its place.
+    >>> from cascade.evaluation.tiny import tiny_features
+    >>> figures, left_out = distances(torch.eye(32), torch.eye(32), tiny_features(), seed=0)
+    >>> [figure.name for figure in figures], left_out[0][:38]
+    (['KID-tiny', 'precision', 'recall'], 'no FD-tiny: 32 pictures are fewer than')
     """
     fewest = min(len(generated), len(reference))
     if fewest < 3:
         raise CascadeError(f"{fewest} pictures are too few to compare; 3 on each side are the least")
+    common = common_to(features, len(generated), len(reference))
     figure, line = frechet_figure(
         statistics_of(generated), statistics_of(reference), features, allow_few_images=allow_few_images
     )
-    if figure is not None and by_torchmetrics:
-        figure = replace(figure, details={**figure.details, "torchmetrics": torchmetrics_frechet(generated, reference)})
-    figures, left_out = [] if figure is None else [figure], [] if line is None else [line]
+    figures, left_out = [], [] if line is None else [line]
+    if figure is not None:
+        details = {**figure.details, "torchmetrics": torchmetrics_frechet(generated, reference)}
+        figures.append(replace(figure, details=details))
     kernel = kernel_distance(generated, reference, seed)
-    common = common_to(features, len(generated), len(reference))
     figures.append(Figure(names_of(features)[1], kernel.value, standard_error=kernel.standard_error, **common))
+    if fewest > neighbours:
+        share = precision_recall(reference, generated, neighbours)
+        figures += [Figure(name, getattr(share, name), **common) for name in ("precision", "recall")]
+    else:
+        left_out.append(f"no precision and recall: {fewest} pictures have no {neighbours} neighbours each")
     return figures, left_out
 
 
@@ -151,13 +137,18 @@ def frechet_figure(
 
     `each` rows are patches of one picture. They are like one another, so that no more than the pictures are sure to
     count as independent: pictures decide whether there are enough.
+
+    >>> from cascade.evaluation.tiny import tiny_features
+    >>> of_64 = statistics_of(torch.eye(32).repeat(2, 1))
+    >>> frechet_figure(of_64, of_64, tiny_features())[0].name, frechet_figure(of_64, of_64, tiny_features(), each=2)[0]
+    ('FD-tiny', None)
     """
     (name, unbiased), (n, m) = names_of(features), (ours.count // each, theirs.count // each)
     fewest = min(n, m)
     bias = _bias(fewest, features.dim)
     if bias and not allow_few_images:
         dimensions = f"{'' if bias == 'N<d' else 'twice '}the {features.dim} feature dimensions"
-        patches = "" if each == 1 else f", of {each} patches that are not independent each,"
+        patches = "" if each == 1 else f" (of {each} patches each, which are not independent)"
         return None, (
             f"no {name}: {fewest} pictures{patches} are fewer than {dimensions}, which biases it; "
             f"{unbiased} is unbiased (allow_few_images=true prints it nevertheless)"
@@ -174,7 +165,12 @@ def _bias(fewest: int, dim: int) -> str | None:
 
 
 def common_to(features: Features, num_images: int, num_reference: int) -> dict[str, Any]:
-    """What all figures of these features carry."""
+    """What all figures of these features carry.
+
+    >>> from cascade.evaluation.tiny import tiny_features
+    >>> common_to(tiny_features(), 5, 7)["num_reference"]
+    7
+    """
     return {
         "num_images": num_images,
         "num_reference": num_reference,

@@ -1,5 +1,6 @@
 """Features of patches: of a picture of 1024 px, what a feature network that sees 299 px would shrink away."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -67,15 +68,19 @@ class PatchFeatures:
     def __init__(self, features: Features, side: int = SIDE, most: int | None = None, seed: int = 0) -> None:
         self.name, self.dim, self.sha256 = features.name, features.dim, features.sha256
         self.resize = f"patches of {side} px, {features.resize}"
-        self.most = most
-        self._features, self._side, self._seed = features, side, seed
+        self._features, self._side, self._most, self._seed = features, side, most, seed
+
+    @property
+    def choice(self) -> Mapping[str, int | None]:
+        """Which patches of a picture are looked at, beside the size: what a row depends on that no name says."""
+        return {"most": self._most, "seed": self._seed}
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return the features, those of a picture one after another; the network's calls are full ones."""
         patches = cut_patches(images, self._side)
         each = len(patches) // max(1, len(images))
-        if self.most is not None and each > self.most:
-            places = permutation("evaluation", "patches", self._seed, size=each)[: self.most].sort().values
+        if self._most is not None and each > self._most:
+            places = permutation("evaluation", "patches", self._seed, size=each)[: self._most].sort().values
             patches = patches.unflatten(0, (len(images), each))[:, places].flatten(0, 1)
         return self._features(patches)
 
@@ -110,37 +115,41 @@ def patch_distances(
     The Fréchet distance takes all patches as one set, and is biased as one of fewer: those of a picture are like one
     another. So there must be as many pictures as else, and with `paired` a jackknife over them (in ten groups at most,
     Shao & Tu 1995, "The Jackknife and Bootstrap", Section 2.3) gives its error and, in `details`, its bias.
+    Raises CascadeError for rows that are no whole pictures, and with fewer than 3 pictures on a side.
+
+    >>> from cascade.evaluation.tiny import tiny_features
+    >>> rows = torch.eye(32).repeat(2, 1)
+    >>> (kernel,), left_out = patch_distances(rows, rows, PatchFeatures(tiny_features()), pictures=16, seed=0)
+    >>> kernel.figure.name, kernel.figure.num_images, kernel.figure.patches, left_out[0][:53]
+    ('patch-KID-tiny', 16, 4, 'no FD-tiny: 16 pictures (of 4 patches each, which are')
     """
     if pictures < 1 or len(generated) % pictures or len(reference) % (len(generated) // pictures):
         raise CascadeError(f"{len(generated)} and {len(reference)} patches are not those of {pictures} pictures")
     each = len(generated) // pictures
-    fewest = min(pictures, len(reference) // each)
-    if fewest < 3:
-        raise CascadeError(f"patches of {fewest} pictures are too few to compare; 3 on each side are the least")
-    kernel = kernel_estimate(generated, reference, group=each, paired=paired, subsets=(seed, _KERNEL_ROWS))
-    found = [
-        (Figure(names_of(features)[1], kernel.value, **common_to(features, pictures, len(reference) // each)), kernel)
-    ]
-    ours, theirs = statistics_of(generated), statistics_of(reference)
-    figure, left_out = frechet_figure(ours, theirs, features, allow_few_images=allow_few_images, each=each)
+    others = len(reference) // each
+    if min(pictures, others) < 3:
+        raise CascadeError(
+            f"patches of {min(pictures, others)} pictures are too few to compare; 3 on each side are the least"
+        )
+    found = []
+    figure, line = frechet_figure(
+        statistics_of(generated), statistics_of(reference), features, allow_few_images=allow_few_images, each=each
+    )
     if figure is not None:
         estimate = Estimate(figure.value)
         if paired:
             estimate = _frechet_estimate(figure.value, generated, reference, each, seed)
             figure = replace(figure, details={**figure.details, "bias": estimate.bias})
-        found.insert(0, (figure, estimate))
-    return [
-        PatchDistance(
-            replace(
-                figure,
-                name=f"patch-{figure.name}",
-                standard_error=estimate.standard_error if estimate.moved else None,
-                patches=each,
-            ),
-            estimate,
-        )
-        for figure, estimate in found
-    ], [] if left_out is None else [left_out]
+        found.append(_of_patches(figure, estimate, each))
+    kernel = kernel_estimate(generated, reference, group=each, paired=paired, subsets=(seed, _KERNEL_ROWS))
+    figure = Figure(names_of(features)[1], kernel.value, **common_to(features, pictures, others))
+    found.append(_of_patches(figure, kernel, each))
+    return found, [] if line is None else [line]
+
+
+def _of_patches(figure: Figure, estimate: Estimate, each: int) -> PatchDistance:
+    error = estimate.standard_error if estimate.moved else None
+    return PatchDistance(replace(figure, name=f"patch-{figure.name}", standard_error=error, patches=each), estimate)
 
 
 def _frechet_estimate(value: float, generated: Tensor, reference: Tensor, each: int, seed: int) -> Estimate:

@@ -113,7 +113,7 @@ def test_blurred_pictures_are_farther_in_patches_and_the_same_ones_are_at_zero()
     assert (far[1].value, far[1].standard_error) == of_pictures
     few, left_out = figures_of(real, real, features, pictures=40, seed=0)  # 160 patches, but of 40 pictures
     assert [figure.name for figure in few] == ["patch-KID-tiny"]
-    assert "40 pictures, of 4 patches that are not independent each, are fewer than twice the 32" in left_out[0]
+    assert "40 pictures (of 4 patches each, which are not independent) are fewer than twice the 32" in left_out[0]
 
 
 def figures_of(*rows, **how):
