@@ -43,4 +43,9 @@ MUTANTS: list[Mutant] = [
          "log_snrs[_named(tensors, \"timestep\").long() // 2].to(x_t)"),
         ("over its largest entry", "gradient / largest, expected / largest", "gradient, expected"),
     ),
+    *mutants("cascade/importers/adm_shapes.py", "importers/test_shapes_tell_flags.py",
+        ("blocks, one less than a level's on the way up", "per - 1, last", "per, last"),
+        ("a level's divisor is 2^level", "sorted(2**place for", "sorted(2 * place for"),
+        ("deepest first on the way up", "levels - 1 - number // per if up", "number // per if up"),
+    ),
 ]
