@@ -38,13 +38,15 @@ def report_of(plain: Mapping[str, Any], measured: "Sequence[Measured]") -> dict[
 
 
 def result_name(plain: Mapping[str, Any], measured: "Sequence[Measured]") -> str:
-    """What is kept beside other results: protocol, metrics, the last stage that runs, and features."""
+    """What is kept beside other results: protocol, metrics, the last stage that runs, features and their resizing."""
     last = "pictures"
     if plain["cascade"] is not None:
         configs = load_chain(plain["cascade"])
         last = configs[chosen_stages(configs, plain["stages"], None)][-1].name
     by = dict.fromkeys(figure.features for part in measured for figure in part.figures if figure.features is not None)
-    return ", ".join([plain["protocol"]["name"], "+".join(plain["metrics"]), last, *by])
+    protocol, resize = plain["protocol"]["name"], plain["features"].get("resize")
+    rule = [] if resize is None or protocol != "own" else [resize]  # every other one has its own
+    return ", ".join([protocol, "+".join(plain["metrics"]), last, *by, *rule])
 
 
 def keep_report(file: Path, report: Mapping[str, Any]) -> None:

@@ -70,7 +70,15 @@ class StageGap:
         return self.alone + self.amplified if self.amplified.beyond() else self.alone
 
     def loss_at(self, value: float) -> Estimate:
-        """The loss with the errors that it would have, units and all, if it were `value`: a unit's grow with it."""
+        """The loss with the errors that it would have, units and all, if it were `value`: a unit's grow with it.
+
+        >>> import torch
+        >>> distance, unit = (Estimate.of_mean(torch.tensor([1.0, 2.0, 6.0]), name) for name in ("made", "real"))
+        >>> measured = StageGap("sr", NOTHING, distance.over(unit))
+        >>> gap = StageGap("sr", NOTHING, distance * (1 / unit.value), with_units=measured)
+        >>> gap.loss_at(0.0).standard_error < gap.loss_at(1.0).standard_error < gap.loss_at(2.0).standard_error
+        True
+        """
         units = self.with_units or self
         measured = units.alone + units.amplified if self.amplified.beyond() else units.alone
         return self.loss + (measured - self.loss) * (value / self.loss.value if self.loss.value else 0.0)
@@ -104,8 +112,8 @@ class Verdict:
 def blame(gaps: Sequence[StageGap]) -> Verdict:
     """Say which stage loses most: of those that surely lose, the one whose loss less its error is the largest.
 
-    None is named where no stage loses more than two errors. It is sure where it `loses_more` than every other, of which
-    what both owe to the same pictures is no part; else the sentence says so, and names one that may lose as much.
+    None is named where no stage loses more than two errors. It is sure where that stage `loses_more` than every other;
+    else the sentence says so, and names one that may lose as much. Raises CascadeError where there is no stage.
 
     >>> base, sr = StageGap("base", NOTHING, Estimate(0.2)), StageGap("sr", NOTHING, Estimate(0.9), Estimate(0.7))
     >>> print(blame([base, sr]).sentence)
@@ -140,6 +148,10 @@ def loses_more(one: StageGap, other: StageGap) -> bool:
 
     They are those that it would have if both lost alike, as much as both together say (a score test, Rao 1948): the
     units of two stages differ, and however badly one's is known, a loss is more than none.
+
+    >>> much, less = (StageGap("sr", NOTHING, Estimate(value)) for value in (0.9, 0.2))
+    >>> loses_more(much, less), loses_more(less, much), loses_more(much, much)
+    (True, False, False)
     """
     first, second = one.loss, other.loss
     u, v = first.standard_error**2, second.standard_error**2

@@ -62,14 +62,20 @@ def test_a_protocol_decides_the_resizing_and_is_in_the_card(cascade, tmp_path, c
 
 
 def test_every_result_of_a_folder_is_kept_and_shown(cascade, tmp_path):
-    """Under another protocol or of another metric it is another result; the same one is measured anew."""
-    for words in (["num_images=6"], ["protocol=adm", "num_images=6"], ["protocol=adm", "num_images=12"]):
+    """Under another protocol or rule, or of another metric, it is another result; the same one is measured anew."""
+    tf1 = ["features.resize=bilinear_tf1", "num_images=6"]
+    for words in (["num_images=6"], tf1, ["protocol=adm", "num_images=6"], ["protocol=adm", "num_images=12"]):
         assert evaluate(cascade, *words, f"out={tmp_path}") == 0
     assert evaluate(cascade, "metrics=[bits_per_dim]", "bits_per_dim.num_images=3", f"out={tmp_path}") == 0
     said = report(tmp_path)
     assert said["result"] == "own, bits_per_dim, tiny8"
     own, adm = said["others"]["own, distances, tiny8, tiny"], said["others"]["adm, distances, tiny8, tiny"]
-    assert len(said["others"]) == 2
+    other = said["others"]["own, distances, tiny8, tiny, bilinear_tf1"]
+    assert len(said["others"]) == 3
+    assert [result["features"]["resize"] for result in (own, other)] == [
+        "bilinear_antialias to 32 px",
+        "bilinear_tf1 to 32 px",
+    ]
     assert [result["generated"]["count"] for result in (own, adm)] == [6, 12]
     assert [result["protocol"]["name"] for result in (own, adm)] == ["own", "adm"]
     cards = read_cards([str(tmp_path)])
