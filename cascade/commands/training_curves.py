@@ -38,7 +38,9 @@ class Curve:
 
 
 def read_curve(path: str | Path) -> Curve:
-    """The curve of a run's folder RUNS/NAME/STAGE, or of a copy of its metrics called STAGE.csv. CascadeError if none.
+    """The curve of a run's folder RUNS/NAME/STAGE, or of a copy of its metrics. CascadeError if there is none.
+
+    A copy is called STAGE.csv, or STAGE.2.csv for the second of several trainings, each from the weights of the last.
 
     >>> read_curve("nowhere.csv")
     Traceback (most recent call last):
@@ -59,31 +61,41 @@ def read_curve(path: str | Path) -> Curve:
     each = last_seen / last_step
     validation = measured([each * step for step in columns["step"]], columns.get(_VALIDATION, [math.nan] * len(seen)))
     hours = measured(columns["step"], columns.get(_HOURS, [math.nan] * len(seen)))
-    return Curve(
-        path.name if path.is_dir() else path.stem, tuple(loss), tuple(validation), hours[-1][1] if hours else None
-    )
+    return Curve(path.name.partition(".")[0], tuple(loss), tuple(validation), hours[-1][1] if hours else None)
 
 
 def draw_curves(curves: Sequence[Curve]) -> bytes:
-    """The figure as a PNG, 1200 px wide: a panel for each stage."""
+    """The figure as a PNG, 1200 px wide: a panel for each stage, the trainings of one after another."""
+    stages = {
+        stage: [curve for curve in curves if curve.stage == stage] for stage in dict.fromkeys(c.stage for c in curves)
+    }
     with style():
         figure = new_figure(4.0)
         figure.text(0.05, 0.96, "Training", va="top", fontsize=13, fontweight="bold")
         about = "loss of each fifty steps or so (grey) and on pictures that were held back (blue)"
         figure.text(0.05, 0.89, about, va="top", fontsize=10.5, color=GREY)
-        width = 0.93 / len(curves)
-        for number, curve in enumerate(curves):
+        width = 0.93 / len(stages)
+        for number, (stage, parts) in enumerate(stages.items()):
             axes = figure.add_axes((0.055 + number * width, 0.15, width - 0.065, 0.61))
-            axes.plot(*zip(*curve.loss, strict=True), color=GREY, linewidth=0.8)
-            if curve.validation:
-                axes.plot(*zip(*curve.validation, strict=True), color=BLUE, marker="o", markersize=3)
+            before = 0.0
+            for curve in parts:
+                axes.plot(*_later(curve.loss, before), color=GREY, linewidth=0.8)
+                if curve.validation:
+                    axes.plot(*_later(curve.validation, before), color=BLUE, marker="o", markersize=3)
+                before += curve.loss[-1][0]
             axes.set_yscale("log")
-            axes.set_title(curve.stage)
+            axes.set_title(stage)
             axes.set_xlabel("images seen")
-            low, high = (choose(value for _, value in (*curve.loss[1:], *curve.validation)) for choose in (min, max))
+            shown = [value for curve in parts for _, value in (*curve.loss[1:], *curve.validation)]
+            low, high = min(shown), max(shown)
             axes.set_ylim(low / 1.05, min(high, 4 * low) * 1.05)
             axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k")
             axes.yaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
             axes.yaxis.set_minor_formatter(lambda value, _: f"{value:.2g}")
             axes.tick_params(which="minor", labelsize=8)
         return as_png(figure)
+
+
+def _later(points: Sequence[tuple[float, float]], before: float) -> tuple[list[float], list[float]]:
+    """The points as two lists for a plot, after `before` images."""
+    return [before + seen for seen, _ in points], [value for _, value in points]

@@ -42,10 +42,11 @@ METRICS = """step,train/cpu_hours,train/images_seen,train/loss,val/loss
 def made(cascade, steps, tmp_path_factory):
     out = tmp_path_factory.mktemp("made")
     (out / "tiny8.csv").write_text(METRICS)
+    (out / "tiny8.2.csv").write_text(METRICS.replace("0.6", "0.4"))
     (out / "data.md").write_text("Drawn pictures, free of rights.")
     (out / "limits.md").write_text("It has learnt nothing.")
     texts = [f"about={out / 'data.md'}", f"limits={out / 'limits.md'}", f"steps=[{steps}]", "sr16.steps=2"]
-    curves = f"curves=[{out / 'tiny8.csv'}]"
+    curves = f"curves=[{out / 'tiny8.csv'},{out / 'tiny8.2.csv'}]"
     assert main(["card", f"cascade={cascade}", f"out={out / 'card'}", *ASKED, *texts, curves]) == 0
     return out / "card"
 
@@ -90,12 +91,15 @@ def test_what_was_tuned_stands_there_with_its_evidence_and_the_gap_with_its_sent
 
 
 def test_the_curves_are_those_of_the_training(made):
-    (curve,) = report(made)["curves"]
-    assert curve == {
+    first, second = report(made)["curves"]
+    assert first == {
         "stage": "tiny8", "images_seen": 800, "cpu_hours": 0.5, "best_validation_loss": 0.6,
         "loss": [[400, 0.9], [800, 0.5]], "validation": [[600, 0.7], [800, 0.6]],
     }  # fmt: skip
-    assert "| tiny8 | 800 | 0.5 | 0.6000 |" in (made / "card.md").read_text(encoding="utf-8")
+    assert second == first | {"best_validation_loss": 0.4, "validation": [[600, 0.7], [800, 0.4]]}
+    assert "| tiny8 | 800 | 0.5 | 0.6000 |\n| tiny8 | 800 | 0.5 | 0.4000 |" in (made / "card.md").read_text(
+        encoding="utf-8"
+    )
     assert (made / "curves.png").exists()
 
 
@@ -122,7 +126,7 @@ def test_a_rerun_samples_nothing_and_says_the_same(made, cascade, steps, monkeyp
     before = report(made)
     monkeypatch.setattr("cascade.stage_sampler.StageSampler.run", None)
     texts = [f"about={made.parent / 'data.md'}", f"limits={made.parent / 'limits.md'}", f"steps=[{steps}]"]
-    curves = f"curves=[{made.parent / 'tiny8.csv'}]"
+    curves = f"curves=[{made.parent / 'tiny8.csv'},{made.parent / 'tiny8.2.csv'}]"
     assert main(["card", f"cascade={cascade}", f"out={made}", *ASKED, *texts, "sr16.steps=2", curves]) == 0
     assert report(made) == before
     assert card_text(before) == (made / "card.md").read_text(encoding="utf-8")
