@@ -40,9 +40,9 @@ def check_statistics(plain: Mapping[str, Any]) -> None:
         raise CascadeError("save_reference keeps what metrics=[distances] measures, which is not asked for")
     file = Path(save).expanduser().absolute()
     if not file.parent.is_dir():
-        raise CascadeError(f"save_reference={save}: there is no folder {file.parent}")
+        raise CascadeError(f"save_reference={save}: there is no folder {file.parent}; make it first")
     if file.is_dir():
-        raise CascadeError(f"save_reference={save} is a folder")
+        raise CascadeError(f"save_reference={save} is a folder; name a file in it")
     try:
         with TemporaryFile(dir=file.parent):
             pass

@@ -78,7 +78,9 @@ def _checked(plain: Mapping[str, Any]) -> Asked:
         check_source(plain["data"])
     samples = read_samples(folder)
     if samples.side is not None and (given := [key for key in ("cascade", "low_res") if plain[key] is not None]):
-        raise CascadeError(f"{given[0]}= is for a folder of cascade sample, and samples={folder} holds no {NAME}")
+        raise CascadeError(
+            f"{given[0]}= is for a folder of cascade sample, and samples={folder} holds no {NAME}; leave it out"
+        )
     asked = Asked(plain, out, known(samples, plain["cascade"], plain["low_res"]), drawn, cards)
     check_place(out)
     return asked
