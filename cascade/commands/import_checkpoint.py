@@ -32,7 +32,7 @@ def run(config: DictConfig) -> None:
     if flags is not None:
         read_flags(flags)  # says what is wrong with them before the file is read
     check_place(out, beside)
-    from cascade.importers import adm
+    from cascade.importers.adm import imported, rows_of
     from cascade.importers.adm_shapes import completed, told_by_shapes
     from cascade.importers.torch_file import read_state
 
@@ -40,12 +40,8 @@ def run(config: DictConfig) -> None:
     if flags is None:
         raise CascadeError(told_by_shapes(state, f"'{checkpoint}'"))
     model = read_flags(completed(flags, state, f"'{checkpoint}'"))
-    rows, name = adm.rows_of(model, state), plain["name"] or _name(model)
-    described_as, state_of = (
-        (adm.classifier_config, adm.classifier_state) if model.classifier else (adm.stage_config, adm.stage_state)
-    )
-    described = described_as(model, name, rows, _class_names(plain["class_names"], rows))
-    weights = state_of(described, state, f"'{checkpoint}'")
+    class_names = _class_names(plain["class_names"], rows_of(model, state))
+    described, weights = imported(model, state, plain["name"] or _name(model), class_names, f"'{checkpoint}'")
     save_stage(out, described, stored_as(weights, plain["dtype"]))
     parameters = sum(value.numel() for value in weights.values())
     print(f"{out}: {described.name}, {parameters / 1e6:.1f} M parameters in {plain['dtype']}")

@@ -15,16 +15,31 @@ PREFIX, CLASSIFIER_PREFIX = "network.network.", "network."
 """Where the published names stand in a stage: in the network that a wrapper and the preconditioning hold; and in a
 classifier, in the network that is told its steps."""
 
-_ROWS = {"attention": "out.2.c_proj.weight", "average": "out.3.weight", "features": "out.2.weight"}
+POOL_KEYS = {"attention": "out.2.c_proj.weight", "average": "out.3.weight", "features": "out.2.weight"}
 """The pooling of a classifier → the tensor that has a row for each class."""
 
 
 def rows_of(model: ADMModel, state: Mapping[str, Tensor]) -> int:
     """How many classes a checkpoint embeds, or tells apart. Raises CascadeError for a classifier of another pooling."""
-    key = _ROWS[model.network["pool"]] if model.classifier else "label_emb.weight"
+    key = POOL_KEYS[model.network["pool"]] if model.classifier else "label_emb.weight"
     if model.classifier and key not in state:
         raise CascadeError(f"the checkpoint does not fit its flags: it has no '{key}'; is classifier_pool right?")
     return len(state[key]) if key in state else 0
+
+
+def imported(
+    model: ADMModel, state: Mapping[str, Tensor], name: str, class_names: tuple[str, ...], where: str
+) -> tuple[StageConfig | ClassifierConfig, dict[str, Tensor]]:
+    """Return what a stage or classifier says of itself, and its state, of flags and a checkpoint that fit together.
+
+    Raises CascadeError naming the published key that does not fit, and for another number of names than of classes.
+    """
+    rows = rows_of(model, state)
+    if model.classifier:
+        classifier = classifier_config(model, name, rows, class_names)
+        return classifier, classifier_state(classifier, state, where)
+    stage = stage_config(model, name, rows, class_names)
+    return stage, stage_state(stage, state, where)
 
 
 def classifier_config(model: ADMModel, name: str, rows: int, class_names: tuple[str, ...]) -> ClassifierConfig:
@@ -59,9 +74,6 @@ def stage_config(model: ADMModel, name: str, rows: int, class_names: tuple[str, 
     `class_names` names the `rows` of the class embedding in order. An upsampler's only augmentation level is +inf: it
     was trained on clean low-res pictures. Raises CascadeError unless there is a name for each row.
     """
-    if model.classes != bool(rows):
-        said, found = ("takes", "has none") if model.classes else ("takes no", f"embeds {rows}")
-        raise CascadeError(f"by its flags the network {said} classes, and the checkpoint {found}")
     if rows != len(class_names):
         raise CascadeError(f"the checkpoint embeds {rows} classes, and {len(class_names)} names are given")
     betas = complete("schedule", model.betas)

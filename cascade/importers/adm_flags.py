@@ -97,7 +97,8 @@ _NOT_OF_CLASSIFIERS = {"learn_sigma", "predict_xstart"}
 _SIZES = {"image_size", "small_size", "large_size"}
 _MULT = {512: (0.5, 1, 1, 2, 2, 4, 4), 256: (1, 1, 2, 2, 4, 4), 128: (1, 1, 2, 3, 4), 64: (1, 2, 3, 4)}
 _UPSAMPLER_MULT = {512: (1, 1, 2, 2, 4, 4)}
-_POOLS = {"attention": "attention", "adaptive": "average", "spatial": "features"}
+POOLS = {"attention": "attention", "adaptive": "average", "spatial": "features"}
+"""ADM's names of a classifier's poolings → those of `cascade.networks.adm_classifier`."""
 
 
 @dataclass(frozen=True)
@@ -209,8 +210,8 @@ def _network(flags: Flags, size: int) -> dict[str, Any]:
 
 def _classifier_network(flags: Flags, size: int) -> dict[str, Any]:
     pool = flags["classifier_pool"]
-    if pool not in _POOLS:
-        raise CascadeError(f"classifier_pool={pool} is not read; {suggest(pool, _POOLS)}")
+    if pool not in POOLS:
+        raise CascadeError(f"classifier_pool={pool} is not read; {suggest(pool, POOLS)}")
     mult = _default_mult(size, _MULT)
     return {
         "name": "adm",
@@ -226,7 +227,7 @@ def _classifier_network(flags: Flags, size: int) -> dict[str, Any]:
         "residual_resample": flags["classifier_resblock_updown"],
         "conv_resample": True,
         "dropout": 0.0,
-        "pool": _POOLS[pool],
+        "pool": POOLS[pool],
     }
 
 

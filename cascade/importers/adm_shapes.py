@@ -1,27 +1,37 @@
 """What the shapes in a checkpoint of ADM tell of its flags, and where the flags say something else."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
 
 from cascade.errors import CascadeError
-from cascade.importers.adm_flags import PRESETS, ADMModel, preset, read_flags
+from cascade.importers.adm import POOL_KEYS, imported, rows_of
+from cascade.importers.adm_flags import POOLS, PRESETS, ADMModel, preset, read_flags
 
 State = Mapping[str, Tensor]
 
-UNTOLD = ("num_heads or num_head_channels", "use_new_attention_order", "noise_schedule")
-"""The flags of a denoiser, beside the size of its pictures, that no shape tells."""
-OF_BOTH = {"image_size", "noise_schedule", "diffusion_steps", "rescale_timesteps"}
-"""The flags of denoisers and of classifiers, which alone do not say which of the two is described."""
-_POOLS = {"out.2.c_proj.weight": "attention", "out.3.weight": "adaptive", "out.2.weight": "spatial"}
+LADDER = ("noise_schedule", "diffusion_steps", "rescale_timesteps")
+"""The flags that say what the steps are, which no shape tells."""
+HEADS = ("num_heads or num_head_channels", "use_new_attention_order")
+"""The flags of a denoiser's attention that no shape tells."""
+_OF_BOTH = {"image_size", *LADDER}  # alone they do not say which is described, a denoiser or a classifier
+_TIME, _FIRST, _LABELS, _OUT = "time_embed.0.weight", "input_blocks.0.0.weight", "label_emb.weight", "out.2.weight"
 
 
 @dataclass(frozen=True)
 class Seen:
-    """A flag that shapes tell: what it says of the network, and a key that shows it."""
+    """A flag that shapes tell: what it says of the network, and a key that shows it.
+
+    The value is as an `ADMModel` has it: attention by divisors of the side, channel_mult in a list.
+
+    >>> seen = Seen("attention_resolutions", [2, 4], "output_blocks.0.1.qkv.weight")
+    >>> seen.written(64), seen.written(None)
+    ('attention_resolutions="32,16"', 'attention at 1/2, 1/4 of the side')
+    """
 
     flag: str
     value: Any
@@ -46,7 +56,7 @@ def is_classifier(state: State) -> bool:
 
 
 def seen_flags(state: State, levels: int | None = None) -> list[Seen]:
-    """Read from the keys and shapes what they tell; what is no network of ADM's tells nothing.
+    """Read from the keys and shapes of a network of ADM's what they tell.
 
     A classifier's depth and attention need the number of its `levels`, which follows from the size of its pictures.
 
@@ -55,36 +65,36 @@ def seen_flags(state: State, levels: int | None = None) -> list[Seen]:
     >>> [one.written(64) for one in seen]
     ['classifier_width=32', 'classifier_pool="spatial"']
     """
-    if "time_embed.0.weight" not in state:
-        return []
-    if not is_classifier(state):
-        return _of_denoiser(state)
-    width = Seen("classifier_width", state["time_embed.0.weight"].shape[1], "time_embed.0.weight")
-    pools = [Seen("classifier_pool", pool, key) for key, pool in _POOLS.items() if key in state]
-    return [width, *_levels(state, "input_blocks", levels, "classifier_"), *pools[:1]]
+    return _of_classifier(state, levels) if is_classifier(state) else _of_denoiser(state)
 
 
 def completed(flags: Mapping[str, Any], state: State, where: str) -> dict[str, Any]:
     """Return the flags with those that were left out and that shapes tell.
 
-    Raises CascadeError where a flag and a shape disagree: the flag, the key, both values, and the flag that fits.
+    Raises CascadeError for what is no network of ADM's, and where a flag and a shape disagree: the flag, the key, both
+    values, and the preset that fits.
     """
-    if is_classifier(state) and OF_BOTH.issuperset(flags):
-        flags = {**flags, **{one.flag: one.value for one in seen_flags(state) if one.flag == "classifier_width"}}
+    _check_adm(state, where)
+    if is_classifier(state) and _OF_BOTH.issuperset(flags):
+        flags = {**flags, "classifier_width": state[_TIME].shape[1]}
     model = read_flags(flags)
     if model.classifier != is_classifier(state):
-        kinds = ("classifier", "denoiser") if model.classifier else ("denoiser", "classifier")
-        raise CascadeError(f"{where} is no {kinds[0]}, which its flags describe, but a {kinds[1]}{_hint(state)}")
+        said, found = ("classifier", "denoiser") if model.classifier else ("denoiser", "classifier")
+        named = "are not named" if model.classifier else "are named"
+        raise CascadeError(
+            f"{where} is no {said}, which its flags describe, but a {found}, whose flags {named} classifier_*"
+            f"{_hint(state)}"
+        )
     seen = seen_flags(state, len(model.network["channel_mult"]))
     left_out = [one for one in seen if one.flag not in flags and one.flag != "channel_mult"]  # it follows from the size
     made = {**flags, **{one.flag: one.value_at(model.resolution) for one in left_out}}
     misfit = _misfit(read_flags(made), seen)
     if misfit is not None:
         one, told = misfit
-        said, right = (Seen(one.flag, value, one.key).written(model.resolution) for value in (told, one.value))
-        shape = tuple(state[one.key].shape) if one.key in state else "(which it lacks)"
+        said, right = (replace(one, value=value).written(model.resolution) for value in (told, one.value))
         raise CascadeError(
-            f"{where} does not fit its flags: they say {said}, and by '{one.key}' {shape} it is {right}{_hint(state)}"
+            f"{where} does not fit its flags: they say {said}, and by {_shown(state, one.key)} it is {right}"
+            f"{_hint(state)}"
         )
     _check_pictures(model, state, where)
     return made
@@ -92,12 +102,10 @@ def completed(flags: Mapping[str, Any], state: State, where: str) -> dict[str, A
 
 def told_by_shapes(state: State, where: str) -> str:
     """What there is to say to someone who has given no flags: what was read, and what must be given."""
-    seen = seen_flags(state)
-    if not seen:
-        return f"{where} is no network of ADM's: it has no 'time_embed.0.weight'"
-    size = "small_size, large_size" if _shown(state) == 6 else "image_size"
-    untold = (size, "noise_schedule") if is_classifier(state) else (size, *UNTOLD)
-    read = ", ".join(one.written(None) for one in seen)
+    _check_adm(state, where)
+    size = ("small_size", "large_size") if _reads_low_res(state) else ("image_size",)
+    untold = [*size, *LADDER] if is_classifier(state) else [*size, *HEADS, *LADDER]
+    read = ", ".join(one.written(None) for one in seen_flags(state))
     return (
         f"{where} tells {read}; it does not tell {', '.join(untold)}: give flags=FILE.json with them, or "
         f"preset=NAME{_hint(state)}"
@@ -105,20 +113,24 @@ def told_by_shapes(state: State, where: str) -> str:
 
 
 def fitting_presets(state: State) -> list[str]:
-    """The released files whose network has these shapes.
+    """The released files that have these keys and shapes, whatever the number of their classes.
 
     >>> fitting_presets({})
     []
     """
-    found = []
-    for name in PRESETS:
-        model = read_flags(preset(name))
-        seen = seen_flags(state, len(model.network["channel_mult"]))
-        if seen and model.classifier == is_classifier(state) and _misfit(model, seen) is None:
-            shown = _shown(state)
-            if shown is None or (shown == 6) == (model.low_resolution is not None):
-                found.append(name)
-    return found
+    return [name for name in PRESETS if _fits(read_flags(preset(name)), state)]
+
+
+def _fits(model: ADMModel, state: State) -> bool:
+    if _TIME not in state or model.classifier != is_classifier(state):
+        return False
+    if _misfit(model, seen_flags(state, len(model.network["channel_mult"]))):
+        return False  # as the next would say, but without a network
+    try:
+        imported(model, state, "it", tuple(map(str, range(rows_of(model, state)))), "it")
+    except CascadeError:
+        return False
+    return True
 
 
 def _hint(state: State) -> str:
@@ -126,76 +138,114 @@ def _hint(state: State) -> str:
     return f" (its shapes are those of preset={' or '.join(found)})" if found else ""
 
 
-def _shown(state: State) -> int | None:
-    first = state.get("input_blocks.0.0.weight")
-    return None if first is None else first.shape[1]
+def _check_adm(state: State, where: str) -> None:
+    if _TIME not in state:
+        raise CascadeError(f"{where} is no network of ADM's: it has no '{_TIME}'")
+
+
+def _reads_low_res(state: State) -> bool:
+    return _FIRST in state and state[_FIRST].shape[1] == 6
 
 
 def _check_pictures(model: ADMModel, state: State, where: str) -> None:
-    shown = _shown(state)
-    if not model.classifier and shown in (3, 6) and (shown == 6) != (model.low_resolution is not None):
-        what = (
-            "reads a low-res picture too: give small_size and large_size"
-            if shown == 6
-            else ("reads no low-res picture: give image_size, and no small_size")
-        )
-        raise CascadeError(f"{where} does not fit its flags: by 'input_blocks.0.0.weight' ({shown} channels) it {what}")
+    reads = _reads_low_res(state)
+    if reads == (model.low_resolution is not None):
+        return
+    right = "a low-res picture too: give small_size and large_size"
+    if not reads:
+        right = "no low-res picture: give image_size, and no small_size"
+    raise CascadeError(f"{where} does not fit its flags: by {_shown(state, _FIRST)} it reads {right}{_hint(state)}")
+
+
+def _shown(state: State, key: str) -> str:
+    return f"'{key}' {tuple(state[key].shape) if key in state else '(which it lacks)'}"
 
 
 def _misfit(model: ADMModel, seen: list[Seen]) -> tuple[Seen, Any] | None:
     """The first that is otherwise by the flags, and what it is by them."""
     network, prefix = model.network, "classifier_" if model.classifier else ""
-    depth, width = ("depth", "width") if prefix else ("num_res_blocks", "num_channels")
     told = {
-        prefix + width: network["channels"],
-        prefix + depth: network["blocks"],
+        "num_channels": network["channels"],
+        "num_res_blocks": network["blocks"],
+        "classifier_width": network["channels"],
+        "classifier_depth": network["blocks"],
         "channel_mult": network["channel_mult"],
         f"{prefix}attention_resolutions": network["attention"],
         f"{prefix}use_scale_shift_norm": network["scale_shift"],
         f"{prefix}resblock_updown": network["residual_resample"],
         "learn_sigma": model.learn_variance,
         "class_cond": model.classes,
-        "classifier_pool": {"average": "adaptive", "features": "spatial"}.get(network.get("pool"), "attention"),
+        "classifier_pool": next((flag for flag, pool in POOLS.items() if pool == network.get("pool")), None),
     }
     return next(((one, told[one.flag]) for one in seen if told[one.flag] != one.value), None)
 
 
 def _of_denoiser(state: State) -> list[Seen]:
-    key = "time_embed.0.weight"
-    channels = state[key].shape[1]
-    seen = [Seen("num_channels", channels, key), *_levels(state, "output_blocks", None, "", channels)]
-    if "out.2.weight" in state:
-        seen.append(Seen("learn_sigma", state["out.2.weight"].shape[0] == 6, "out.2.weight"))
-    return [*seen, Seen("class_cond", "label_emb.weight" in state, "label_emb.weight")]
-
-
-def _levels(state: State, way: str, levels: int | None, prefix: str, channels: int | None = None) -> list[Seen]:
-    """The levels of a way up, on which changes of side show, or down, where they need `levels` to be told apart."""
-    keys = (key.split(".") for key in state if key.startswith(f"{way}."))
-    parts = [part for part in keys if len(part) > 3 and part[1].isdigit()]
-    count = len({int(part[1]) for part in parts})
-    ups = {int(part[1]): ".".join(part) for part in parts if part[2] != "0" and part[3] in ("in_layers", "conv")}
-    ops = {int(part[1]): ".".join(part) for part in parts if part[3:4] == ["op"]}
-    up = way == "output_blocks"
-    levels = len(ups) + 1 if up else levels
-    seen = []
-    if levels is not None and count % levels == 0 and count > levels:
-        per = count // levels  # on the way down the first layer and the changes of side make up for one more block
-        last = f"{way}.{count - 1}.0.out_layers.0.weight"
-        seen.append(Seen(f"{prefix}{'depth' if prefix else 'num_res_blocks'}", per - 1, last))
-        if channels is not None:
-            norms = [f"{way}.{(levels - 1 - level) * per}.0.out_layers.0.weight" for level in range(levels)]
-            mult = [len(state[norm]) / channels for norm in norms if norm in state]
-            seen.append(Seen("channel_mult", [int(m) if m == int(m) else m for m in mult], norms[-1]))
-        attention = {int(part[1]): ".".join(part) for part in parts if part[2:] == ["1", "qkv", "weight"]}
-        places = {levels - 1 - number // per if up else (number - 1) // per for number in attention}
-        shows = next(iter(attention.values()), last)
-        seen.append(Seen(f"{prefix}attention_resolutions", sorted(2**place for place in places), shows))
-    changes = ups if up else ops
+    """Of the way up: `per` layers in a level, one more than its blocks; the deepest level first."""
+    changes = _numbered(state, r"output_blocks\.(\d+)\.[12]\.(in_layers\.2|conv)\.weight")
+    levels, channels = len(changes) + 1, state[_TIME].shape[1]
+    per, last = _per_level(state, "output_blocks", levels)
+    seen = [Seen("num_channels", channels, _TIME)]
+    norms = [_norm("output_blocks", (levels - 1 - level) * per) for level in range(levels)]
+    if per > 1 and all(norm in state for norm in norms):
+        seen += [
+            Seen("num_res_blocks", per - 1, last),
+            Seen("channel_mult", [len(state[norm]) / channels for norm in norms], norms[-1]),
+            _attention(state, "", "output_blocks", lambda number: levels - 1 - number // per, last),
+        ]
     if changes:
         key = next(iter(changes.values()))
-        seen.append(Seen(f"{prefix}resblock_updown", "in_layers" in key, key))
-    block, norm = f"{way}.1.0.emb_layers.1.weight", f"{way}.1.0.out_layers.0.weight"
-    if block in state and norm in state:
-        seen.append(Seen(f"{prefix}use_scale_shift_norm", len(state[block]) == 2 * len(state[norm]), block))
-    return seen
+        seen.append(Seen("resblock_updown", "in_layers" in key, key))
+    seen += _scale_shift(state, "", "output_blocks")
+    if _OUT in state:
+        seen.append(Seen("learn_sigma", len(state[_OUT]) == 6, _OUT))
+    return [*seen, Seen("class_cond", _LABELS in state, _LABELS)]
+
+
+def _of_classifier(state: State, levels: int | None) -> list[Seen]:
+    """Of the way down: `per` layers in a level, its blocks and the change of side, after a first layer of no level."""
+    seen = [Seen("classifier_width", state[_TIME].shape[1], _TIME)]
+    per, last = (0, "") if levels is None else _per_level(state, "input_blocks", levels)
+    if per > 1:
+        seen += [
+            Seen("classifier_depth", per - 1, last),
+            _attention(state, "classifier_", "input_blocks", lambda number: number // per, last),
+        ]
+    plain = list(_numbered(state, r"input_blocks\.(\d+)\.0\.op\.weight").values())
+    residual = f"input_blocks.{per}.0.in_layers.2.weight"
+    if plain or (per > 1 and residual in state):
+        seen.append(Seen("classifier_resblock_updown", not plain, plain[0] if plain else residual))
+    seen += _scale_shift(state, "classifier_", "input_blocks")
+    pools = [Seen("classifier_pool", flag, POOL_KEYS[pool]) for flag, pool in POOLS.items() if POOL_KEYS[pool] in state]
+    return seen + pools[:1]
+
+
+def _numbered(state: State, pattern: str) -> dict[int, str]:
+    """The layers with a key of that pattern, whose first group is their number."""
+    found = (re.fullmatch(pattern, key) for key in state)
+    return {int(match[1]): match[0] for match in found if match}
+
+
+def _norm(way: str, number: int) -> str:
+    """The norm of a layer's block, which has as many channels as the layer."""
+    return f"{way}.{number}.0.out_layers.0.weight"
+
+
+def _per_level(state: State, way: str, levels: int) -> tuple[int, str]:
+    """The layers of each level, 0 where they are not equally many, and a key of the last."""
+    count = len(_numbered(state, rf"{way}\.(\d+)\.0\..*"))
+    return (0 if count % levels else count // levels), _norm(way, count - 1)
+
+
+def _attention(state: State, prefix: str, way: str, level: Callable[[int], int], last: str) -> Seen:
+    """Where attention follows the block of a layer; `level` is that of a number."""
+    layers = _numbered(state, rf"{way}\.(\d+)\.1\.qkv\.weight")
+    divisors = sorted({2 ** level(number) for number in layers})
+    return Seen(f"{prefix}attention_resolutions", divisors, next(iter(layers.values()), last))
+
+
+def _scale_shift(state: State, prefix: str, way: str) -> list[Seen]:
+    key, norm = f"{way}.1.0.emb_layers.1.weight", _norm(way, 1)
+    if key not in state or norm not in state:
+        return []
+    return [Seen(f"{prefix}use_scale_shift_norm", len(state[key]) == 2 * len(state[norm]), key)]

@@ -161,7 +161,7 @@ def test_verify_prints_the_errors_and_fails_beyond_the_bounds(tmp_path, capsys):
         ({"channel_mult": "1,2"}, """they say channel_mult="1,2", and by 'output_blocks."""),
         ({"use_scale_shift_norm": False}, "(64, 128) it is use_scale_shift_norm=true"),
         ({"resblock_updown": False}, "it is resblock_updown=true"),
-        ({"small_size": 16}, "(3 channels) it reads no low-res picture: give image_size, and no small_size"),
+        ({"small_size": 16}, "(32, 3, 3, 3) it reads no low-res picture: give image_size, and no small_size"),
         ({"classifier_width": 32}, "unknown flag 'num_channels'"),
         (
             {"attention_resolutions": "64,32"},
@@ -273,6 +273,7 @@ def test_verify_tells_a_classifiers_logits_and_its_gradient_apart(tmp_path, caps
             "does not fit its flags: 'input_blocks.3.0.in_layers.2.weight' is (128, 64, 3, 3), and by",
         ),
         ({"classifier_pool": "spatial"}, """by 'out.2.c_proj.weight' (5, 256, 1) it is classifier_pool="attention\""""),
+        ({"classifier_resblock_updown": False}, "(64, 64, 3, 3) it is classifier_resblock_updown=true"),
         ({"classifier_pool": "attenton"}, "did you mean 'attention'"),
         ({"class_cond": True}, "unknown flag 'class_cond'"),
         ({"classifier_depth": "1"}, 'flag classifier_depth="1" must be a whole number'),

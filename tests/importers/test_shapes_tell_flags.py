@@ -11,7 +11,7 @@ from cascade.commands.command_line import main
 from cascade.errors import CascadeError
 from cascade.importers.adm import classifier_config
 from cascade.importers.adm_flags import PRESETS, preset, read_flags
-from cascade.importers.adm_shapes import completed, fitting_presets
+from cascade.importers.adm_shapes import LADDER, completed, fitting_presets
 from cascade.networks.adm import ADMUNet
 from cascade.registry import build
 from tests.importers.adm_files import HELD_BACK, checkpoint
@@ -32,23 +32,22 @@ def shapes_of(model, rows=1000):
         ).state_dict()
 
 
+def shown_by_shapes(name):
+    model = read_flags(preset(name))
+    hidden = {"heads", "head_channels", "qkv_order", "dropout"}
+    network = {key: value for key, value in model.network.items() if key not in hidden}
+    return network, model.low_resolution is None, model.classes, model.learn_variance
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_the_shapes_of_a_released_file_tell_its_preset_and_all_flags_that_they_can(name):
-    """Those that differ in nothing that a shape shows are told together: in the dropout, or in the size of pictures."""
+    """Those that differ in nothing that a shape shows are told together: in the dropout, or in the photographs."""
     flags = preset(name)
     state = shapes_of(read_flags(flags))
-    alike = fitting_presets(state)
-    assert name in alike
-    assert all(preset(other).get("class_cond") == flags.get("class_cond") for other in alike)
-    untold = {
-        "num_heads",
-        "num_head_channels",
-        "use_new_attention_order",
-        "dropout",
-        "diffusion_steps",
-        "noise_schedule",
-    }
-    few = {flag: value for flag, value in flags.items() if flag in untold | {"image_size", "small_size", "large_size"}}
+    assert fitting_presets(state) == [other for other in PRESETS if shown_by_shapes(other) == shown_by_shapes(name)]
+    untold = {"num_heads", "num_head_channels", "use_new_attention_order", "dropout", "image_size", "small_size",
+              "large_size", *LADDER}  # fmt: skip
+    few = {flag: value for flag, value in flags.items() if flag in untold}
     assert read_flags(completed(few, state, "it")) == read_flags(flags)
 
 
@@ -73,12 +72,15 @@ def test_without_flags_it_is_said_what_the_file_tells_and_what_must_be_given(tmp
     error = capsys.readouterr().err
     assert 'tells num_channels=32, num_res_blocks=1, channel_mult="1,1", attention at 1/2 of the side' in error
     assert "it does not tell image_size, num_heads or num_head_channels, use_new_attention_order, noise_sch" in error
+    assert "noise_schedule, diffusion_steps, rescale_timesteps: give flags=FILE.json with them" in error
     assert error.count("\n") == 1
     assert main([*words, "preset=64x64_classifier"]) == 2
-    assert "is no classifier, which its flags describe, but a denoiser" in capsys.readouterr().err
+    said = "is no classifier, which its flags describe, but a denoiser, whose flags are not named classifier_*"
+    assert said in capsys.readouterr().err
     torch.save({"weight": torch.zeros(1)}, tmp_path / "model.pt")
-    assert main(words) == 2
-    assert "is no network of ADM's: it has no 'time_embed.0.weight'" in capsys.readouterr().err
+    for given in ([], ["preset=64x64_diffusion"], ["preset=64x64_classifier"]):
+        assert main([*words, *given]) == 2
+        assert "is no network of ADM's: it has no 'time_embed.0.weight'" in capsys.readouterr().err
     assert not (tmp_path / "stage").exists()
 
 
