@@ -307,7 +307,7 @@ def load_cascade_config(folder: str | Path) -> CascadeConfig:
         if (file.parent / CONFIG).is_file() or (file.parent / "stage" / CONFIG).is_file():
             why += "; it is a stage, and 'cascade assemble' makes cascades of stages"
         shipped = sorted(path.parent.name for path in PRETRAINED.glob(f"*/{CASCADE}"))
-        hint = f"; installed with the package: {', '.join(shipped)}" if shipped and not file.parent.exists() else ""
+        hint = f"; installed with the package: {', '.join(shipped)}" if shipped else ""
         raise CascadeError(f"there is no cascade at '{folder}': {why}{hint}")
     mapping = read_yaml(file)
     if not isinstance(mapping, Mapping) or mapping.get("schema") != SCHEMA:
