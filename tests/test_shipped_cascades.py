@@ -1,14 +1,18 @@
 """A cascade installed with the package goes by its name, and a folder of that name comes first."""
 
 import shutil
+import subprocess
+from pathlib import Path
 
 import pytest
 import torch
 
 from cascade import CascadePipeline, artifact
-from cascade.artifact import find_cascade, load_cascade_config, load_chain
-from cascade.errors import CascadeError
+from cascade.artifact import find_cascade, load_chain
+from cascade.commands.command_line import main
 from cascade.stage_settings import StageSettings
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture
@@ -38,9 +42,30 @@ def test_photographs_in_a_folder_of_that_name_do_not_hide_it(shipped, tmp_path):
 
 
 @pytest.mark.usefixtures("shipped")
-def test_an_unknown_name_is_told_the_known_ones():
-    with pytest.raises(CascadeError, match="no cascade at 'tyny': no such folder; installed with the package: tiny"):
-        load_cascade_config("tyny")
+@pytest.mark.parametrize(
+    "words", [["sample", "base64.steps=4"], ["evaluate", "data=procedural"], ["tune", "stage=base64"], ["card"]]
+)
+@pytest.mark.parametrize(("taken", "why"), [(False, "no such folder"), (True, "it holds no cascade.yaml")])
+def test_an_unknown_name_is_told_the_known_ones(tmp_path, capsys, words, taken, why):
+    """Also where a folder of photographs has that name."""
+    if taken:
+        (tmp_path / "here/tiny-fast/train").mkdir(parents=True)
+    command, *others = words
+    assert main([command, "cascade=tiny-fast", "out=out", *others]) == 2
+    error = capsys.readouterr().err
+    assert f"there is no cascade at 'tiny-fast': {why}; installed with the package: tiny" in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "here/out").exists()
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make")
+@pytest.mark.parametrize(("name", "out"), [("", "demo"), ("clothes-fast", "demo-fast"), ("birds", "demo-birds")])
+def test_the_demo_samples_the_named_one_into_its_own_folder(name, out):
+    words = [f"CASCADE={name}"] if name else []
+    said = subprocess.run(["make", "-n", "demo", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert f"cascade sample cascade={name or 'clothes'} " in said
+    assert f"out=runs/{out}\n" in said
+    assert f"look at runs/{out}/contact_sheet.png" in said
 
 
 def test_clothes_comes_with_the_package_small_enough_for_it_and_with_its_card():
