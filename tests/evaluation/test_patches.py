@@ -144,6 +144,10 @@ def test_the_error_and_the_bias_of_a_frechet_distance_are_those_over_pictures():
     assert mean - truth > 4 * spread / 120**0.5  # it is biased
     assert mean - torch.tensor(biases).mean().item() == pytest.approx(truth, abs=4 * spread / 120**0.5)
     assert torch.tensor(errors).square().mean().sqrt().item() == pytest.approx(spread, rel=0.25)
+    # Pairs that all differ alike lie as far from each other without any of them.
+    (pairs, _), _ = patch_distances(x, x + 0.5, features, pictures=n, seed=0, paired=True)
+    told = pairs.figure.value, pairs.figure.standard_error, pairs.figure.details["bias"]
+    assert told == pytest.approx((truth, 0, 0), abs=1e-6)
 
 
 def test_a_quotient_has_the_error_of_pictures_that_both_are_of():

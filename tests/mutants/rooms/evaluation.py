@@ -69,6 +69,19 @@ MUTANTS: list[Mutant] = [
         ("of those that surely lose", "not gap.loss.beyond(), ", ""),
         ("the error of the difference", "(one.loss_at(alike) - other.loss_at(alike))", "one.loss"),
     ),
+    *mutants("cascade/evaluation/gap.py",
+        "evaluation/test_the_gap_blames_the_right_stage.py::"
+        "test_of_two_stages_that_lose_alike_neither_is_surely_the_worse",
+        ("the error of the unit", "units = self.with_units or self", "units = self"),
+        ("it grows with the loss", "value / self.loss.value if self.loss.value else 0.0", "1.0"),
+        ("what both say that they lose", "(first.value * v + second.value * u) / (u + v)", "first.value"),
+    ),
+    *mutants("cascade/evaluation/patches.py",
+        "evaluation/test_patches.py::"
+        "test_the_error_and_the_bias_of_a_frechet_distance_are_those_over_pictures",
+        ("all but a group of pictures", "statistics_of(pictures[kept].", "statistics_of(pictures[~kept]."),
+        ("on both sides the same ones", "for pictures in (x, y))", "for pictures in (x, y.flip(0)))"),
+    ),
     *mutants("cascade/commands/gap_compared.py",
         "evaluation/test_the_gap_blames_the_right_stage.py::"
         "test_table_picture_and_report_are_there_and_nothing_is_made_twice",
