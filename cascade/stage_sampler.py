@@ -32,6 +32,18 @@ Request = tuple[int | None, int]
 """The class of a picture (None: no class) and its seed."""
 
 
+def bounded(denoiser: Denoiser, sampling: StageSampling) -> Denoiser:
+    """Return what a sampler asks: the guided denoiser, thresholded, and outside of that the known pixels kept.
+
+    >>> sampling = StageSampling(sampler={}, grid={}, threshold={"name": "static"})
+    >>> denoiser = bounded(lambda x_t, log_snr, condition: Posterior(3 * x_t), sampling)
+    >>> denoiser(torch.tensor([[[[0.25, 0.5]]]]), torch.zeros(1), Condition()).mean
+    tensor([[[[0.7500, 1.0000]]]])
+    """
+    thresholded = build("threshold", sampling.threshold, denoiser=denoiser)
+    return KeepKnown(thresholded) if sampling.keep_known else thresholded
+
+
 @dataclass(frozen=True, eq=False)
 class StageSampler:
     """A stage and what it is sampled with, and the objects built from that. Made by `prepare`, before any compute.
@@ -75,9 +87,7 @@ class StageSampler:
                 check_guide(guide, stage.config, sampling)
             asked = with_guides(sampling, lambda *guide: as_function(guides[guide], device, arithmetic, tile))
             guided = build("guidance", asked.guidance, denoiser=denoiser_of(stage, device, arithmetic, tile))
-            denoiser = build("threshold", sampling.threshold, denoiser=guided)
-            if sampling.keep_known:
-                denoiser = KeepKnown(denoiser)
+            denoiser = bounded(guided, sampling)
             sampler, log_snrs = build("sampler", asked.sampler), cut(build("grid", sampling.grid), until)
         except CascadeError as error:
             raise CascadeError(f"stage '{stage.config.name}': {error}") from error

@@ -15,8 +15,8 @@ from cascade.diffusion.geometric import AugmentPipe
 from cascade.distilled import DDIM, Distilled
 from cascade.guidance_settings import NO_GUIDANCE, without_labels
 from cascade.registry import build, complete
-from cascade.sampling import KeepKnown
 from cascade.stage_files import checked_sha256
+from cascade.stage_sampler import bounded
 from cascade.stage_settings import teacher_grid
 from stages import assembly
 from stages.assembly import training_numbers
@@ -75,8 +75,7 @@ def build_stage(config: Config, described: StageConfig) -> DistillStage:
     teacher, rounds = load_stage(config["teacher"]), Rounds.of(config)
 
     def plain(denoiser: Denoiser) -> Denoiser:
-        bounded = build("threshold", described.sampling.threshold, denoiser=denoiser)
-        return KeepKnown(bounded) if described.sampling.keep_known else bounded
+        return bounded(denoiser, described.sampling)
 
     def guided(denoiser: Denoiser) -> Denoiser:
         return plain(build("guidance", described.distilled.guidance, denoiser=denoiser))

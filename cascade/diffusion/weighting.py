@@ -138,11 +138,13 @@ class X0Weighting:
 class TruncatedSNRWeighting:
     """The larger of the errors of x and of ε: ratio max(1, e^{−λ}) under the reference (Salimans & Ho 2022, section 4).
 
-    On x̂ it is the SNR, but at least 1, and at most γ: a network that predicts x itself is no better where there is no
-    noise, and without a bound its errors there, times 10⁵, are the whole loss. The paper's networks need none.
+    On x̂ it is the SNR, but at least 1, and at most γ (the paper: ∞). A network that predicts x itself needs that bound:
+    its error does not vanish with the noise, and times an SNR without bound it is nearly the whole loss.
 
     >>> TruncatedSNRWeighting(LogNormalNoise()).log_ratio(torch.tensor([-1.0, 2.0]))
     tensor([1., 0.])
+    >>> TruncatedSNRWeighting(LogNormalNoise(), gamma=math.e).log_ratio(torch.tensor([-1.0, 2.0]))
+    tensor([ 1., -1.])
     """
 
     noise: NoiseDistribution

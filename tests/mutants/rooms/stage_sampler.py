@@ -18,7 +18,7 @@ MUTANTS: list[Mutant] = [
     ),
     *mutants("cascade/stage_sampler.py", "test_palette_stage.py",
         ("a mask is of the picture's seed", 'show(picture, "sample", seed,', 'show(picture, "sample", 0,'),
-        ("known pixels are kept", "if sampling.keep_known:", "if False:"),
+        ("known pixels are kept", "KeepKnown(thresholded) if", "thresholded if"),
     ),
     *mutants("cascade/sampling/known.py", "sampling/test_known_pixels.py",
         ("m·y + (1 − m)·x̂₀", "torch.where(known > 0.5, picture", "torch.where(known < 0.5, picture"),
