@@ -85,6 +85,7 @@ def completed(flags: Mapping[str, Any], state: State, where: str) -> dict[str, A
             f"{where} is no {said}, which its flags describe, but a {found}, whose flags {named} classifier_*"
             f"{_hint(state)}"
         )
+    _check_levels(model, state, where)
     seen = seen_flags(state, len(model.network["channel_mult"]))
     left_out = [one for one in seen if one.flag not in flags and one.flag != "channel_mult"]  # it follows from the size
     made = {**flags, **{one.flag: one.value_at(model.resolution) for one in left_out}}
@@ -145,6 +146,17 @@ def _check_adm(state: State, where: str) -> None:
 
 def _reads_low_res(state: State) -> bool:
     return _FIRST in state and state[_FIRST].shape[1] == 6
+
+
+def _check_levels(model: ADMModel, state: State, where: str) -> None:
+    """Refuse a classifier of pictures of another size: of other levels, which are those of its size."""
+    levels = len(model.network["channel_mult"])
+    per, last = _per_level(state, "input_blocks", levels)
+    if model.classifier and per < 2:
+        raise CascadeError(
+            f"{where} does not fit its flags: they say image_size={model.resolution}, which has {levels} levels, and "
+            f"its layers up to {_shown(state, last)} are not so many equal ones{_hint(state)}"
+        )
 
 
 def _check_pictures(model: ADMModel, state: State, where: str) -> None:

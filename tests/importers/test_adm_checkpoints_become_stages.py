@@ -270,7 +270,7 @@ def test_verify_tells_a_classifiers_logits_and_its_gradient_apart(tmp_path, caps
         ({"classifier_attention_resolutions": "16"}, """it is classifier_attention_resolutions="32,16,8\""""),
         (
             {"image_size": 128},
-            "does not fit its flags: 'input_blocks.3.0.in_layers.2.weight' is (128, 64, 3, 3), and by",
+            "image_size=128, which has 5 levels, and its layers up to 'input_blocks.7.0.out_layers.0.weight' (256,)",
         ),
         ({"classifier_pool": "spatial"}, """by 'out.2.c_proj.weight' (5, 256, 1) it is classifier_pool="attention\""""),
         ({"classifier_resblock_updown": False}, "(64, 64, 3, 3) it is classifier_resblock_updown=true"),

@@ -1,6 +1,7 @@
 """What the shapes in a checkpoint of ADM tell need not be said; what is said otherwise is named with both values."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -9,12 +10,12 @@ from cascade.artifact import load_stage
 from cascade.classifier import build_classifier
 from cascade.commands.command_line import main
 from cascade.errors import CascadeError
-from cascade.importers.adm import classifier_config
+from cascade.importers.adm import classifier_config, imported
 from cascade.importers.adm_flags import PRESETS, preset, read_flags
 from cascade.importers.adm_shapes import LADDER, completed, fitting_presets
 from cascade.networks.adm import ADMUNet
 from cascade.registry import build
-from tests.importers.adm_files import HELD_BACK, checkpoint
+from tests.importers.adm_files import FLAGS, HELD_BACK, checkpoint, network
 
 
 def shapes_of(model, rows=1000):
@@ -90,3 +91,18 @@ def test_a_wrong_preset_is_told_with_the_one_that_fits():
         completed(preset("64x64_diffusion"), state, "it")
     with pytest.raises(CascadeError, match=r'channel_mult="0.5,1,1,2,2,4,4", and by .* is channel_mult="1,1,2,2,4,4"'):
         completed(preset("512x512_diffusion"), state, "it")
+    state = shapes_of(read_flags(preset("128x128_classifier")))
+    with pytest.raises(CascadeError, match=r"image_size=64, which has 4 levels, .*are those of preset=128x128_classi"):
+        completed(preset("64x64_classifier"), state, "it")
+
+
+def test_the_key_that_the_flags_do_not_describe_is_named():
+    key, state = "middle_block.1.norm.weight", network().state_dict()
+    less = {name: value for name, value in state.items() if name != key}
+    for changed, said in (
+        ({**state, "more": torch.zeros(1)}, "it has 'more', which they do not describe"),
+        (less, f"it has no '{key}'"),
+        ({**less, key: torch.zeros(3)}, f"'{key}' is (3,), and by the flags (32,)"),
+    ):
+        with pytest.raises(CascadeError, match=re.escape(said)):
+            imported(read_flags(FLAGS), changed, "base64", tuple("01234"), "it")
