@@ -132,7 +132,6 @@ WRONG = [
     (["explain", "steps=[0]"], "lengths of grids"),
     (["explain", "picture=-1"], "picture=-1 must be at least 0"),
     (["import", "adn", "checkpoint={file}", "out=o"], "did you mean 'adm'?"),
-    (["import", "adm", "checkpoint={file}", "out=o"], "either preset=NAME or flags=FILE.json"),
     (["import", "adm", "checkpoint={file}", "preset=64x64_difusion", "out=o"], "did you mean '64x64_diffusion'?"),
     (["import", "adm", "checkpoint={file}", "preset=64x64_diffusion", "out=o", "name=../x"], "'../x' cannot be"),
     (["import", "adm", "checkpoint={file}", "preset=64x64_diffusion", "out=o", "class_names=no"], "cannot be read"),

@@ -94,12 +94,12 @@ def test_products_are_of_float32_itself_within_a_metric_and_as_before_behind_it(
     judged = JudgedStage("s", denoiser, grid, labelled=False, chunk=1, augmentation=NoAugmentation())
     torch.set_float32_matmul_precision(allowed)
     try:
-        before = precision_of_products(), torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+        before = precision_of_products(), torch.get_float32_matmul_precision()
         own(pictures(1, 2))
         judged.nats(ContinuousBound(points=1), [Example(0, pictures(1, 2)[0])], seed=0)
         with pytest.raises(ValueError, match="broken"):
             own(pictures(1, 2))
-        after = precision_of_products(), torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+        after = precision_of_products(), torch.get_float32_matmul_precision()
     finally:
         torch.set_float32_matmul_precision("highest")
     assert len(seen) >= 3
