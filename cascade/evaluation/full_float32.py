@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import Lock
 
 import torch
 
@@ -14,6 +15,10 @@ _PLACES = (
     torch.backends.mkldnn.rnn,
 )
 
+_lock = Lock()
+_found: list[tuple[list[str], bool, bool]] = []
+"""What each that is within now has found set: the first of them what a training had."""
+
 
 @contextmanager
 def full_float32() -> Iterator[None]:
@@ -22,18 +27,32 @@ def full_float32() -> Iterator[None]:
     Left to itself cuDNN rounds the inputs of a convolution to the 10 bits of TF32, and a training may have allowed that
     for matrices too (`torch.set_float32_matmul_precision`): a figure would then depend on the card and on who asks.
 
+    The switches are the process's: of several within it at once, in threads, the first keeps what was set and the last
+    sets it again.
+
     >>> with full_float32():
     ...     torch.backends.cudnn.conv.fp32_precision, torch.backends.cuda.matmul.fp32_precision
     ('ieee', 'ieee')
     """
-    cudnn = torch.backends.cudnn
-    precisions, algorithms = [place.fp32_precision for place in _PLACES], (cudnn.benchmark, cudnn.deterministic)
+    with _lock:
+        _found.append(_settings())
+        _set((["ieee"] * len(_PLACES), False, True))
     try:
-        for place in _PLACES:
-            place.fp32_precision = "ieee"
-        cudnn.benchmark, cudnn.deterministic = False, True
         yield
     finally:
-        cudnn.benchmark, cudnn.deterministic = algorithms
-        for place, precision in zip(_PLACES, precisions, strict=True):
-            place.fp32_precision = precision
+        with _lock:
+            first = _found[0]
+            _found.pop()
+            if not _found:
+                _set(first)
+
+
+def _settings() -> tuple[list[str], bool, bool]:
+    cudnn = torch.backends.cudnn
+    return [place.fp32_precision for place in _PLACES], cudnn.benchmark, cudnn.deterministic
+
+
+def _set(settings: tuple[list[str], bool, bool]) -> None:
+    precisions, torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = settings
+    for place, precision in zip(_PLACES, precisions, strict=True):
+        place.fp32_precision = precision

@@ -94,17 +94,28 @@ def test_products_are_of_float32_itself_within_a_metric_and_as_before_behind_it(
     judged = JudgedStage("s", denoiser, grid, labelled=False, chunk=1, augmentation=NoAugmentation())
     torch.set_float32_matmul_precision(allowed)
     try:
-        before = precision_of_products(), torch.get_float32_matmul_precision()
+        before = precision_of_products(), torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
         own(pictures(1, 2))
         judged.nats(ContinuousBound(points=1), [Example(0, pictures(1, 2)[0])], seed=0)
         with pytest.raises(ValueError, match="broken"):
             own(pictures(1, 2))
-        after = precision_of_products(), torch.get_float32_matmul_precision()
+        after = precision_of_products(), torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     finally:
         torch.set_float32_matmul_precision("highest")
     assert len(seen) >= 3
     assert all(told == ["ieee"] * 6 + [False, True] for told in seen)
     assert after == before
+
+
+def test_of_two_metrics_at_once_the_last_sets_again_what_was_before_the_first():
+    before = precision_of_products()
+    one, two = full_float32_module.full_float32(), full_float32_module.full_float32()
+    one.__enter__()
+    two.__enter__()
+    one.__exit__(None, None, None)
+    assert precision_of_products() == ["ieee"] * 6 + [False, True]
+    two.__exit__(None, None, None)
+    assert precision_of_products() == before
 
 
 def test_efficientnet_is_the_published_network():
