@@ -70,6 +70,12 @@ class Row:
         """Plain values."""
         return {**asdict(self), "loss": self.loss}
 
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> "Row":
+        """The row of `to_json`."""
+        row = {key: value for key, value in plain.items() if key != "loss"}
+        return cls(**{**row, "losses": tuple(row["losses"]), "thirds": tuple(row["thirds"])})
+
 
 @dataclass(frozen=True)
 class Failed:
@@ -176,7 +182,6 @@ def _read(file: Path, asked: Mapping[str, Any]) -> Row | None:
         plain = json.loads(file.read_text(encoding="utf-8"))
         if plain["asked"] != asked:
             return None
-        row = {key: value for key, value in plain["row"].items() if key != "loss"}
-        return Row(**{**row, "losses": tuple(row["losses"]), "thirds": tuple(row["thirds"])})
+        return Row.from_json(plain["row"])
     except (OSError, ValueError, KeyError, TypeError):
         return None

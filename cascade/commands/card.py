@@ -29,7 +29,7 @@ __all__ = ["extra_keys", "run"]
 REPORT, CARD = "card.json", "card.md"
 _MADE_BY = "cascade card"
 FIGURE = "curves.png"
-_OF_CARD = ("about", "limits", "steps", "curves", "stages", "out", "cascade")
+_OF_CARD = ("about", "limits", "reports", "curves", "stages", "out", "cascade")
 _OF_EVALUATION = ("metrics", "data.split", "num_images", "allow_few_images")
 """Keys whose defaults here are not those of `cascade evaluate`."""
 
@@ -63,7 +63,7 @@ def run(config: "DictConfig") -> None:
                 name: {"command": _command(asked, given, names[asked["stages"] :]), **_evaluated(asked, out, bars)}
                 for name, asked in evaluations.items()
             },
-            "steps": [_steps(Path(file).expanduser()) for file in plain["steps"]],
+            "reports": [_report(file) for file in plain["reports"]],
             "tuned": load_cascade_config(plain["cascade"]).tuned,
             "curves": [curve.to_json() for curve in curves],
             "limits": _text(plain["limits"]),
@@ -94,8 +94,8 @@ def _checked(plain: Mapping[str, Any], out: Path) -> dict[str, dict[str, Any]]:
     for key in ("about", "limits"):
         if plain[key] is not None and not Path(plain[key]).expanduser().is_file():
             raise CascadeError(f"{key}={plain[key]} is no file; give one of Markdown")
-    for file in plain["steps"]:
-        _steps(Path(file).expanduser())
+    for file in plain["reports"]:
+        _report(file)
     for curve in map(read_curve, plain["curves"]):
         if curve.stage not in (names := [config.name for config in configs]):
             raise CascadeError(
@@ -160,12 +160,14 @@ def _recipe(cascade: str) -> list[dict[str, Any]]:
     return rows
 
 
-def _steps(file: Path) -> dict[str, Any]:
-    """A report of `cascade steps`."""
-    report = read_report(file, "cascade steps")
-    if report is None:
-        raise CascadeError(f"steps={file} is no report of cascade steps")
-    return report
+def _report(file: str) -> dict[str, Any]:
+    """A report of another command that belongs into a card."""
+    from cascade.commands.card_reports import KINDS
+
+    for made_by in KINDS:
+        if (report := read_report(Path(file).expanduser(), made_by)) is not None:
+            return report
+    raise CascadeError(f"reports: {file} is no report; give a file of {', '.join(KINDS)}")
 
 
 def _text(file: str | None) -> str | None:

@@ -1,10 +1,10 @@
 """The model card as Markdown, of its report."""
 
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from cascade.commands.figure_table import counted, number
+from cascade.commands.card_reports import code, evaluation_lines, report_lines, table
+from cascade.commands.figure_table import number
 
 _EVIDENCE = {"before", "now", "gain", "judged_by", "command"}
 
@@ -18,7 +18,7 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
     yield f"# Model card of {report['cascade']}"
     yield from ("", f"Made by `cascade card` of version {report['version']}; `card.json` holds the same, whole.")
     yield from ("", "## Recipe", "")
-    yield from _table(
+    yield from table(
         ("stage", "from → to", "network", "predicts", "parameters", "size", "images seen", "sampler", "classes"),
         [_stage(row) for row in report["recipe"]],
     )
@@ -26,42 +26,24 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
         yield from ("", "## Data and licences", "", report["about"])
     if report["curves"]:
         yield from ("", "## Training", "")
-        yield from _table(
+        yield from table(
             ("stage", "images seen", "hours of a processor", "lowest validation loss"),
             [_curve(curve) for curve in report["curves"]],
         )
         yield from ("", "![loss over images seen, a panel for each stage](curves.png)")
     for name, evaluation in report["evaluations"].items():
         yield from ("", f"## Measured after {name}", "")
-        yield from _table(
-            ("figure", "value", "± error", "", "features", "N", "real N"),
-            [_figure(figure) for figure in evaluation["figures"]],
-        )
-        said = [evaluation["gap"]["sentence"]] if "gap" in evaluation else []
-        for line in (*said, *evaluation.get("left_out", ()), *_protocol(evaluation)):
-            yield from ("", line)
+        yield from evaluation_lines(evaluation)
         if "memorisation" in evaluation:
             sheet = f"neighbours-{_side(report, name)}.png"
             yield from ("", f"![the samples that lie nearest to a training picture, above it]({sheet})")
-        yield from ("", "Made again by", "", *_code(evaluation["command"]))
+        yield from ("", "Made again by", "", *code(evaluation["command"]))
     if rows := list(_tuned(report.get("tuned", {}))):
         yield from ("", "## Tuned settings", "")
-        yield from _table(("stage", "setting", "before", "now", "gain", "± error", "judged by", "made again by"), rows)
+        yield from table(("stage", "setting", "before", "now", "gain", "± error", "judged by", "made again by"), rows)
         line = "The gain is that of pictures and photographs which had no say in the choice."
         yield from ("", f"{line} Augmentation levels are log-SNRs.")
-    if report["steps"]:
-        yield from ("", "## Quality against steps and seconds")
-    for steps in report["steps"]:
-        yield from ("", f"### {steps['stage']}", "")
-        yield from _table(
-            ("sampler", "steps", steps["distance"], "± error", "detail", "s a picture"),
-            [_point(point) for point in steps["points"]],
-        )
-        cheapest = steps["cheapest_as_good_as_the_best"]
-        best = f"{cheapest['sampler']} in {cheapest['steps']} steps"
-        yield from ("", f"The cheapest that the best does not beat by two standard errors: {best}.")
-        if "command" in steps:  # older reports do not say
-            yield from ("", "Made again by", "", *_code(steps["command"]))
+    yield from report_lines(report["reports"])
     if report["limits"] is not None:
         yield from ("", "## Limits", "", report["limits"])
 
@@ -100,19 +82,6 @@ def _curve(curve: Mapping[str, Any]) -> Sequence[str]:
     )
 
 
-def _figure(figure: Mapping[str, Any]) -> Sequence[str]:
-    error, value = figure["standard_error"], figure["value"]
-    return (
-        figure["name"],
-        number(value) if isinstance(value, int | float) else str(value),
-        number(error) if isinstance(error, int | float) else "",
-        figure["unit"],
-        figure["features"] or "pixels",
-        counted(figure["num_images"], figure["patches"]),
-        counted(figure["num_reference"], figure["patches"]),
-    )
-
-
 def _tuned(tuned: Mapping[str, Mapping[str, Any]]) -> Iterator[Sequence[str]]:
     """What `cascade tune` has recorded; what somebody wrote by hand is left out."""
     for stage, settings in tuned.items():
@@ -126,40 +95,3 @@ def _tuned(tuned: Mapping[str, Mapping[str, Any]]) -> Iterator[Sequence[str]]:
                 now += f" ({found['levels_of_255']:g} levels of 255)"
             numbers = (number(gain["value"]), number(gain["standard_error"]))
             yield stage, setting, str(found["before"]), now, *numbers, by, f"`{found['command']}`"
-
-
-def _point(point: Mapping[str, Any]) -> Sequence[str]:
-    return (
-        str(point["varied"]["sampler"]),
-        str(point["varied"]["steps"]),
-        number(point["distance"]),
-        number(point["standard_error"]),
-        f"{point['detail']:.2f}",
-        "" if point["seconds"] is None else f"{point['seconds']:.3g}",
-    )
-
-
-def _protocol(evaluation: Mapping[str, Any]) -> Iterator[str]:
-    """How the pictures came to be compared, in a sentence for each rule of resizing."""
-    for rule in dict.fromkeys(figure["resize"] for figure in evaluation["figures"]):
-        yield f"Resize rule: {rule}."
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    for cells in (heads, ["---"] * len(heads), *rows):
-        yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-
-def _code(command: str) -> Iterator[str]:
-    """A command as a block, at most about a hundred letters a line.
-
-    >>> list(_code("cascade evaluate out=x"))
-    ['```sh', 'cascade evaluate out=x', '```']
-    """
-    lines = [""]
-    for word in map(shlex.quote, shlex.split(command)):
-        if lines[-1] and len(lines[-1]) + len(word) > 100:
-            lines.append("  " + word)
-        else:
-            lines[-1] = f"{lines[-1]} {word}" if lines[-1] else word
-    yield from ("```sh", " \\\n".join(lines), "```")

@@ -34,6 +34,7 @@ from cascade.commands.reference_side import check_statistics, is_statistics, ope
 from cascade.commands.reports import refuse_foreign_report
 from cascade.commands.team import Team
 from cascade.commands.upscaling import Upscaling, check_upscaling
+from cascade.commands.written import shell_line, written
 from cascade.errors import CascadeError, suggest
 from cascade.lock import check_place
 from cascade.processes import Processes
@@ -51,8 +52,14 @@ __all__ = ["extra_keys", "run"]
 GENERATED = "pictures to evaluate"
 
 
+_WITHOUT_SAY = ("out", "batch", "device", "logger")
+"""Keys that change no figure, nor the report: pictures made in another way are the same."""
+
+
 def run(config: DictConfig) -> None:
     """Measure, print a table, and keep the figures in `out`/evaluation.json if given. See `conf/evaluate.yaml`."""
+    from hydra.core.hydra_config import HydraConfig
+
     plain = asked(OmegaConf.to_container(config, resolve=True))
     check_evaluation(plain)
     out = None if plain["out"] is None else Path(plain["out"]).expanduser()
@@ -68,8 +75,12 @@ def run(config: DictConfig) -> None:
     if plain["threads"] is not None:
         torch.set_num_threads(plain["threads"])
     plain["device"] = own_device(plain["device"], team.processes)
+    given = written(HydraConfig.get().overrides.task)
+    command = shell_line(
+        "evaluate", {key: text for key, text in given.items() if key.split(".")[0] not in _WITHOUT_SAY}
+    )
     with progress_bars(quiet=not team.processes.is_first) as bars:
-        measured, report = evaluated(plain, out, team, bars)
+        measured, report = evaluated(plain, out, team, bars, command)
     if not measured:
         return
     console = wide_console()
@@ -83,9 +94,12 @@ def run(config: DictConfig) -> None:
 
 
 def evaluated(
-    plain: Mapping[str, Any], out: Path | None, team: Team, bars: Bars
+    plain: Mapping[str, Any], out: Path | None, team: Team, bars: Bars, command: str
 ) -> "tuple[list[Measured], dict[str, Any]]":
-    """What all processes of the team measure together, and its report, which `out` keeps; the first alone has them."""
+    """What all processes of the team measure together, and its report, which `out` keeps; the first alone has them.
+
+    `command` is that of the report.
+    """
     with team.together() as needed:
         if not needed:
             return [], {}
@@ -103,7 +117,7 @@ def evaluated(
         if not team.processes.is_first:
             return [], {}
         measured = [measure() for measure in opened]
-        report = {"result": result_name(plain, measured), **report_of(plain, measured)}
+        report = {"result": result_name(plain, measured), "command": command, **report_of(plain, measured)}
         if out is not None:
             keep_report(out / REPORT, report)
         return measured, report

@@ -45,7 +45,7 @@ def made(cascade, steps, tmp_path_factory):
     (out / "tiny8.2.csv").write_text(METRICS.replace("0.6", "0.4"))
     (out / "data.md").write_text("Drawn pictures, free of rights.")
     (out / "limits.md").write_text("It has learnt nothing.")
-    texts = [f"about={out / 'data.md'}", f"limits={out / 'limits.md'}", f"steps=[{steps}]", "sr16.steps=2"]
+    texts = [f"about={out / 'data.md'}", f"limits={out / 'limits.md'}", f"reports=[{steps}]", "sr16.steps=2"]
     curves = f"curves=[{out / 'tiny8.csv'},{out / 'tiny8.2.csv'}]"
     assert main(["card", f"cascade={cascade}", f"out={out / 'card'}", *ASKED, *texts, curves]) == 0
     return out / "card"
@@ -65,6 +65,50 @@ def test_it_tells_recipe_data_figures_steps_and_limits(made):
     after_base = {figure["name"] for figure in said["evaluations"]["tiny8"]["figures"]}
     after_both = {figure["name"] for figure in said["evaluations"]["sr16"]["figures"]}
     assert {"low-res RMS", "colour shift red"} <= after_both - after_base
+
+
+def test_the_reports_of_other_commands_stand_there_with_their_commands(made, cascade, tmp_path):
+    words = [f"cascade={cascade}", *DATA]
+    of_sr = [*words, "stage=sr16", "num_images=18"]
+    assert main(["probe", *of_sr, "levels=[4,2]", "folds=3", f"out={tmp_path / 'probe'}"]) == 0
+    assert main(["tune", *of_sr, "over=steps", "values.steps=[2]", "neighbours=1", f"out={tmp_path / 'tune'}"]) == 0
+    gap = ["report=gap", "gap.num_images=6", "stages=2", "batch=3"]
+    assert main(["evaluate", *words, *gap, f"out={tmp_path / 'gap'}"]) == 0
+    candidates = {
+        "made_by": "cascade candidates", "stage": "sr16", "minutes": 10.0, "judge": {"pictures": 2},
+        "command": "cascade candidates stage=sr16", "candidates": [
+            row("wide", [3.0, 4.0], network="a"), row("deep", [1.0, 2.0], network="b"),
+            {"label": "odd", "settings": {}, "reason": "too odd"},
+        ],
+    }  # fmt: skip
+    (tmp_path / "candidates.json").write_text(json.dumps(candidates))
+    files = [
+        tmp_path / name for name in ("probe/probe.json", "tune/tune.json", "gap/evaluation.json", "candidates.json")
+    ]
+    out, short = tmp_path / "card", ["stages=[1]", "metrics=[distances]", "num_images=6"]
+    assert main(["card", *words, *short, f"out={out}", f"reports=[{','.join(map(str, files))}]"]) == 0
+    text, said = (out / "card.md").read_text(encoding="utf-8"), report(out)["reports"]
+    probe, tune, gap = said[:3]
+    assert f"| {probe['levels'][1]['auc']:.4f} |" in text
+    assert f"steps: {tune['rounds'][0]['why']}." in text
+    assert gap["gap"]["sentence"] in text
+    for one in said:
+        assert one["command"].split(" out=")[0].split()[1] in text
+    assert "batch=" not in gap["command"]
+    assert "out=" not in gap["command"]
+    deep, wide = (line for line in text.splitlines() if line.startswith(("| wide", "| deep")))
+    assert deep == "| deep | `network=b` | 1.5000 |  | 8 | 2.00 M | 1.00 | 0.5 |"
+    assert wide == "| wide | `network=a` | 3.5000 | 2.0000 ± 0.0000 | 8 | 2.00 M | 1.00 | 0.5 |"
+    assert "All of them: `trainer.batch=8`." in text
+    assert "odd failed: too odd" in text
+
+
+def row(label, losses, **settings):
+    return {
+        "label": label, "settings": {"trainer.batch": "8", **settings}, "losses": losses, "loss": sum(losses) / 2,
+        "thirds": [1, 1, 1], "images_seen": 8, "cpu_seconds": 600.0, "parameters": 2_000_000, "flop": 1_000_000_000,
+        "seconds": 0.5, "load": 0.1,
+    }  # fmt: skip
 
 
 def test_of_a_student_its_steps_are_said(made):
@@ -113,7 +157,7 @@ def test_the_command_beside_the_figures_makes_them_again(made, stage, tmp_path):
 
 
 def test_the_command_of_the_steps_makes_them_again(made, tmp_path):
-    (steps,) = report(made)["steps"]
+    (steps,) = report(made)["reports"]
     program, command, *words = shlex.split(steps["command"])
     assert (program, command) == ("cascade", "steps")
     words = [word for word in words if not word.startswith("out=")]
@@ -125,7 +169,7 @@ def test_the_command_of_the_steps_makes_them_again(made, tmp_path):
 def test_a_rerun_samples_nothing_and_says_the_same(made, cascade, steps, monkeypatch):
     before = report(made)
     monkeypatch.setattr("cascade.stage_sampler.StageSampler.run", None)
-    texts = [f"about={made.parent / 'data.md'}", f"limits={made.parent / 'limits.md'}", f"steps=[{steps}]"]
+    texts = [f"about={made.parent / 'data.md'}", f"limits={made.parent / 'limits.md'}", f"reports=[{steps}]"]
     curves = f"curves=[{made.parent / 'tiny8.csv'},{made.parent / 'tiny8.2.csv'}]"
     assert main(["card", f"cascade={cascade}", f"out={made}", *ASKED, *texts, "sr16.steps=2", curves]) == 0
     assert report(made) == before
@@ -138,7 +182,7 @@ def test_a_rerun_samples_nothing_and_says_the_same(made, cascade, steps, monkeyp
         (["stages=[2,1]"], "rising"),
         (["stages=[3]"], "stages"),
         (["about=nowhere.md"], "is no file"),
-        (["steps=[nowhere.json]"], "is no report of cascade steps"),
+        (["reports=[nowhere.json]"], "nowhere.json is no report"),
         (["curves=[nowhere]"], "there is no run and no file at 'nowhere'"),
         (["metrics=[cass]"], "did you mean 'cas'?"),
         (["images=x"], "either cascade=FOLDER or images=FOLDER"),

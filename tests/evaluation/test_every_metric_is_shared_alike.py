@@ -43,7 +43,7 @@ def made(settings, out, count):
 
     def run(rank):
         try:
-            evaluated(settings, out, Team(out, Processes(count, rank)), Bars(Console(file=io.StringIO())))
+            evaluated(settings, out, Team(out, Processes(count, rank)), Bars(Console(file=io.StringIO())), "")
         except Exception as error:
             failed.append(error)
 
