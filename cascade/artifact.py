@@ -24,6 +24,7 @@ from cascade.stage_files import (
     CONFIG,
     DIFFUSION,
     MANIFEST,
+    PRETRAINED,
     WEIGHTS,
     find_stage,
     load_network,
@@ -43,8 +44,6 @@ NETWORK_CONTEXT = ("in_channels", "out_channels", "num_classes", "augment_dim")
 """Parameters of a network that follow from the rest of its stage, and are therefore not stored."""
 
 CASCADE = "cascade.yaml"
-PRETRAINED = Path(__file__).parent / "pretrained"
-"""The cascades that are installed with the package, a folder each, which go by its name."""
 
 
 @dataclass(frozen=True)

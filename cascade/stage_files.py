@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 CONFIG, WEIGHTS, MANIFEST = "config.yaml", "weights.safetensors", "manifest.json"
 
+PRETRAINED = Path(__file__).parent / "pretrained"
+"""The cascades that are installed with the package, a folder each, which go by its name."""
+
 DTYPES = ("fp32", "bf16")
 """Of stored weights; both are read as float32."""
 
@@ -49,9 +52,10 @@ stage (a classifier guides one: guidance=classifier)
 
 
 def find_stage(path: str | Path) -> Path:
-    """Return the stage folder that `path` means: itself, or `stage/` in a run folder."""
+    """Return the stage folder that `path` means: itself, `stage/` in a run folder, or an installed CASCADE/STAGE."""
     path = Path(path).expanduser()
-    for folder in (path, path / "stage"):
+    installed = [PRETRAINED / path] if len(path.parts) == 2 else []
+    for folder in (path, path / "stage", *installed):
         if (folder / CONFIG).is_file():
             return folder
     if not path.exists():

@@ -7,7 +7,15 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
-from cascade.artifact import StageConfig, StageSampling, find_cascade, load_cascade_config
+from cascade.artifact import (
+    CASCADE,
+    StageConfig,
+    StageSampling,
+    find_cascade,
+    find_stage,
+    load_cascade_config,
+    load_stage_config,
+)
 from cascade.distilled import check_distilled_sampling
 from cascade.errors import CascadeError, suggest
 from cascade.guidance_settings import classifier_free_scale, rescaled, with_guides, without_labels
@@ -105,6 +113,22 @@ def stored_samplings(folder: str | Path) -> list[StageSampling]:
     path = find_cascade(folder)
     samplings = [sampling for _, sampling in load_cascade_config(path).stages]
     return [with_guides(sampling, lambda _, name: str(path / name)) for sampling in samplings]
+
+
+def load_sampled_config(path: str | Path) -> StageConfig:
+    """The config of the stage (or run) at `path`; one in a cascade is sampled as its `cascade.yaml` says.
+
+    Raises CascadeError for what `cascade.yaml` says of a distilled stage and that cannot have.
+    """
+    folder = find_stage(path).absolute()
+    config, cascade = load_stage_config(folder), folder.parent
+    if not (cascade / CASCADE).is_file():
+        return config
+    for (name, _), sampling in zip(load_cascade_config(cascade).stages, stored_samplings(cascade), strict=True):
+        if name == folder.name:
+            config = replace(config, sampling=sampling)
+    check_distilled_sampling(config, config.sampling)
+    return config
 
 
 def planned(  # noqa: PLR0917

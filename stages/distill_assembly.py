@@ -17,7 +17,7 @@ from cascade.guidance_settings import NO_GUIDANCE, without_labels
 from cascade.registry import build, complete
 from cascade.stage_files import checked_sha256
 from cascade.stage_sampler import bounded
-from cascade.stage_settings import teacher_grid
+from cascade.stage_settings import load_sampled_config, teacher_grid
 from stages import assembly
 from stages.assembly import training_numbers
 from stages.diffusion_stage import Recipe
@@ -33,23 +33,22 @@ STILL = AugmentPipe(0.0, x_flip=0.0, scale=0.0, rotation=0.0, anisotropic_scale=
 def stage_config(config: Config, dataset: PictureDataset) -> StageConfig:
     """What the last student will say of itself: all that its teacher does, but for how it is sampled."""
     folder, stage = config["teacher"], config["stage"]
-    teacher = load_stage_config(folder)
+    teacher = load_sampled_config(folder)
     if teacher.class_names:
         refuse_other_table(f"teacher={folder}", teacher.class_names, "the data", dataset.class_names)
     own = teacher.sampling
-    guidance = complete("guidance", config.get("guidance", own.guidance))
-    distilled = teacher.distilled or Distilled(
-        stage["teacher_steps"],
-        checked_sha256(find_stage(folder)),
-        guidance if teacher.class_names else without_labels(guidance),
-    )
+    distilled = teacher.distilled
+    if distilled is None:
+        guidance = complete("guidance", config["guidance"])
+        guidance = guidance if teacher.class_names else without_labels(guidance)
+        distilled = Distilled(stage["teacher_steps"], checked_sha256(find_stage(folder)), guidance)
     grid = teacher_grid(teacher, stage["teacher_steps"], config.get("grid"))
     sampling = replace(
         own,
         sampler=dict(DDIM),
         grid={"name": "strided", "stride": 1, "grid": complete("grid", grid)},
         guidance=dict(NO_GUIDANCE),
-        threshold=complete("threshold", config.get("threshold", own.threshold)),
+        threshold=complete("threshold", config["threshold"]),
         truncated=False,
     )
     student = replace(

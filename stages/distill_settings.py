@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from cascade.artifact import StageConfig, load_stage_config
+from cascade.artifact import StageConfig
 from cascade.distilled import halvings
 from cascade.errors import CascadeError
 from cascade.guidance_settings import asks_guides, classifier_free_scale
-from cascade.stage_settings import refuse_without_none
+from cascade.stage_settings import load_sampled_config, refuse_without_none
 
 Config = Mapping[str, Any]
 
@@ -70,14 +70,19 @@ class Rounds:
 
 
 def completed(config: Config) -> dict[str, Any]:
-    """Return the configuration with what follows from its teacher, if it has one: name, sizes, and the run's length."""
+    """Return the configuration with what follows from its teacher, if it has one: name, sizes, and the run's length.
+
+    What it does not say of the teacher's sampling is that of its cascade, where it lies in one, else the teacher's own.
+    """
     if "teacher" not in config:
         return dict(config)
-    teacher, rounds = load_stage_config(config["teacher"]), Rounds.of(config)
+    teacher, rounds = load_sampled_config(config["teacher"]), Rounds.of(config)
     stage, trainer = config["stage"], config["trainer"]
     sizes = {"resolution": teacher.resolution, "low_resolution": teacher.low_resolution}
     steps = rounds.total if trainer["max_steps"] is None else trainer["max_steps"]
+    groups = ("threshold",) if teacher.distilled else ("grid", "guidance", "threshold")
     return {
+        **{group: dict(getattr(teacher.sampling, group)) for group in groups},
         **config,
         "stage": {**stage, **sizes, "name": teacher.name if stage["name"] is None else stage["name"]},
         "trainer": {**trainer, "max_steps": steps},
@@ -86,7 +91,7 @@ def completed(config: Config) -> dict[str, Any]:
 
 def check_student(config: Config) -> None:
     """Refuse what a distillation cannot have, each in one line."""
-    teacher, rounds = load_stage_config(config["teacher"]), Rounds.of(config)
+    teacher, rounds = load_sampled_config(config["teacher"]), Rounds.of(config)
     for group in OF_TEACHERS:
         if group in config:
             hint = " (debug=fast chooses one, debug=fast_distill does not)" if group == "network" else ""

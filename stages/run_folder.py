@@ -56,6 +56,8 @@ FREE = (
     "stage.aug_log_snr",
     "stage.network_batch",
 )
+LEARNED = ("grid", "guidance", "threshold")
+"""What of this a student learns from its teacher, and is therefore not free where there is one."""
 UNDECIDED = {"trainer": {"precision": "auto"}, "data": {"val_size": None}}
 """Group → key → the value that leaves it to the machine or to other keys."""
 
@@ -149,7 +151,7 @@ class RunFolder:
         stored = self.stored()
         if stored is None or self.checkpoint is None:  # a start that failed before its first checkpoint binds nobody
             return None
-        config = as_decided(config, stored)
+        config, bound = as_decided(config, stored), LEARNED if "teacher" in config else ()
         if as_written:
             old, new = dict(flat(stored)), dict(flat(config))
             keys = [key for key in new if key in old]
@@ -159,7 +161,7 @@ class RunFolder:
             old = {**dict(flat(defaults)), **old}
             keys = [key for key in [*new, *old] if key.split(".")[0] in {*stored, *defaults}]
         for key in keys:
-            free = any(key == name or key.startswith(name + ".") for name in FREE)
+            free = any(key == name or key.startswith(name + ".") for name in FREE if name not in bound)
             if not free and old.get(key) != new.get(key):
                 return (
                     f"the run in '{self.path}' was made with {key}={_show(old.get(key))}, not {_show(new.get(key))}; "

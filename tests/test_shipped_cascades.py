@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from cascade import CascadePipeline, artifact
-from cascade.artifact import find_cascade, load_chain
+from cascade import CascadePipeline, artifact, stage_files
+from cascade.artifact import find_cascade, find_stage, load_chain
 from cascade.commands.command_line import main
 from cascade.stage_settings import StageSettings
 
@@ -20,7 +20,8 @@ def shipped(small_cascade, tmp_path, monkeypatch):
     """`tiny`, installed with the package, seen from an empty working folder."""
     shutil.copytree(small_cascade, tmp_path / "package/tiny")
     (tmp_path / "here").mkdir()
-    monkeypatch.setattr(artifact, "PRETRAINED", tmp_path / "package")
+    for module in (artifact, stage_files):
+        monkeypatch.setattr(module, "PRETRAINED", tmp_path / "package")
     monkeypatch.chdir(tmp_path / "here")
     return tmp_path / "package/tiny"
 
@@ -34,6 +35,12 @@ def test_a_folder_of_that_name_comes_first(shipped, tmp_path):
     shutil.copytree(shipped, tmp_path / "here/tiny")
     assert find_cascade("tiny").resolve() == tmp_path / "here/tiny"
     assert find_cascade(tmp_path / "tiny") == tmp_path / "tiny"
+
+
+def test_a_stage_of_it_is_found_by_both_names(shipped, tmp_path):
+    assert find_stage("tiny/tiny8") == shipped / "tiny8"
+    shutil.copytree(shipped, tmp_path / "here/tiny")
+    assert find_stage("tiny/tiny8").resolve() == tmp_path / "here/tiny/tiny8"
 
 
 def test_photographs_in_a_folder_of_that_name_do_not_hide_it(shipped, tmp_path):

@@ -3,14 +3,13 @@
 from dataclasses import dataclass
 from typing import Any
 
-from cascade.artifact import load_stage_config
 from cascade.diffusion.distillation import student_noise
 from cascade.diffusion.noise import NoiseDistribution
 from cascade.diffusion.weighting import UnitWeighting, Weighting
 from cascade.distilled import DDIM, halvings
 from cascade.errors import CascadeError
 from cascade.registry import build, complete
-from cascade.stage_settings import teacher_grid
+from cascade.stage_settings import load_sampled_config, teacher_grid
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +65,7 @@ def _classifier(config: dict[str, Any]) -> Trained:
 
 def _student(config: dict[str, Any]) -> Trained:
     """The first round of a distillation. Its target is what its teacher does, and not the picture."""
-    teacher, stage = load_stage_config(config["teacher"]), config["stage"]
+    teacher, stage = load_sampled_config(config["teacher"]), config["stage"]
     halvings(stage["teacher_steps"], stage["steps"])
     walked = complete("grid", teacher_grid(teacher, stage["teacher_steps"], config.get("grid")))
     levels = build("grid", walked)

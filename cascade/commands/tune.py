@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cascade import __version__
-from cascade.artifact import PRETRAINED, StageConfig, find_cascade, load_chain
+from cascade.artifact import StageConfig, find_cascade, load_chain
 from cascade.commands.configuration import plain_of_stage
 from cascade.commands.evaluated_sides import check_sides
 from cascade.commands.launchers import KEY
@@ -31,6 +31,7 @@ from cascade.commands.tune_points import TUNABLE, Values, in_words, tried_values
 from cascade.errors import CascadeError
 from cascade.files import write_whole
 from cascade.lock import exclusive
+from cascade.stage_files import PRETRAINED
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

@@ -327,3 +327,52 @@ def test_a_condition_without_a_class_stays_one(tmp_path, teachers):
     batch = {"image": torch.zeros(2, 3, 8, 8), "label": torch.tensor([0, 1])}
     stage.training_loss(batch, Draws(0, 0, (0, 1), 2))
     assert shown[0].label.tolist() == Condition(torch.tensor([0, 1])).null().label.tolist()
+
+
+@pytest.fixture
+def cascade_of_teachers(tmp_path, teachers):
+    """A cascade of both teachers, whose `cascade.yaml` says other things of their sampling than they do."""
+    stages = f"stages=[{teachers / 'tiny8'},{teachers / 'sr16'}]"
+    words = ["tiny8.guidance_scale=3", "tiny8.threshold=none", "tiny8.grid.log_snr_max=6", "sr16.aug_log_snr=4"]
+    assert main(["assemble", stages, f"out={tmp_path / 'cascade'}", *words]) == 0
+    return tmp_path / "cascade"
+
+
+def test_a_teacher_in_a_cascade_is_sampled_as_that_says_unless_told(tmp_path, teachers, cascade_of_teachers):
+    dataset = ProceduralDataset(8, "train", size=4)
+
+    def student(teacher, *words):
+        config = completed(composed(tmp_path, teacher, *words))
+        return stage_config(config, dataset)
+
+    alone, within = student(teachers / "tiny8"), student(cascade_of_teachers / "tiny8")
+    assert alone.distilled.guidance == {"name": "classifier_free", "scale": 2.0}
+    assert within.distilled.guidance == {"name": "classifier_free", "scale": 3.0}
+    assert within.sampling.threshold == {"name": "none"}
+    assert within.sampling.grid["grid"] == {**GRID, "log_snr_max": 6.0, "n": 8}
+    assert alone.distilled.teacher == within.distilled.teacher
+    chosen = student(cascade_of_teachers / "tiny8", "guidance=classifier_free", "guidance.scale=5", "threshold=static")
+    assert chosen.distilled.guidance["scale"] == 5
+    assert chosen.sampling.threshold == {"name": "static"}
+    assert student(cascade_of_teachers / "sr16").sampling.aug_log_snr == 4
+    assert student(teachers / "sr16").sampling.aug_log_snr == load_stage_config(teachers / "sr16").sampling.aug_log_snr
+    # Explained is the same grid.
+    found = noise_levels({**composed(tmp_path, cascade_of_teachers / "tiny8"), "picture": 3, "steps": [4]})
+    assert found.config["grid"]["grid"] == within.sampling.grid["grid"]
+
+
+def test_what_a_student_learns_stays_what_it_is_in_its_run(tmp_path, cascade_of_teachers, teachers, capsys):
+    """Though `cascade.yaml` says another thing of its teacher when the run goes on, or the command does."""
+    run = train(composed(tmp_path, cascade_of_teachers / "tiny8", "trainer.max_steps=1"), print).folder
+    words = [f"stages=[{teachers / 'tiny8'},{teachers / 'sr16'}]", f"out={cascade_of_teachers}", "overwrite=true"]
+    capsys.readouterr()
+    for scale in (2, 3):
+        again = ["tiny8.threshold=none", "tiny8.grid.log_snr_max=6", f"tiny8.guidance_scale={scale}"]
+        assert main(["assemble", *words, *again]) == 0
+        command = ["train", *SMALL, f"runs={tmp_path}", f"teacher={cascade_of_teachers / 'tiny8'}"]
+        assert main(command) == (2 if scale == 2 else 0)
+        error = capsys.readouterr().err
+        assert ("was made with guidance.scale=3.0, not 2.0" in error) == (scale == 2)
+    assert main([*command, "threshold=static"]) == 2
+    assert "was made with threshold.name=none, not static" in capsys.readouterr().err
+    assert load_stage_config(run).distilled.guidance["scale"] == 3
