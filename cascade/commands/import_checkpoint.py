@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from cascade.artifact import check_name, load_stage, save_stage
 from cascade.commands.stage_out import check_stage_out
 from cascade.errors import CascadeError, suggest
-from cascade.importers.adm_flags import ADMModel, preset, read_flags
+from cascade.importers.adm_flags import ADMModel, check_flags, preset, read_flags
 from cascade.lock import beside, check_place
 from cascade.stage_files import check_dtype, stored_as
 
@@ -30,7 +30,7 @@ def run(config: DictConfig) -> None:
     _check(plain, checkpoint, out)
     flags = _flags(plain)
     if flags is not None:
-        read_flags(flags)  # says what is wrong with them before the file is read
+        check_flags(flags)  # before the file is read, which tells those that are left out
     check_place(out, beside)
     from cascade.importers.adm import imported, rows_of
     from cascade.importers.adm_shapes import completed, told_by_shapes

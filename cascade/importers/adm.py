@@ -15,15 +15,31 @@ PREFIX, CLASSIFIER_PREFIX = "network.network.", "network."
 """Where the published names stand in a stage: in the network that a wrapper and the preconditioning hold; and in a
 classifier, in the network that is told its steps."""
 
-POOL_KEYS = {"attention": "out.2.c_proj.weight", "average": "out.3.weight", "features": "out.2.weight"}
-"""The pooling of a classifier → the tensor that has a row for each class."""
+POOL_KEYS = {
+    "attention": ("out.2.c_proj.weight", 3),
+    "average": ("out.3.weight", 4),
+    "features": ("out.2.weight", 2),
+    "features_norm": ("out.3.weight", 2),
+}
+"""The pooling of a classifier → the tensor that has a row for each class, and of how many dimensions it is."""
+
+
+def is_pooled(pool: str, state: Mapping[str, Tensor]) -> bool:
+    """Whether a checkpoint is of a classifier of that pooling.
+
+    >>> import torch
+    >>> is_pooled("average", {"out.3.weight": torch.zeros(10, 2048)})
+    False
+    """
+    key, dimensions = POOL_KEYS[pool]
+    return key in state and state[key].ndim == dimensions
 
 
 def rows_of(model: ADMModel, state: Mapping[str, Tensor]) -> int:
     """How many classes a checkpoint embeds, or tells apart. Raises CascadeError for a classifier of another pooling."""
-    key = POOL_KEYS[model.network["pool"]] if model.classifier else "label_emb.weight"
-    if model.classifier and key not in state:
-        raise CascadeError(f"the checkpoint does not fit its flags: it has no '{key}'; is classifier_pool right?")
+    key = POOL_KEYS[model.network["pool"]][0] if model.classifier else "label_emb.weight"
+    if model.classifier and not is_pooled(model.network["pool"], state):
+        raise CascadeError(f"the checkpoint does not fit its flags: it has no such '{key}'; is classifier_pool right?")
     return len(state[key]) if key in state else 0
 
 

@@ -12,6 +12,7 @@ Flags = Mapping[str, Any]
 
 _MODEL: dict[str, Any] = {
     "attention_resolutions": "32,16,8",
+    "channel_mult": "",  # that of the size
     "class_cond": True,
     "diffusion_steps": 1000,
     "learn_sigma": True,
@@ -95,9 +96,15 @@ _IGNORED = {
 # Flags of a diffusion, which a classifier's script takes too and which say nothing of it.
 _NOT_OF_CLASSIFIERS = {"learn_sigma", "predict_xstart"}
 _SIZES = {"image_size", "small_size", "large_size"}
-_MULT = {512: (0.5, 1, 1, 2, 2, 4, 4), 256: (1, 1, 2, 2, 4, 4), 128: (1, 1, 2, 3, 4), 64: (1, 2, 3, 4)}
+MULT: dict[int, tuple[float, ...]] = {
+    512: (0.5, 1, 1, 2, 2, 4, 4),
+    256: (1, 1, 2, 2, 4, 4),
+    128: (1, 1, 2, 3, 4),
+    64: (1, 2, 3, 4),
+}
+"""ADM's channel_mult by the size of the pictures; a classifier has no other."""
 _UPSAMPLER_MULT = {512: (1, 1, 2, 2, 4, 4)}
-POOLS = {"attention": "attention", "adaptive": "average", "spatial": "features"}
+POOLS = {"attention": "attention", "adaptive": "average", "spatial": "features", "spatial_v2": "features_norm"}
 """ADM's names of a classifier's poolings → those of `cascade.networks.adm_classifier`."""
 
 
@@ -134,6 +141,40 @@ def preset(name: str) -> dict[str, Any]:
     return dict(PRESETS[name])
 
 
+def of_classifier(flags: Flags) -> bool:
+    """Whether flags describe a classifier, as those named classifier_* do."""
+    return any(flag.startswith("classifier_") for flag in flags)
+
+
+def check_flags(flags: Flags) -> None:
+    """Raise CascadeError for an unknown flag, and for one of another kind of value, whatever the others are.
+
+    >>> check_flags({"image_sice": 64})
+    Traceback (most recent call last):
+    cascade.errors.CascadeError: unknown flag 'image_sice'; did you mean 'image_size'?
+    """
+    classifier = of_classifier(flags)
+    ignored = _IGNORED | (_NOT_OF_CLASSIFIERS if classifier else set())
+    kinds = {**dict.fromkeys(_SIZES, 1), **(_CLASSIFIER_DEFAULTS if classifier else _DEFAULTS)}
+    for flag, value in flags.items():
+        if flag not in kinds and flag not in ignored:
+            raise CascadeError(f"unknown flag '{flag}'; {suggest(flag, {*kinds, *ignored})}")
+        if flag in kinds:
+            _check_kind(flag, value, kinds[flag])
+
+
+def size_of(flags: Flags) -> int:
+    """The side of the pictures. Raises CascadeError where the flags do not say it.
+
+    >>> size_of({"small_size": 64, "large_size": 256})
+    256
+    """
+    size = flags.get("large_size", flags.get("image_size"))
+    if not isinstance(size, int) or size < 1:
+        raise CascadeError("the flags need image_size, or small_size and large_size for an upsampler")
+    return size
+
+
 def read_flags(flags: Flags) -> ADMModel:
     """Read a set of flags, with ADM's defaults for those left out.
 
@@ -143,19 +184,9 @@ def read_flags(flags: Flags) -> ADMModel:
     >>> read_flags(preset("64x64_diffusion")).network["attention"]
     [2, 4, 8]
     """
-    classifier = any(flag.startswith("classifier_") for flag in flags)
-    defaults = _CLASSIFIER_DEFAULTS if classifier else _DEFAULTS
-    ignored = _IGNORED | (_NOT_OF_CLASSIFIERS if classifier else set())
-    kinds = {**dict.fromkeys(_SIZES, 1), **defaults}
-    for flag, value in flags.items():
-        if flag not in kinds and flag not in ignored:
-            raise CascadeError(f"unknown flag '{flag}'; {suggest(flag, {*kinds, *ignored})}")
-        if flag in kinds:
-            _check_kind(flag, value, kinds[flag])
-    given = {**defaults, **flags}
-    size = given.get("large_size", given.get("image_size"))
-    if not isinstance(size, int) or size < 1:
-        raise CascadeError("the flags need image_size, or small_size and large_size for an upsampler")
+    check_flags(flags)
+    classifier, size = of_classifier(flags), size_of(flags)
+    given = {**(_CLASSIFIER_DEFAULTS if classifier else _DEFAULTS), **flags}
     betas = {"name": "discrete_betas", "kind": given["noise_schedule"], "steps": given["diffusion_steps"]}
     if classifier:
         network = _classifier_network(given, size)
@@ -188,7 +219,7 @@ def _network(flags: Flags, size: int) -> dict[str, Any]:
     if flags["channel_mult"]:
         mult = _numbers(flags["channel_mult"], "channel_mult")
     else:
-        mult = _default_mult(size, _MULT if flags.get("small_size") is None else {**_MULT, **_UPSAMPLER_MULT})
+        mult = _default_mult(size, MULT if flags.get("small_size") is None else {**MULT, **_UPSAMPLER_MULT})
     heads = flags["num_head_channels"]
     return {
         "name": "adm",
@@ -212,7 +243,7 @@ def _classifier_network(flags: Flags, size: int) -> dict[str, Any]:
     pool = flags["classifier_pool"]
     if pool not in POOLS:
         raise CascadeError(f"classifier_pool={pool} is not read; {suggest(pool, POOLS)}")
-    mult = _default_mult(size, _MULT)
+    mult = _default_mult(size, MULT)
     return {
         "name": "adm",
         "size": size,

@@ -9,8 +9,18 @@ from typing import Any
 from torch import Tensor
 
 from cascade.errors import CascadeError
-from cascade.importers.adm import POOL_KEYS, imported, rows_of
-from cascade.importers.adm_flags import POOLS, PRESETS, ADMModel, preset, read_flags
+from cascade.importers.adm import POOL_KEYS, imported, is_pooled, rows_of
+from cascade.importers.adm_flags import (
+    MULT,
+    POOLS,
+    PRESETS,
+    ADMModel,
+    check_flags,
+    of_classifier,
+    preset,
+    read_flags,
+    size_of,
+)
 
 State = Mapping[str, Tensor]
 
@@ -41,7 +51,7 @@ class Seen:
         """The value as a flag has it, for pictures of that size; attention nowhere is at a side that there is not."""
         if self.flag.endswith("attention_resolutions"):
             return ",".join(str(size // divisor) for divisor in self.value) or str(2 * size)
-        return ",".join(f"{number:g}" for number in self.value) if self.flag == "channel_mult" else self.value
+        return ",".join(map(_shortest, self.value)) if self.flag == "channel_mult" else self.value
 
     def written(self, size: int | None) -> str:
         """The flag as it is given; attention needs the size of the pictures, and is told in shares of it without."""
@@ -55,17 +65,15 @@ def is_classifier(state: State) -> bool:
     return not any(key.startswith("output_blocks.") for key in state)
 
 
-def seen_flags(state: State, levels: int | None = None) -> list[Seen]:
+def seen_flags(state: State) -> list[Seen]:
     """Read from the keys and shapes of a network of ADM's what they tell.
-
-    A classifier's depth and attention need the number of its `levels`, which follows from the size of its pictures.
 
     >>> import torch
     >>> seen = seen_flags({"time_embed.0.weight": torch.zeros(128, 32), "out.2.weight": torch.zeros(10, 2048)})
     >>> [one.written(64) for one in seen]
     ['classifier_width=32', 'classifier_pool="spatial"']
     """
-    return _of_classifier(state, levels) if is_classifier(state) else _of_denoiser(state)
+    return _of_classifier(state) if is_classifier(state) else _of_denoiser(state)
 
 
 def completed(flags: Mapping[str, Any], state: State, where: str) -> dict[str, Any]:
@@ -77,22 +85,22 @@ def completed(flags: Mapping[str, Any], state: State, where: str) -> dict[str, A
     _check_adm(state, where)
     if is_classifier(state) and _OF_BOTH.issuperset(flags):
         flags = {**flags, "classifier_width": state[_TIME].shape[1]}
-    model = read_flags(flags)
-    if model.classifier != is_classifier(state):
-        said, found = ("classifier", "denoiser") if model.classifier else ("denoiser", "classifier")
-        named = "are not named" if model.classifier else "are named"
+    check_flags(flags)
+    if of_classifier(flags) != is_classifier(state):
+        said, found = ("classifier", "denoiser") if of_classifier(flags) else ("denoiser", "classifier")
+        named = "are not named" if of_classifier(flags) else "are named"
         raise CascadeError(
             f"{where} is no {said}, which its flags describe, but a {found}, whose flags {named} classifier_*"
             f"{_hint(state)}"
         )
-    _check_levels(model, state, where)
-    seen = seen_flags(state, len(model.network["channel_mult"]))
-    left_out = [one for one in seen if one.flag not in flags and one.flag != "channel_mult"]  # it follows from the size
-    made = {**flags, **{one.flag: one.value_at(model.resolution) for one in left_out}}
-    misfit = _misfit(read_flags(made), seen)
+    seen = seen_flags(state)
+    size = size_of({**{one.flag: one.value for one in seen}, **flags})
+    made = {**{one.flag: one.value_at(size) for one in seen}, **flags}
+    model = read_flags(made)
+    misfit = _misfit(model, seen)
     if misfit is not None:
         one, told = misfit
-        said, right = (replace(one, value=value).written(model.resolution) for value in (told, one.value))
+        said, right = (replace(one, value=value).written(size) for value in (told, one.value))
         raise CascadeError(
             f"{where} does not fit its flags: they say {said}, and by {_shown(state, one.key)} it is {right}"
             f"{_hint(state)}"
@@ -104,9 +112,11 @@ def completed(flags: Mapping[str, Any], state: State, where: str) -> dict[str, A
 def told_by_shapes(state: State, where: str) -> str:
     """What there is to say to someone who has given no flags: what was read, and what must be given."""
     _check_adm(state, where)
-    size = ("small_size", "large_size") if _reads_low_res(state) else ("image_size",)
-    untold = [*size, *LADDER] if is_classifier(state) else [*size, *HEADS, *LADDER]
-    read = ", ".join(one.written(None) for one in seen_flags(state))
+    seen = seen_flags(state)
+    size = next((one.value for one in seen if one.flag == "image_size"), None)
+    sizes = ("small_size", "large_size") if _reads_low_res(state) else ("image_size",) if size is None else ()
+    untold = [*sizes, *LADDER] if is_classifier(state) else [*sizes, *HEADS, *LADDER]
+    read = ", ".join(one.written(size) for one in seen)
     return (
         f"{where} tells {read}; it does not tell {', '.join(untold)}: give flags=FILE.json with them, or "
         f"preset=NAME{_hint(state)}"
@@ -125,7 +135,7 @@ def fitting_presets(state: State) -> list[str]:
 def _fits(model: ADMModel, state: State) -> bool:
     if _TIME not in state or model.classifier != is_classifier(state):
         return False
-    if _misfit(model, seen_flags(state, len(model.network["channel_mult"]))):
+    if _misfit(model, seen_flags(state)):
         return False  # as the next would say, but without a network
     try:
         imported(model, state, "it", tuple(map(str, range(rows_of(model, state)))), "it")
@@ -148,17 +158,6 @@ def _reads_low_res(state: State) -> bool:
     return _FIRST in state and state[_FIRST].shape[1] == 6
 
 
-def _check_levels(model: ADMModel, state: State, where: str) -> None:
-    """Refuse a classifier of pictures of another size: of other levels, which are those of its size."""
-    levels = len(model.network["channel_mult"])
-    per, last = _per_level(state, "input_blocks", levels)
-    if model.classifier and per < 2:
-        raise CascadeError(
-            f"{where} does not fit its flags: they say image_size={model.resolution}, which has {levels} levels, and "
-            f"its layers up to {_shown(state, last)} are not so many equal ones{_hint(state)}"
-        )
-
-
 def _check_pictures(model: ADMModel, state: State, where: str) -> None:
     reads = _reads_low_res(state)
     if reads == (model.low_resolution is not None):
@@ -177,11 +176,12 @@ def _misfit(model: ADMModel, seen: list[Seen]) -> tuple[Seen, Any] | None:
     """The first that is otherwise by the flags, and what it is by them."""
     network, prefix = model.network, "classifier_" if model.classifier else ""
     told = {
+        "image_size": model.resolution,
         "num_channels": network["channels"],
         "num_res_blocks": network["blocks"],
         "classifier_width": network["channels"],
         "classifier_depth": network["blocks"],
-        "channel_mult": network["channel_mult"],
+        "channel_mult": [int(mult * network["channels"]) / network["channels"] for mult in network["channel_mult"]],
         f"{prefix}attention_resolutions": network["attention"],
         f"{prefix}use_scale_shift_norm": network["scale_shift"],
         f"{prefix}resblock_updown": network["residual_resample"],
@@ -214,22 +214,42 @@ def _of_denoiser(state: State) -> list[Seen]:
     return [*seen, Seen("class_cond", _LABELS in state, _LABELS)]
 
 
-def _of_classifier(state: State, levels: int | None) -> list[Seen]:
+def _of_classifier(state: State) -> list[Seen]:
     """Of the way down: `per` layers in a level, its blocks and the change of side, after a first layer of no level."""
     seen = [Seen("classifier_width", state[_TIME].shape[1], _TIME)]
-    per, last = (0, "") if levels is None else _per_level(state, "input_blocks", levels)
-    if per > 1:
+    size = _size_of_classifier(state)
+    per, last = (0, "") if size is None else _per_level(state, "input_blocks", len(MULT[size]))
+    if size is not None:
         seen += [
+            Seen("image_size", size, last),
             Seen("classifier_depth", per - 1, last),
             _attention(state, "classifier_", "input_blocks", lambda number: number // per, last),
         ]
     plain = list(_numbered(state, r"input_blocks\.(\d+)\.0\.op\.weight").values())
     residual = f"input_blocks.{per}.0.in_layers.2.weight"
-    if plain or (per > 1 and residual in state):
+    if plain or (per and residual in state):
         seen.append(Seen("classifier_resblock_updown", not plain, plain[0] if plain else residual))
     seen += _scale_shift(state, "classifier_", "input_blocks")
-    pools = [Seen("classifier_pool", flag, POOL_KEYS[pool]) for flag, pool in POOLS.items() if POOL_KEYS[pool] in state]
-    return seen + pools[:1]
+    pools = [
+        Seen("classifier_pool", flag, POOL_KEYS[pool][0]) for flag, pool in POOLS.items() if is_pooled(pool, state)
+    ]
+    return seen + pools
+
+
+def _size_of_classifier(state: State) -> int | None:
+    """The size of the pictures whose channel_mult the layers of a classifier have; None where it is none's."""
+    channels, norms = state[_TIME].shape[1], _numbered(state, r"input_blocks\.(\d+)\.0\.out_layers\.0\.weight")
+    for size, mult in MULT.items():
+        per, last = _per_level(state, "input_blocks", len(mult))
+        if per < 2 or last != norms.get(max(norms, default=0)):
+            continue
+        if all(len(state[key]) == int(mult[(number - 1) // per] * channels) for number, key in norms.items()):
+            return size
+    return None
+
+
+def _shortest(number: float) -> str:
+    return str(int(number)) if number == int(number) else repr(number)
 
 
 def _numbered(state: State, pattern: str) -> dict[int, str]:

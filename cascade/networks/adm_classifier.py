@@ -17,8 +17,9 @@ class ADMClassifier(nn.Module):
 
     The options are those of `ADMUNet`; `size` is the side of its pictures, which pooling by attention fixes, and
     `pool` is "attention" (the released classifiers: one token for the mean of the map asks all the others), "average",
-    or "features" (the mean of every map on the way down, through one hidden layer; ADM's "spatial"). With `patch` > 1
-    the encoder sees patch×patch pixels as channels, at 1/patch of the side: not ADM's, but a CPU trains it in minutes.
+    "features" (the mean of every map on the way down, through one hidden layer; ADM's "spatial"), or "features_norm"
+    (the same with a group norm of the hidden layer; ADM's "spatial_v2"). With `patch` > 1 the encoder sees patch×patch
+    pixels as channels, at 1/patch of the side: not ADM's, but a CPU trains it in minutes.
 
     >>> network = ADMClassifier(num_classes=3, size=16, channels=32, channel_mult=(1, 2), blocks=1, attention=(2,))
     >>> network(torch.randn(2, 3, 16, 16), torch.zeros(2)).shape
@@ -89,7 +90,7 @@ class ADMClassifier(nn.Module):
             x = block(x, embedding)
             maps.append(x)
         maps.append(self.middle_block(x, embedding))
-        return self.out(torch.cat([m.mean((2, 3)) for m in maps], 1) if self.pool == "features" else maps[-1])
+        return self.out(torch.cat([m.mean((2, 3)) for m in maps], 1) if self.pool in OF_ALL_MAPS else maps[-1])
 
 
 class AttentionPool(nn.Module):
@@ -127,12 +128,24 @@ def _average(encoder: ADMEncoder, side: int, head_channels: int, num_classes: in
 
 
 def _features(encoder: ADMEncoder, side: int, head_channels: int, num_classes: int) -> nn.Module:  # noqa: ARG001
-    width = sum(encoder.mirror) + encoder.out_channels
-    return nn.Sequential(nn.Linear(width, 2048), nn.ReLU(), nn.Linear(2048, num_classes))
+    return nn.Sequential(nn.Linear(_means(encoder), 2048), nn.ReLU(), nn.Linear(2048, num_classes))
+
+
+def _features_norm(encoder: ADMEncoder, side: int, head_channels: int, num_classes: int) -> nn.Module:  # noqa: ARG001
+    hidden = nn.Linear(_means(encoder), 2048)
+    return nn.Sequential(hidden, nn.GroupNorm(32, 2048), nn.SiLU(), nn.Linear(2048, num_classes))
+
+
+def _means(encoder: ADMEncoder) -> int:
+    """How many channels all maps on the way down have, the deepest among them."""
+    return sum(encoder.mirror) + encoder.out_channels
 
 
 POOLS: dict[str, Callable[[ADMEncoder, int, int, int], nn.Module]] = {
     "attention": _attention,
     "average": _average,
     "features": _features,
+    "features_norm": _features_norm,
 }
+OF_ALL_MAPS = {"features", "features_norm"}
+"""The poolings that read the mean of every map; the others read the deepest map."""

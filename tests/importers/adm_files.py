@@ -28,6 +28,20 @@ HELD_BACK = [
         {"channel_mult": (1, 2), "attention": (1, 2), "heads": 2, "head_channels": None, "qkv_order": "heads_first",
          "residual_resample": False, "scale_shift": False, "blocks": 2},
     ),
+    # Wider, with as many channels in two levels, and plain resampling beside scale-shift.
+    (
+        {"num_channels": 64, "channel_mult": "1,1,2", "attention_resolutions": "4,8", "num_heads": 4,
+         "num_res_blocks": 1, "class_cond": True},
+        {"channels": 64, "channel_mult": (1, 1, 2), "attention": (2, 4), "heads": 4, "head_channels": None,
+         "qkv_order": "heads_first", "residual_resample": False, "blocks": 1, "num_classes": 4},
+    ),
+    # Shares of the channels, and attention nowhere but in the middle.
+    (
+        {"num_channels": 64, "channel_mult": "0.5,1.5", "attention_resolutions": "32", "num_head_channels": 32,
+         "num_res_blocks": 3, "resblock_updown": True, "diffusion_steps": 500},
+        {"channels": 64, "channel_mult": (0.5, 1.5), "attention": (), "head_channels": 32, "qkv_order": "heads_first",
+         "blocks": 3},
+    ),
     # Three levels, of which a resolution names none; the order of the newer models; classes and a learned variance.
     (
         {"channel_mult": "2,1,3", "attention_resolutions": "8,1", "num_head_channels": 32, "class_cond": True,
@@ -36,6 +50,15 @@ HELD_BACK = [
          "num_classes": 4, "out_channels": 6},
     ),
 ]  # fmt: skip
+UNTOLD = {
+    "image_size", "small_size", "large_size", "num_heads", "num_head_channels", "use_new_attention_order", "dropout",
+    "noise_schedule", "diffusion_steps", "rescale_timesteps",
+}  # fmt: skip
+"""The flags that no shape tells."""
+
+
+def untold(flags):
+    return {flag: value for flag, value in flags.items() if flag in UNTOLD}
 
 
 def network(**options):

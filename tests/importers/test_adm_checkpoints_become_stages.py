@@ -23,7 +23,7 @@ from cascade.networks.adm_classifier import ADMClassifier
 from cascade.registry import build
 from cascade.rng import randn
 from cascade.sampling import DDIM, StaticThreshold
-from tests.importers.adm_files import FLAGS, HELD_BACK, checkpoint
+from tests.importers.adm_files import FLAGS, HELD_BACK, checkpoint, untold
 
 REFERENCE = Path(os.environ.get("CASCADE_REFERENCE", Path(__file__).parents[3] / "shared/reference")) / "adm"
 
@@ -191,12 +191,12 @@ def test_what_does_not_fit_is_named_and_nothing_is_written(tmp_path, capsys, fla
 
 
 @pytest.mark.parametrize(("flags", "options"), HELD_BACK)
-def test_flags_describe_the_network_that_they_built(tmp_path, flags, options):
-    made = ADMUNet(channels=32, null_label=False, **options).eval()
+def test_a_network_is_what_its_shapes_and_the_other_flags_say(tmp_path, flags, options):
+    made = ADMUNet(**{"channels": 32, "null_label": False, **options}).eval()
     weights = {key: 0.2 * randn("held back", key, shape=value.shape) for key, value in made.state_dict().items()}
     made.load_state_dict(weights)
     torch.save(weights, tmp_path / "model.pt")
-    (tmp_path / "model.json").write_text(json.dumps({"image_size": 16, "num_channels": 32, **flags}))
+    (tmp_path / "model.json").write_text(json.dumps({"image_size": 16, **untold(flags)}))
     assert run(tmp_path) == 0
     stage = load_stage(tmp_path / "stage")
     ladder = DiscreteBetas(flags.get("noise_schedule", "linear"), flags.get("diffusion_steps", 1000))
@@ -228,7 +228,8 @@ def classifier(folder, flags=CLASSIFIER, **options):
 
 
 @pytest.mark.parametrize(
-    ("said", "pool"), [("attention", "attention"), ("adaptive", "average"), ("spatial", "features")]
+    ("said", "pool"),
+    [("attention", "attention"), ("adaptive", "average"), ("spatial", "features"), ("spatial_v2", "features_norm")],
 )
 def test_a_classifier_is_the_network_on_its_ladder(tmp_path, said, pool):
     made = classifier(tmp_path, {**CLASSIFIER, "classifier_pool": said}, pool=pool)
@@ -270,7 +271,7 @@ def test_verify_tells_a_classifiers_logits_and_its_gradient_apart(tmp_path, caps
         ({"classifier_attention_resolutions": "16"}, """it is classifier_attention_resolutions="32,16,8\""""),
         (
             {"image_size": 128},
-            "image_size=128, which has 5 levels, and its layers up to 'input_blocks.7.0.out_layers.0.weight' (256,)",
+            "image_size=128, and by 'input_blocks.7.0.out_layers.0.weight' (256,) it is image_size=64",
         ),
         ({"classifier_pool": "spatial"}, """by 'out.2.c_proj.weight' (5, 256, 1) it is classifier_pool="attention\""""),
         ({"classifier_resblock_updown": False}, "(64, 64, 3, 3) it is classifier_resblock_updown=true"),

@@ -12,10 +12,10 @@ from cascade.commands.command_line import main
 from cascade.errors import CascadeError
 from cascade.importers.adm import classifier_config, imported
 from cascade.importers.adm_flags import PRESETS, preset, read_flags
-from cascade.importers.adm_shapes import LADDER, completed, fitting_presets
+from cascade.importers.adm_shapes import completed, fitting_presets
 from cascade.networks.adm import ADMUNet
 from cascade.registry import build
-from tests.importers.adm_files import FLAGS, HELD_BACK, checkpoint, network
+from tests.importers.adm_files import FLAGS, HELD_BACK, checkpoint, network, untold
 
 
 def shapes_of(model, rows=1000):
@@ -46,24 +46,46 @@ def test_the_shapes_of_a_released_file_tell_its_preset_and_all_flags_that_they_c
     flags = preset(name)
     state = shapes_of(read_flags(flags))
     assert fitting_presets(state) == [other for other in PRESETS if shown_by_shapes(other) == shown_by_shapes(name)]
-    untold = {"num_heads", "num_head_channels", "use_new_attention_order", "dropout", "image_size", "small_size",
-              "large_size", *LADDER}  # fmt: skip
-    few = {flag: value for flag, value in flags.items() if flag in untold}
-    assert read_flags(completed(few, state, "it")) == read_flags(flags)
+    assert read_flags(completed(untold(flags), state, "it")) == read_flags(flags)
 
 
 @pytest.mark.parametrize(("flags", "options"), HELD_BACK)
 def test_flags_that_are_left_out_are_read_from_the_shapes(tmp_path, flags, options):
-    made = ADMUNet(channels=32, null_label=False, **options)
+    made = ADMUNet(**{"channels": 32, "null_label": False, **options})
     torch.save(made.state_dict(), tmp_path / "model.pt")
     whole = {"image_size": 16, "num_channels": 32, **flags}
-    read = ("num_channels", "num_res_blocks", "attention_resolutions", "learn_sigma", "class_cond", "resblock_updown",
-            "use_scale_shift_norm")  # fmt: skip
-    for name, given in (("all", whole), ("few", {f: value for f, value in whole.items() if f not in read})):
+    for name, given in (("all", whole), ("few", untold(whole))):
         (tmp_path / "model.json").write_text(json.dumps(given))
         words = [f"checkpoint={tmp_path}/model.pt", f"flags={tmp_path}/model.json", f"out={tmp_path}/{name}"]
         assert main(["import", "adm", *words]) == 0
     assert load_stage(tmp_path / "few").config == load_stage(tmp_path / "all").config
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"image_size": 64, "classifier_depth": 4, "classifier_pool": "adaptive"},
+        {"image_size": 128, "classifier_depth": 3, "classifier_pool": "spatial"},  # as many layers as the one before
+        {"image_size": 256, "classifier_resblock_updown": False, "classifier_pool": "spatial_v2"},
+        {"image_size": 512, "classifier_width": 64, "classifier_attention_resolutions": "16"},
+        {"image_size": 64, "classifier_depth": 1, "classifier_use_scale_shift_norm": False, "noise_schedule": "cosine"},
+    ],
+)
+def test_shapes_tell_all_of_a_classifier_but_its_steps(flags):
+    state = shapes_of(read_flags(flags), rows=7)
+    given = {flag: value for flag, value in untold(flags).items() if flag != "image_size"}
+    assert read_flags(completed(given, state, "it")) == read_flags(flags)
+    assert len(read_flags(flags).network["attention"]) > 0
+
+
+def test_channel_mult_that_is_given_must_be_that_of_the_shapes():
+    """As ADM's own for the size, too, which an empty one is; left out, it is read."""
+    state = network().state_dict()
+    assert completed({"image_size": 64}, state, "it")["channel_mult"] == "1,1"
+    key = re.escape("'output_blocks.0.0.out_layers.0.weight' (32,)")
+    for given, said in (("", "1,2,3,4"), ("1,2", "1,2")):
+        with pytest.raises(CascadeError, match=f'say channel_mult="{said}", and by {key} it is channel_mult="1,1"'):
+            completed({"image_size": 64, "channel_mult": given}, state, "it")
 
 
 def test_without_flags_it_is_said_what_the_file_tells_and_what_must_be_given(tmp_path, capsys):
@@ -92,7 +114,7 @@ def test_a_wrong_preset_is_told_with_the_one_that_fits():
     with pytest.raises(CascadeError, match=r'channel_mult="0.5,1,1,2,2,4,4", and by .* is channel_mult="1,1,2,2,4,4"'):
         completed(preset("512x512_diffusion"), state, "it")
     state = shapes_of(read_flags(preset("128x128_classifier")))
-    with pytest.raises(CascadeError, match=r"image_size=64, which has 4 levels, .*are those of preset=128x128_classi"):
+    with pytest.raises(CascadeError, match=r"image_size=64, and by .* image_size=128 \(.* preset=128x128_classi"):
         completed(preset("64x64_classifier"), state, "it")
 
 

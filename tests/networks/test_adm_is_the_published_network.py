@@ -45,6 +45,31 @@ def test_the_classifier_is_as_large_as_published():
         assert round(sum(p.numel() for p in ADMClassifier(num_classes=1000).parameters()) / 1e6) == 65
 
 
+@pytest.mark.parametrize("pool", ["features", "features_norm"])
+def test_poolings_by_features_read_the_mean_of_every_map(pool):
+    torch.manual_seed(0)
+    sizes = {"size": 8, "channels": 32, "channel_mult": (1, 2), "blocks": 1, "attention": (), "head_channels": 32}
+    network = ADMClassifier(num_classes=3, pool=pool, **sizes).double()
+    state = {key: value + torch.randn_like(value) * 0.1 for key, value in network.state_dict().items()}
+    network.load_state_dict(state)
+    maps = []
+    for block in (*network.input_blocks, network.middle_block):
+        block.register_forward_hook(lambda module, given, made: maps.append(made))
+    logits = network(torch.randn(2, 3, 8, 8, dtype=torch.float64), torch.tensor([7.0, 803.0]).double())
+    hidden = F.linear(torch.cat([m.mean((2, 3)) for m in maps], 1), state["out.0.weight"], state["out.0.bias"])
+    if pool == "features":
+        hidden, last = hidden.clamp(min=0), 2
+    else:
+        groups = hidden.reshape(2, 32, 64)
+        groups = groups - groups.mean(-1, keepdim=True)
+        groups = groups / (groups.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+        hidden = groups.reshape(2, 2048) * state["out.1.weight"] + state["out.1.bias"]
+        hidden, last = hidden * hidden.sigmoid(), 3
+    expected = F.linear(hidden, state[f"out.{last}.weight"], state[f"out.{last}.bias"])
+    assert logits.std() > 0.1
+    torch.testing.assert_close(logits, expected)
+
+
 def walk(state, x, step, label, *, mult, blocks, attention, head_channels, heads_first, scale_shift):
     """ADM's forward pass with nothing but the state dict, written once more and plainly. Resampling blocks only."""
 

@@ -52,6 +52,8 @@ MUTANTS: list[Mutant] = [
         ("deepest first on the way up", "levels - 1 - number // per, last", "number // per, last"),
         ("a learned variance, twice the channels", "len(state[_OUT]) == 6", "len(state[_OUT]) == 3"),
         ("scale and shift, twice the channels", "== 2 * len(state[norm])", "== len(state[norm])"),
+        ("channel_mult, of the model's channels", "len(state[norm]) / channels", "len(state[norm]) / 64"),
+        ("the size whose widths these are", "int(mult[(number - 1) // per] * channels)", "int(mult[0] * channels)"),
         ("presets, the whole network", "    try:\n        imported(", "    try:\n        (lambda *_: 0)("),
     ),
 ]
