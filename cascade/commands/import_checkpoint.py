@@ -46,7 +46,7 @@ def run(config: DictConfig) -> None:
     parameters = sum(value.numel() for value in weights.values())
     print(f"{out}: {described.name}, {parameters / 1e6:.1f} M parameters in {plain['dtype']}")
     if plain["verify"] is not None:
-        _verify(out, model, Path(plain["verify"]).expanduser(), checkpoint)
+        _verify(out, model, _reference(plain["verify"], checkpoint))
 
 
 def _check(plain: Mapping[str, Any], checkpoint: Path, out: Path) -> None:
@@ -59,10 +59,10 @@ def _check(plain: Mapping[str, Any], checkpoint: Path, out: Path) -> None:
         check_name(plain["name"])
     if plain["class_names"] is not None:
         _read_names(plain["class_names"])
-    if plain["verify"] is not None and not Path(plain["verify"]).expanduser().is_dir():
-        raise CascadeError(f"verify={plain['verify']} is no folder")
     if not checkpoint.is_file():
         raise CascadeError(f"there is no checkpoint '{checkpoint}'")
+    if plain["verify"] is not None:
+        _reference(plain["verify"], checkpoint)
     check_stage_out(out, overwrite=plain["overwrite"])
 
 
@@ -105,12 +105,22 @@ def _read_names(file: str) -> tuple[str, ...]:
     return tuple(line.strip() for line in lines if line.strip())
 
 
-def _verify(out: Path, model: ADMModel, folder: Path, checkpoint: Path) -> None:
+def _reference(folder: str, checkpoint: Path) -> Path:
+    """FOLDER/STEM.tensors.safetensors, STEM the name of the checkpoint."""
+    file = Path(folder).expanduser() / f"{checkpoint.stem}.tensors.safetensors"
+    if not file.parent.is_dir():
+        raise CascadeError(f"verify={folder} is no folder")
+    if not file.is_file():
+        raise CascadeError(f"there are no reference tensors '{file}'")
+    return file
+
+
+def _verify(out: Path, model: ADMModel, reference: Path) -> None:
     from cascade.classifier import load_classifier
     from cascade.importers.reference import compare_classifier, compare_denoiser, read_reference
     from cascade.registry import build
 
-    tensors = read_reference(folder, checkpoint)
+    tensors = read_reference(reference)
     if model.classifier:
         _tell(compare_classifier(load_classifier(out).network, tensors))
         return

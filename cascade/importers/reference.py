@@ -36,14 +36,11 @@ class Compared:
         return self.error <= self.bound
 
 
-def read_reference(folder: Path, checkpoint: Path) -> dict[str, Tensor]:
-    """Read FOLDER/STEM.tensors.safetensors, STEM the name of the checkpoint."""
+def read_reference(path: Path) -> dict[str, Tensor]:
+    """Read the tensors of the published code. Raises CascadeError for a damaged file."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    path = folder / f"{checkpoint.stem}.tensors.safetensors"
-    if not path.is_file():
-        raise CascadeError(f"there are no reference tensors '{path}'")
     try:
         return load_file(path)
     except SafetensorError as error:

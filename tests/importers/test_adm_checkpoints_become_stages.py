@@ -144,6 +144,14 @@ def test_verify_prints_the_errors_and_fails_beyond_the_bounds(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "output: largest error 2.0e-04, bound 1e-04: too large" in said
     assert run(tmp_path, f"verify={tmp_path}/none", "overwrite=true") == 2
+    assert "none is no folder" in capsys.readouterr().err
+
+
+def test_reference_tensors_that_are_not_there_are_missed_before_anything_is_written(tmp_path, capsys):
+    checkpoint(tmp_path)
+    assert run(tmp_path, f"verify={tmp_path}") == 2
+    assert f"there are no reference tensors '{tmp_path}/model.tensors.safetensors'" in capsys.readouterr().err
+    assert not (tmp_path / "stage").exists()
 
 
 @pytest.mark.parametrize(
