@@ -14,7 +14,7 @@ from cascade.data.painting import Canvas, Draws
 from cascade.data.scenes import SCENES
 from cascade.errors import CascadeError, suggest
 
-VERSION = 2  # goes up when any picture changes
+VERSION = 3  # goes up when any picture changes
 SPLITS = ("train", "val")
 _DIRECT = 128  # smaller pictures are drawn at twice their size and shrunk
 _STRIP = 1 << 16  # pixels drawn at once, so that a field stays in the cache of the processor

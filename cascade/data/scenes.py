@@ -33,17 +33,17 @@ TAU = 2 * math.pi
 def planet(canvas: Canvas, draws: Draws) -> Tensor:
     """A banded planet in a dark sky, mostly with a ring."""
     x, y = canvas.x, canvas.y
-    hue, dusk = draws.pick((30, 50, 75, 350, 195)), draws.between(255, 300)
+    hue, dusk = draws.pick((25, 45, 350, 195, 225)), draws.between(255, 300)
     sky = ramp(0.5 + 0.35 * (x * 0.6 - y), [oklch(0.13, 0.04, dusk), oklch(0.24, 0.09, dusk + 20)])
     cloud = smooth(-0.6, 2.4, noise(x * 0.9, y * 0.9, draws.place(), 4))
     sky = sky + oklch(0.5, 0.14, dusk + 40) * (0.35 * cloud)
-    for waves, least, light in ((14.0, 3.0, 1.0), (30.0, 2.6, 0.9), (75.0, 2.5, 0.8)):
+    for waves, least, light in ((10.0, 3.0, 1.0), (20.0, 2.7, 0.8), (38.0, 2.7, 0.6)):
         star = noise(x * waves, y * waves, draws.place(), 1) - least + 0.3 * cloud
-        sky = sky + light * (star / 0.7).clamp(0, 1) ** 2
+        sky = sky + light * star.clamp(0, 1) ** 2
 
     ringed = draws.between(0, 1) < 0.75
     radius = draws.between(0.40, 0.45) if ringed else draws.between(0.54, 0.62)
-    lean, nod = draws.between(-0.45, 0.45), draws.between(0.2, 0.38)
+    lean, nod = draws.between(-0.4, 0.4), draws.between(0.3, 0.45)
     u, v = canvas.turned(draws.between(-0.08, 0.08), draws.between(-0.08, 0.08), lean, radius)
     reach = torch.hypot(u, v)
     depth = (1 - reach**2).clamp_min(0).sqrt()
@@ -78,13 +78,13 @@ def planet(canvas: Canvas, draws: Draws) -> Tensor:
     orbit = torch.sqrt(u**2 + v**2 + plane**2)
     along = light_u * u + light_v * v + light_z * plane
     night = smooth(1.08, 0.92, orbit**2 - along**2) * (along < 0)
-    grooves = noise(orbit * 4, torch.zeros_like(u), draws.place(), 6, gain=0.75)
+    grooves = noise(orbit * 9, torch.zeros_like(u), draws.place(), 3)
     gap = draws.between(1.75, 1.95)
     share = (
-        inside((orbit - 1.71).abs() - 0.43) * (0.66 + 0.2 * grooves).clamp(0, 1) * (1 - 0.9 * line(orbit - gap, 0.03))
+        inside((orbit - 1.71).abs() - 0.43) * (0.86 + 0.1 * grooves).clamp(0, 1) * (1 - 0.9 * line(orbit - gap, 0.04))
     )
-    dust = 1 + 0.05 * noise(u * 60, v * 120, draws.place(), 1)
-    ring = oklch(0.88, 0.05, hue + 25) * (0.92 + 0.1 * grooves) * dust * (1 - 0.88 * night)
+    dust = 1 + 0.03 * noise(u * 40, v * 80, draws.place(), 1)
+    ring = oklch(0.87, 0.09, 88) * (0.9 + 0.08 * grooves) * dust * (1 - 0.88 * night)
     return over(over(over(picture, ring, share), body, disc), ring, share * disc * (v < 0))
 
 
@@ -217,11 +217,11 @@ def leaf(canvas: Canvas, draws: Draws) -> Tensor:
 def gem(canvas: Canvas, draws: Draws) -> Tensor:
     """A cut stone: a convex polyhedron whose far facets are seen, refracted, through the near ones."""
     x, y = canvas.x, canvas.y
-    hue, mauve = draws.pick((20, 160, 265, 320, 230)), draws.between(290, 310)
+    hue, ground = draws.pick((20, 60, 150, 190, 255)), draws.between(320, 340)
     glow = torch.exp(-1.6 * (x * x + y * y))
-    picture = ramp((0.75 * glow + 0.2 + 0.1 * y).clamp(0, 1), [oklch(0.45, 0.1, mauve), oklch(0.87, 0.06, mauve)])
-    picture = over(picture, oklch(0.3, 0.1, mauve), 0.5 * torch.exp(-((x / 0.5) ** 2) - ((y + 0.78) / 0.12) ** 2))
-    turn, nod = draws.between(0, TAU / 8), draws.between(0.4, 0.65)
+    picture = ramp((0.75 * glow + 0.2 + 0.1 * y).clamp(0, 1), [oklch(0.45, 0.1, ground), oklch(0.87, 0.06, ground)])
+    picture = over(picture, oklch(0.3, 0.1, ground), 0.5 * torch.exp(-((x / 0.5) ** 2) - ((y + 0.78) / 0.12) ** 2))
+    turn, nod = draws.between(0, TAU / 8), draws.between(0.16, 0.34)
     size, lean = draws.between(0.62, 0.7), draws.between(-0.15, 0.15)
     u, v = canvas.turned(draws.between(-0.06, 0.06), draws.between(-0.02, 0.1), lean, size)
     near, far = [], []
@@ -243,11 +243,13 @@ def gem(canvas: Canvas, draws: Draws) -> Tensor:
         fire = fire + share * (spark + 0.9 * (far_x * deep_u + far_y * deep_v))
     gloss = 0.55 * ny - 0.45 * nx + 0.3 * nz
     polish = stripes((u * ny - v * nx) * 55)
-    tone = 0.38 + 0.34 * gloss + 0.36 * fire + 0.08 * own + 0.1 * v + 0.012 * polish
+    tone = 0.4 + 0.3 * gloss + 0.26 * fire + 0.08 * own + 0.12 * v + 0.012 * polish
     stops = ((0.24, 0.12), (0.46, 0.19), (0.68, 0.16), (0.96, 0.04))
     stone = ramp(tone.clamp(0, 1), [oklch(li, ch, hue) for li, ch in stops])
     stone = stone + 0.22 * inside(gap - 0.004, pixel) * inside(back - front + 0.04)
-    picture = over(picture, stone, inside((back - front) * 0.5))
+    thick = (back - front) * 0.5  # negative inside, as every field
+    # Towards the outline light passes through the wedge and is lost: a dark rim that even a small picture shows.
+    picture = over(picture, lit(stone, 0.5 + 0.5 * smooth(0.0, -0.14, thick)), inside(thick))
     for _ in range(3):
         across, up = (u - draws.between(-0.7, 0.7)).abs().sqrt(), (v - draws.between(0.0, 0.5)).abs().sqrt()
         picture = picture + draws.between(0.3, 0.8) * torch.exp(-14 * (across + up) ** 2)
@@ -303,7 +305,7 @@ def mountain(canvas: Canvas, draws: Draws) -> Tensor:
     outline = noise(row * 1.8, zero, draws.place(), 9)
     height = top - steep * (row - peak).abs() + 0.06 * outline * smooth(0.0, 0.3, (row - peak).abs())
     # Gullies fall away from the summit: noise in the angle about it, stretched downhill.
-    crag = noise(off / (down + 0.5) * 3, down * 1.1, draws.place(), 8)
+    crag = noise(off / (down + 0.5) * 3, down * 1.1, draws.place(), 6)
     relief = slope(crag, 2.4)
     crest = off - 0.07 * noise(y[:, :1] * 2.2, torch.zeros_like(y[:, :1]), draws.place(), 6) - 0.12 * down
     light = 0.5 - 0.34 * torch.tanh((crest + 0.05 * crag) * 9) + 0.012 * relief
@@ -314,7 +316,7 @@ def mountain(canvas: Canvas, draws: Draws) -> Tensor:
     picture = over(picture, mass, inside(y - height))
     for level, lightness, teeth in ((-0.36, 0.52, 0.02), (-0.52, 0.41, 0.03), (-0.70, 0.28, 0.045)):
         hill = level + 0.08 * noise(row, zero, draws.place(), 3)
-        trees = hill + teeth * (noise(row * 20, zero, draws.place(), 5, gain=0.6)).abs()
+        trees = hill + teeth * noise(row * 20, zero, draws.place(), 4).abs()
         mist = smooth(0.0, -0.4, y - hill)
         grain = noise(x * 22, y * 8, draws.place(), 3, gain=0.7)
         wood = oklch(lightness, 0.06, 165) * (1 + 0.06 * grain)
