@@ -31,9 +31,6 @@ def check_settings(config: Mapping[str, Any], processes: int) -> None:
     for path in (folder, *folder.parents):
         if path.exists() and not path.is_dir():
             raise CascadeError(f"the run would be in {folder}, but {path} is a file")
-    decay = config["ema"].get("decay")
-    if decay is not None and not 0 <= decay < 1:
-        raise CascadeError(f"ema.decay={decay} must be at least 0 and below 1")
     check_logger(config["logger"])
     _check_batch(config["trainer"], processes)
 

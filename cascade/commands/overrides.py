@@ -28,6 +28,7 @@ from cascade.commands.configuration import (
 from cascade.commands.nearest_key import meant_setting, unknown_key
 from cascade.commands.values import Kind, hydra_value, kind_of_value, split_commas
 from cascade.errors import CascadeError, suggest
+from cascade.ranges import refuse_out_of_range
 
 # The kinds of keys whose default is null or ???: "COMMAND KEY", or "KEY" in every command. Where the default is null,
 # null is right too; `nullable` says so where some configuration has another default.
@@ -179,6 +180,7 @@ def check(
         with hydra_errors():
             for key in (key for key, text in values.items() if "${" in text):
                 OmegaConf.select(full, key)
+            _refuse_out_of_range(full, texts, where)
         if sweep:
             _refuse_parallel_sweep(command, full)
         jobs.append((texts, full))
@@ -186,6 +188,18 @@ def check(
     swept = {**choices, **texts}
     overrides = [*own_overrides, *(f"{key}={','.join(options)}" for key, options in swept.items())]
     return Checked(overrides, full, own_overrides, swept)
+
+
+def _refuse_out_of_range(config: DictConfig, keys: Iterable[str], where: str) -> None:
+    for key in keys:
+        node, _, name = key.rpartition(".")
+        beside = OmegaConf.select(config, node) if node else None
+        if isinstance(beside, DictConfig):
+            known = {str(other): beside[other] for other in beside if not OmegaConf.is_missing(beside, other)}
+            try:
+                refuse_out_of_range(key, known.get(name), known)
+            except CascadeError as error:
+                raise CascadeError(f"{error}{where}") from None
 
 
 def _sorted_settings(command: str, settings: Sequence[str]) -> tuple[dict[str, str], dict[str, str], dict[str, str]]:
