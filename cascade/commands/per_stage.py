@@ -12,6 +12,7 @@ from cascade.commands.configuration import CONF, groups_on_disk
 from cascade.commands.overrides import KINDS
 from cascade.commands.values import Kind, kind_of_value
 from cascade.errors import CascadeError, suggest
+from cascade.ranges import refuse_out_of_range
 from cascade.stage_settings import CHOICES, StageSettings, merged, settings_of
 
 PER_STAGE = {
@@ -75,7 +76,21 @@ def read_per_stage(per_stage: Mapping[str, Mapping[str, Any]], names: Sequence[s
         stage: {key: _chosen(f"{stage}.{key}", value) if key in CHOICES else value for key, value in settings.items()}
         for stage, settings in per_stage.items()
     }
+    for stage, settings in read.items():
+        for group in (group for group in CHOICES if group in settings):
+            _refuse_out_of_range(stage, group, settings[group])
     return settings_of(read, names)
+
+
+def _refuse_out_of_range(stage: str, group: str, config: Mapping[str, Any]) -> None:
+    for leaf, value in _leaves(config):
+        beside = config
+        for node in leaf.split(".")[:-1]:
+            beside = beside[node]
+        try:
+            refuse_out_of_range(f"{group}.{leaf}", value, beside)
+        except CascadeError as error:
+            raise CascadeError(f"stage '{stage}': {error}") from None
 
 
 def _chosen(key: str, given: str | Mapping[str, Any]) -> dict[str, Any]:

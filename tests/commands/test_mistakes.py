@@ -211,6 +211,11 @@ WRONG = [
     (["sample", "cascade={cascade}", "out=o", "sr16.steps=0"], "at least 1"),
     (["sample", "cascade={cascade}", "out=o", "sr16.aug_log_snr=9"], "'sr16': augmentation level 9"),
     (["sample", "cascade={cascade}", "out=o", "sr16.sampler=huen"], "did you mean 'heun'?"),
+    (["sample", "cascade={cascade}", "out=o", "sr16.grid.n=0"], "stage 'sr16': grid.n=0 must be at least 1"),
+    (
+        ["sample", "cascade={cascade}", "out=o", "sr16.sampler=ddim", "sr16.sampler.eta=-1"],
+        "eta=-1.0 must be at least 0",
+    ),
     (["sample", "cascade={cascade}", "out=o", "threads=0"], "at least 1"),
     (["sample", "cascade={cascade}", "out=o", "tiny8.aug_log_snr=3"], "is a base stage and has no aug_log_snr"),
     (["sample", "cascade={cascade}", "out=o", "stages=1", "sr16.steps=3"], "stage 'sr16' does not run here"),
