@@ -85,7 +85,7 @@ class NoiseLevels:
             low, high = self.augmentation["trained"]
             lines.append(
                 f"low-res noise: trained from log_snr {low:g} to {high:g} ({short(levels_of_255(low))} to "
-                f"{short(levels_of_255(high))} levels of 255), sampled at "
+                f"{short(levels_of_255(high))} levels of 255), at sampling: "
                 f"{noise_in_words(self.augmentation['at_sampling'])}"
             )
         return lines
