@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from cascade import CascadePipeline, artifact, stage_files
-from cascade.artifact import find_cascade, find_stage, load_chain
+from cascade.artifact import find_cascade, find_stage, load_chain, load_stage
 from cascade.commands.command_line import main
 from cascade.stage_settings import StageSettings
 
@@ -85,6 +85,14 @@ def test_clothes_comes_with_the_package_small_enough_for_it_and_with_its_card():
     card = " ".join(card.split())
     assert "CC0" in card
     assert "DreamBooth dataset (Google), CC-BY-4.0" in card
+
+
+def test_clothes_fast_is_clothes_in_four_steps():
+    slow, fast = load_chain("clothes"), load_chain("clothes-fast")
+    assert [config.distilled.steps for config in fast] == [4, 4, 4]
+    assert fast[0].distilled.teacher == load_stage(find_stage("clothes/base64")).sha256
+    for one, other in zip(slow, fast, strict=True):
+        assert (one.name, one.resolution, one.class_names) == (other.name, other.resolution, other.class_names)
 
 
 @pytest.mark.usefixtures("one_thread")
