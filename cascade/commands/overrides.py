@@ -73,7 +73,7 @@ KINDS = {
     "card cas.num_photographs": Kind("int", nullable=True),
     "card about": Kind("text"),
     "card limits": Kind("text"),
-    "card steps": Kind("list", items="text"),
+    "card reports": Kind("list", items="text"),
     "card curves": Kind("list", items="text"),
     "report samples": Kind("text"),
     "report runs": Kind("texts"),
