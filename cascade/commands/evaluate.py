@@ -52,8 +52,8 @@ __all__ = ["extra_keys", "run"]
 GENERATED = "pictures to evaluate"
 
 
-_WITHOUT_SAY = ("out", "batch", "device", "logger")
-"""Keys that change no figure, nor the report: pictures made in another way are the same."""
+_WITHOUT_SAY = ("out", "batch", "logger")
+"""Keys that change no figure, and so are not part of the command that makes a report again."""
 
 
 def run(config: DictConfig) -> None:
