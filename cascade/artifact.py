@@ -18,7 +18,7 @@ import yaml
 from cascade.class_tables import refuse_other_table
 from cascade.distilled import Distilled
 from cascade.errors import CascadeError, suggest
-from cascade.files import replace_folder, write_whole
+from cascade.files import expanded, replace_folder, write_whole
 from cascade.registry import build
 from cascade.stage_files import (
     CONFIG,
@@ -293,7 +293,7 @@ def load_stage(path: str | Path, device: "torch.device | str" = "cpu") -> Stage:
 
 def find_cascade(path: str | Path) -> Path:
     """Return the folder of a cascade: `path`, or the one of that name that is installed with the package."""
-    folder = Path(path).expanduser()
+    folder = expanded(path)
     by_name = len(folder.parts) == 1 and not (folder / CASCADE).exists()  # photographs may have the same name
     return PRETRAINED / folder if by_name and (PRETRAINED / folder / CASCADE).is_file() else folder
 

@@ -25,7 +25,7 @@ from cascade.arithmetic import EAGER, PLAIN, Arithmetic, choose, hopeless, named
 from cascade.artifact import Stage
 from cascade.diffusion import Condition
 from cascade.errors import CascadeError
-from cascade.files import write_whole
+from cascade.files import expanded, write_whole
 from cascade.machine import processor
 from cascade.networks.flops import cost
 from cascade.rng import randn
@@ -203,7 +203,7 @@ def measure_compiled(calls: Calls, measured: Measured, tell: Tell) -> None:
 def cache_folder() -> Path:
     """The user's cache folder of this program."""
     base = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if Path(base).is_absolute() else Path("~/.cache").expanduser()) / "cascade"
+    return (Path(base) if Path(base).is_absolute() else expanded("~/.cache")) / "cascade"
 
 
 @torch.no_grad()

@@ -103,6 +103,15 @@ def _umask() -> int:
     return mask
 
 
+def expanded(path: str | Path) -> Path:
+    """Return the path with the user's home folder in the place of its `~`; where no such user is, it stays a name.
+
+    >>> expanded("~ no user/a").as_posix()
+    '~ no user/a'
+    """
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - Path.expanduser raises for a name without a user
+
+
 def sha256_of(path: str | Path) -> str:
     """Return the hexadecimal SHA-256 of a file."""
     with Path(path).open("rb") as file:

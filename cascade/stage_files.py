@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from cascade.errors import CascadeError, suggest
-from cascade.files import replace_folder, sha256_of, write_whole, write_whole_with
+from cascade.files import expanded, replace_folder, sha256_of, write_whole, write_whole_with
 
 if TYPE_CHECKING:
     import torch
@@ -53,7 +53,7 @@ stage (a classifier guides one: guidance=classifier)
 
 def find_stage(path: str | Path) -> Path:
     """Return the stage folder that `path` means: itself, `stage/` in a run folder, or an installed CASCADE/STAGE."""
-    path = Path(path).expanduser()
+    path = expanded(path)
     installed = [PRETRAINED / path] if len(path.parts) == 2 else []
     for folder in (path, path / "stage", *installed):
         if (folder / CONFIG).is_file():

@@ -13,7 +13,7 @@ from cascade.artifact import images_seen
 from cascade.class_tables import table_difference
 from cascade.data.dataset import PictureDataset
 from cascade.errors import CascadeError
-from cascade.files import write_whole
+from cascade.files import expanded, write_whole
 from cascade.flat import flat
 from cascade.registry import TABLE, complete
 from cascade.stage_files import check_weights
@@ -73,7 +73,7 @@ class RunFolder:
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Self:
         """The folder of the run that a configuration names."""
-        return cls(Path(config["runs"]).expanduser() / config["name"] / config["stage"]["name"])
+        return cls(expanded(config["runs"]) / config["name"] / config["stage"]["name"])
 
     @property
     def checkpoint(self) -> Path | None:

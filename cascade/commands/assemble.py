@@ -25,7 +25,7 @@ from cascade.artifact import (
 )
 from cascade.commands.per_stage import read_per_stage, stage_keys
 from cascade.errors import CascadeError
-from cascade.files import replace_folder
+from cascade.files import expanded, replace_folder
 from cascade.guidance_settings import guides_of, with_guides
 from cascade.lock import beside, check_place
 from cascade.stage_files import check_dtype, rewrite_stage
@@ -48,7 +48,7 @@ def run(config: DictConfig) -> None:
     cascade appears at `out` whole, by one rename.
     """
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)
-    folders, out = _folders(plain["stages"]), Path(plain["out"]).expanduser()
+    folders, out = _folders(plain["stages"]), expanded(plain["out"])
     if plain["dtype"] is not None:
         check_dtype(plain["dtype"])
     stages = [load_stage_config(folder) for folder in folders]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from cascade.commands.reports import refuse_foreign_report, write_report
 from cascade.errors import CascadeError
+from cascade.files import expanded
 from cascade.requests import check_device_name, check_threads
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def run(config: "DictConfig") -> None:
     from cascade.commands.configuration import plain_config
 
     plain: dict[str, Any] = plain_config(config)
-    file = None if plain["json"] is None else Path(plain["json"]).expanduser()
+    file = None if plain["json"] is None else expanded(plain["json"])
     _check(plain, file)
 
     import torch

@@ -11,7 +11,7 @@ from cascade.commands.candidate_rows import Candidate, Failed, Row
 from cascade.commands.reports import check_out, write_report
 from cascade.commands.written import shell_line, written
 from cascade.errors import CascadeError, suggest
-from cascade.files import write_whole
+from cascade.files import expanded, write_whole
 from cascade.lock import exclusive
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def run(config: "DictConfig") -> None:
     from cascade.commands.configuration import plain_config
 
     plain: dict[str, Any] = plain_config(config)
-    out = Path(plain["out"]).expanduser()
+    out = expanded(plain["out"])
     given = written(HydraConfig.get().overrides.task)
     candidates = _checked(plain, out, given)
 

@@ -16,7 +16,7 @@ from cascade.commands.reports import check_out, read_report, write_report
 from cascade.commands.training_curves import draw_curves, read_curve
 from cascade.commands.written import shell_line, written
 from cascade.errors import CascadeError, suggest
-from cascade.files import write_whole
+from cascade.files import expanded, write_whole
 from cascade.lock import exclusive
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def run(config: "DictConfig") -> None:
     from cascade.commands.configuration import plain_config
 
     plain: dict[str, Any] = plain_config(config)
-    out = Path(plain["out"]).expanduser()
+    out = expanded(plain["out"])
     evaluations = _checked(plain, out)
     given = written(HydraConfig.get().overrides.task)
     names = [stage.name for stage in load_chain(plain["cascade"])]
@@ -92,7 +92,7 @@ def _checked(plain: Mapping[str, Any], out: Path) -> dict[str, dict[str, Any]]:
         check_evaluation(under_protocol(evaluation))
         found[configs[count - 1].name] = evaluation
     for key in ("about", "limits"):
-        if plain[key] is not None and not Path(plain[key]).expanduser().is_file():
+        if plain[key] is not None and not expanded(plain[key]).is_file():
             raise CascadeError(f"{key}={plain[key]} is no file; give one of Markdown")
     for file in plain["reports"]:
         _report(file)
@@ -165,10 +165,10 @@ def _report(file: str) -> dict[str, Any]:
     from cascade.commands.card_reports import KINDS
 
     for made_by in KINDS:
-        if (report := read_report(Path(file).expanduser(), made_by)) is not None:
+        if (report := read_report(expanded(file), made_by)) is not None:
             return report
     raise CascadeError(f"reports: {file} is no report; give a file of {', '.join(KINDS)}")
 
 
 def _text(file: str | None) -> str | None:
-    return None if file is None else Path(file).expanduser().read_text(encoding="utf-8").strip()
+    return None if file is None else expanded(file).read_text(encoding="utf-8").strip()

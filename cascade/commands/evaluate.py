@@ -36,6 +36,7 @@ from cascade.commands.team import Team
 from cascade.commands.upscaling import Upscaling, check_upscaling
 from cascade.commands.written import shell_line, written
 from cascade.errors import CascadeError, suggest
+from cascade.files import expanded
 from cascade.lock import check_place
 from cascade.processes import Processes
 from cascade.progress import Bars, progress_bars
@@ -62,7 +63,7 @@ def run(config: DictConfig) -> None:
 
     plain = asked(OmegaConf.to_container(config, resolve=True))
     check_evaluation(plain)
-    out = None if plain["out"] is None else Path(plain["out"]).expanduser()
+    out = None if plain["out"] is None else expanded(plain["out"])
     team = Team(out, Processes.here())
     if out is not None:
         refuse_foreign_report(out / REPORT, MADE_BY)
@@ -359,7 +360,7 @@ def check_evaluation(plain: Mapping[str, Any]) -> None:
 
     check_statistics(plain)
     for key in ("images",) if is_statistics(plain["reference"]) else ("images", "reference"):
-        folder = None if plain[key] is None else Path(plain[key]).expanduser()
+        folder = None if plain[key] is None else expanded(plain[key])
         if folder is not None and not folder.is_dir():
             raise CascadeError(f"{key}={folder} {'is a file' if folder.exists() else 'does not exist'}")
         if folder is not None:
@@ -368,7 +369,7 @@ def check_evaluation(plain: Mapping[str, Any]) -> None:
     check_cascade(plain)
     if plain["reference"] is None:
         check_source(plain["data"])
-    if plain["out"] is not None and Path(plain["out"]).expanduser().is_file():
+    if plain["out"] is not None and expanded(plain["out"]).is_file():
         raise CascadeError(f"out={plain['out']} is a file")
     if plain["logger"]["wandb"] and plain["out"] is None:
         raise CascadeError("logger=wandb needs a place for its files: give out=FOLDER")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from cascade.commands.evaluated_sides import SAMPLED
 from cascade.commands.measured_chunks import MeasuredChunks
 from cascade.errors import CascadeError
-from cascade.files import write_whole
+from cascade.files import expanded, write_whole
 from cascade.flat import flat
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def settings_of(sides: "Sides") -> dict[str, Any]:
         of, source = look.pictures.identity["of"], look.pictures.source
         for row in source.get("stages", ()):
             sampled[row["stage"] if of == SAMPLED else f"{row['stage']} {of}"] = row
-    here = lambda path: None if path is None else str(Path(path).expanduser().resolve())  # noqa: E731
+    here = lambda path: None if path is None else str(expanded(path).resolve())  # noqa: E731
     real = {"data": dict(plain["data"])} if plain["reference"] is None else {}
     return {
         "images": here(plain["images"]),

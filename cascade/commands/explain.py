@@ -1,10 +1,10 @@
 """`cascade explain`: what a config trains and how its sampler does, as figures and numbers, without training."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cascade.commands.reports import check_out, write_report
 from cascade.errors import CascadeError
+from cascade.files import expanded
 from cascade.lock import exclusive
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def run(config: "DictConfig") -> None:
         raise CascadeError(f"steps={list(config.steps)}: lengths of grids, for example steps=[4,8,16]")
     if config.picture < 0:
         raise CascadeError(f"picture={config.picture} must be at least 0")
-    out = Path(config.out).expanduser()
+    out = expanded(config.out)
     check_out(out, REPORT, _MADE_BY, [LEVELS, CERTIFICATE])
 
     from cascade.commands.explain_certificate import certificates

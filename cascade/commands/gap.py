@@ -16,7 +16,7 @@ from cascade.commands.gap_table import gap_table, loss_figures
 from cascade.commands.png import refuse_foreign
 from cascade.commands.teacher_forced import TeacherForced
 from cascade.errors import CascadeError, suggest
-from cascade.files import write_whole
+from cascade.files import expanded, write_whole
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -51,7 +51,7 @@ def check_gap(plain: Mapping[str, Any]) -> None:
         )
     check_patches(plain)
     if plain["out"] is not None:
-        refuse_foreign(Path(plain["out"]).expanduser(), [FIGURE])
+        refuse_foreign(expanded(plain["out"]), [FIGURE])
 
 
 @dataclass(frozen=True, eq=False)

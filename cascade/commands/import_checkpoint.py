@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from cascade.artifact import check_name, load_stage, save_stage
 from cascade.commands.stage_out import check_stage_out
 from cascade.errors import CascadeError, suggest
+from cascade.files import expanded
 from cascade.importers.adm_flags import ADMModel, check_flags, preset, read_flags
 from cascade.lock import beside, check_place
 from cascade.stage_files import check_dtype, stored_as
@@ -26,7 +27,7 @@ def run(config: DictConfig) -> None:
     Exit code 1 where the stage is further from the reference than its bounds. See `conf/import.yaml`.
     """
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)
-    checkpoint, out = (Path(plain[key]).expanduser() for key in ("checkpoint", "out"))
+    checkpoint, out = (expanded(plain[key]) for key in ("checkpoint", "out"))
     _check(plain, checkpoint, out)
     flags = _flags(plain)
     if flags is not None:
@@ -71,7 +72,7 @@ def _flags(plain: Mapping[str, Any]) -> dict[str, Any] | None:
         return preset(plain["preset"])
     if plain["flags"] is None:
         return None
-    file = Path(plain["flags"]).expanduser()
+    file = expanded(plain["flags"])
     try:
         flags = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -99,7 +100,7 @@ def _class_names(file: str | None, rows: int) -> tuple[str, ...]:
 
 def _read_names(file: str) -> tuple[str, ...]:
     try:
-        lines = Path(file).expanduser().read_text(encoding="utf-8").splitlines()
+        lines = expanded(file).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise CascadeError(f"class_names={file} cannot be read: {error}") from error
     return tuple(line.strip() for line in lines if line.strip())
@@ -107,7 +108,7 @@ def _read_names(file: str) -> tuple[str, ...]:
 
 def _reference(folder: str, checkpoint: Path) -> Path:
     """FOLDER/STEM.tensors.safetensors, STEM the name of the checkpoint."""
-    file = Path(folder).expanduser() / f"{checkpoint.stem}.tensors.safetensors"
+    file = expanded(folder) / f"{checkpoint.stem}.tensors.safetensors"
     if not file.parent.is_dir():
         raise CascadeError(f"verify={folder} is no folder")
     if not file.is_file():

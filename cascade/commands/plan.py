@@ -8,6 +8,7 @@ from cascade.commands.plan_cards import CARDS
 from cascade.commands.reports import refuse_foreign_report, write_report
 from cascade.data.source import check_source
 from cascade.errors import CascadeError, suggest
+from cascade.files import expanded
 from cascade.requests import check_precision
 from cascade.trained_levels import refuse_untrained
 
@@ -27,7 +28,7 @@ def run(config: "DictConfig") -> None:
     plain: dict[str, Any] = plain_config(config)
     if "teacher" in plain:
         raise CascadeError("a plan is of stages that learn from pictures, and stage=distill has a teacher")
-    file = None if plain["json"] is None else Path(plain["json"]).expanduser()
+    file = None if plain["json"] is None else expanded(plain["json"])
     _check(plain, file)
 
     from cascade.commands.figure_table import wide_console

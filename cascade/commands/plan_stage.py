@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cascade.artifact import NETWORK_CONTEXT, Stage, StageConfig, StageSampling, build_denoiser
 from cascade.diffusion import Condition, Posterior
+from cascade.files import expanded
 from cascade.guidance_settings import with_guides, without_labels
 from cascade.networks.flops import Cost, cost
 from cascade.registry import build, complete
@@ -94,9 +95,9 @@ def _classes(data: Config) -> tuple[str, ...]:
     from cascade.data.source import open_dataset
 
     if data["name"] == "folder":
-        return tuple(list_pictures(Path(data["root"]).expanduser(), "all", data.get("labelled", True)).class_names)
+        return tuple(list_pictures(expanded(data["root"]), "all", data.get("labelled", True)).class_names)
     if data["name"] == "cache":
-        return tuple(read_index(Path(data["root"]).expanduser())["class_names"])
+        return tuple(read_index(expanded(data["root"]))["class_names"])
     return tuple(open_dataset(data, 8, "train").class_names)
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from cascade.errors import CascadeError, suggest
+from cascade.files import expanded
 from cascade.lock import beside
 from cascade.progress import progress_bars
 
@@ -21,7 +22,7 @@ def run(config: DictConfig) -> None:
     from cascade.data.cache import INDEX, read_index, refuse_occupied, write_cache
     from cascade.data.source import check_source, open_dataset
 
-    out, resolution, splits = Path(config.out).expanduser(), int(config.resolution), list(config.splits)
+    out, resolution, splits = expanded(config.out), int(config.resolution), list(config.splits)
     data: dict[str, Any] = OmegaConf.to_container(config.data, resolve=True)
     _check(splits, resolution, config.workers)
     if not (out / INDEX).is_file():

@@ -13,7 +13,7 @@ from cascade.commands.evaluated_sides import check_sides
 from cascade.commands.per_stage import extra_keys, place_of, read_per_stage
 from cascade.commands.reports import check_out, write_report
 from cascade.errors import CascadeError
-from cascade.files import write_whole
+from cascade.files import expanded, write_whole
 from cascade.lock import exclusive
 from cascade.stage_settings import StageSettings, planned, stored_samplings
 from cascade.trained_levels import levels_of_255, noise_in_words, spread_levels
@@ -40,7 +40,7 @@ def run(config: "DictConfig") -> None:
     from hydra.core.hydra_config import HydraConfig
 
     plain = plain_of_stage(config)
-    out = Path(plain["out"]).expanduser()
+    out = expanded(plain["out"])
     stage, levels, settings = _checked(plain, out)
     import torch
 

@@ -7,6 +7,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from cascade.commands.stage_out import check_stage_out
 from cascade.errors import CascadeError
+from cascade.files import expanded
 from cascade.lock import beside, check_place
 from cascade.snapshots import Snapshots
 
@@ -22,7 +23,7 @@ LARGEST_ERROR = 0.01
 def run(config: DictConfig) -> None:
     """Rebuild the average, and write the stage with its weights. See `conf/reconstruct-ema.yaml`."""
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)
-    folder, out = (Path(plain[key]).expanduser() for key in ("run", "out"))
+    folder, out = (expanded(plain[key]) for key in ("run", "out"))
     kept, sigma_rel = Snapshots(folder), plain["sigma_rel"]
     step, chosen = _chosen(kept, folder, plain["step"])
     if not 0 < sigma_rel < 12**-0.5:

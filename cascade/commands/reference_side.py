@@ -10,7 +10,7 @@ from cascade.commands.evaluated_sides import Sides, is_statistics
 from cascade.commands.evaluation_report import unreadable, with_rules
 from cascade.commands.measured_chunks import MeasuredChunks
 from cascade.errors import CascadeError
-from cascade.files import write_whole
+from cascade.files import expanded, write_whole
 from cascade.protocol import balance
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def check_statistics(plain: Mapping[str, Any]) -> None:
     """What can be said of `reference=FILE.npz` and `save_reference=FILE.npz` before torch is imported."""
     given, save = plain["reference"], plain["save_reference"]
     if is_statistics(given):
-        if not Path(given).expanduser().is_file():
+        if not expanded(given).is_file():
             raise CascadeError(f"reference={given} does not exist")
         if "patches" in plain["metrics"]:
             raise CascadeError(f"patches compares pictures, and reference={given} is statistics of whole pictures")
@@ -38,7 +38,7 @@ def check_statistics(plain: Mapping[str, Any]) -> None:
         raise CascadeError(f"save_reference keeps statistics of pictures, and reference={given} is statistics already")
     if "distances" not in plain["metrics"]:
         raise CascadeError("save_reference keeps what metrics=[distances] measures, which is not asked for")
-    file = Path(save).expanduser().absolute()
+    file = expanded(save).absolute()
     if not file.parent.is_dir():
         raise CascadeError(f"save_reference={save}: there is no folder {file.parent}; make it first")
     if file.is_dir():
@@ -96,7 +96,7 @@ class _Real:
     def saved(self) -> Path | None:
         """Where their statistics are to be kept."""
         save = self.plain["save_reference"]
-        return None if save is None else Path(save).expanduser()
+        return None if save is None else expanded(save)
 
     def save(self) -> None:
         """Write `save_reference`; a file that is there already is left alone if it is the same."""

@@ -15,7 +15,7 @@ from cascade.commands.report_samples import Samples, read_samples
 from cascade.commands.report_settings import Known, known
 from cascade.commands.sample_manifest import NAME
 from cascade.errors import CascadeError
-from cascade.files import write_whole
+from cascade.files import expanded, write_whole
 from cascade.lock import check_place, exclusive
 from cascade.progress import progress_bars
 from cascade.requests import as_list, check_device_name
@@ -64,8 +64,8 @@ def _checked(plain: Mapping[str, Any]) -> Asked:
         if value is not None and value < least:
             raise CascadeError(f"{key}={value} must be at least {least}")
     check_device_name(plain["device"])
-    folder = Path(plain["samples"]).expanduser()
-    out = folder if plain["out"] is None else Path(plain["out"]).expanduser()
+    folder = expanded(plain["samples"])
+    out = folder if plain["out"] is None else expanded(plain["out"])
     if out.exists() and not out.is_dir():
         raise CascadeError(f"out={out} is a file; choose a folder")
     if (out / PAGE).exists() and MARK not in (out / PAGE).read_text(encoding="utf-8", errors="replace")[:2000]:

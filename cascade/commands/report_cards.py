@@ -10,6 +10,7 @@ from cascade.commands.evaluation_report import MADE_BY, REPORT
 from cascade.commands.figure_table import card_rows, counted, number
 from cascade.commands.reports import read_report
 from cascade.errors import CascadeError
+from cascade.files import expanded
 
 _MAKERS = (MADE_BY, "cascade card")
 _REPEATS = {"protocol", "generated", "reference", "versions"}
@@ -33,7 +34,7 @@ class Card:
 
 def read_cards(given: Sequence[str]) -> list[Card]:
     """Read reports, or those of folders. Raises CascadeError for a file that is none."""
-    return [card for path in given for card in _read(Path(path).expanduser(), path)]
+    return [card for path in given for card in _read(expanded(path), path)]
 
 
 def _read(path: Path, given: str) -> Iterator[Card]:

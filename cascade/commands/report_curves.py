@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from cascade.commands.report_chart import Chart, Curve
 from cascade.commands.run_metrics import METRICS, read_metrics
 from cascade.errors import CascadeError
+from cascade.files import expanded
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,7 +21,7 @@ def metric_files(runs: Sequence[str]) -> list[Path]:
     """
     found: list[Path] = []
     for run in runs:
-        path = Path(run).expanduser()
+        path = expanded(run)
         files = [path] if path.is_file() else sorted(path.glob(METRICS)) or sorted(path.glob(f"*/{METRICS}"))
         if not files:
             raise CascadeError(f"runs={run} {'holds no ' + METRICS if path.is_dir() else 'does not exist'}; give a run")

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cascade.artifact import find_cascade, load_chain
@@ -11,7 +10,7 @@ from cascade.commands.low_res_folder import list_low_res
 from cascade.commands.per_stage import stage_keys
 from cascade.commands.written import shell_line
 from cascade.errors import CascadeError
-from cascade.files import sha256_of
+from cascade.files import expanded, sha256_of
 from cascade.flat import flat
 from cascade.guidance_settings import GUIDES
 from cascade.plain_json import without_infinity
@@ -51,7 +50,7 @@ class Known:
 
 def known(samples: "Samples", cascade: str | None, low_res_folder: str | None) -> Known:
     """Read what was given, without torch. Raises CascadeError for a cascade that has not made the samples."""
-    low_res = list_low_res(Path(low_res_folder).expanduser()) if low_res_folder is not None else []
+    low_res = list_low_res(expanded(low_res_folder)) if low_res_folder is not None else []
     if cascade is None:
         from_noise = samples.pictures[0].line.get("low_res") is None
         stages = len(samples.stages) if from_noise else None

@@ -14,7 +14,7 @@ from cascade.commands.png import refuse_foreign, sample_png
 from cascade.commands.sample_manifest import Manifest, refuse_foreign_folder
 from cascade.commands.wanted_pictures import Wanted, every_class_with_every_seed, from_low_res
 from cascade.errors import CascadeError
-from cascade.files import sha256_of, write_whole
+from cascade.files import expanded, sha256_of, write_whole
 from cascade.lock import check_place, exclusive
 from cascade.progress import progress_bars
 from cascade.requests import check_device_name, check_precision, check_threads, chosen_stages, class_table, parse_seeds
@@ -38,8 +38,8 @@ def run(config: DictConfig) -> None:
     names = [stage.name for stage in configs]
     settings = read_per_stage(plain["per_stage"], names)
     seeds = None if plain["seeds"] is None else parse_seeds(plain["seeds"])
-    out = _checked_out(Path(plain["out"]).expanduser())
-    low_res = None if plain["low_res"] is None else list_low_res(Path(plain["low_res"]).expanduser())
+    out = _checked_out(expanded(plain["out"]))
+    low_res = None if plain["low_res"] is None else list_low_res(expanded(plain["low_res"]))
     side = low_res[0].side if low_res else None
     chosen = chosen_stages(configs, plain["stages"], side)
     stored = stored_samplings(plain["cascade"])

@@ -12,7 +12,7 @@ from cascade.commands.per_stage import extra_keys, place_of, read_per_stage
 from cascade.commands.reports import check_out, write_report
 from cascade.commands.swept_points import Point, Result, cheapest_as_good, results
 from cascade.errors import CascadeError, suggest
-from cascade.files import write_whole
+from cascade.files import expanded, write_whole
 from cascade.lock import exclusive
 from cascade.stage_settings import StageSettings, planned, stored_samplings
 
@@ -32,7 +32,7 @@ def run(config: "DictConfig") -> None:
     from hydra.core.hydra_config import HydraConfig
 
     plain = plain_of_stage(config)
-    out = Path(plain["out"]).expanduser()
+    out = expanded(plain["out"])
     settings, points = _checked(plain, out)
     import torch
 

@@ -9,6 +9,7 @@ from typing import Any
 from cascade.commands.explain_style import BLUE, GREY, as_png, new_figure, style
 from cascade.commands.run_metrics import METRICS, measured, read_metrics
 from cascade.errors import CascadeError
+from cascade.files import expanded
 
 _SEEN, _LOSS, _VALIDATION, _HOURS = "train/images_seen", "train/loss", "val/loss", "train/cpu_hours"
 
@@ -46,7 +47,7 @@ def read_curve(path: str | Path) -> Curve:
     Traceback (most recent call last):
     cascade.errors.CascadeError: curves: there is no run and no file at 'nowhere.csv'
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     file = path / METRICS if path.is_dir() else path
     if not file.is_file():
         what = f"'{path}' holds no {METRICS}" if path.is_dir() else f"there is no run and no file at '{path}'"

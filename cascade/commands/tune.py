@@ -6,7 +6,6 @@ values of one setting are the jobs of a Hydra multirun (`tune_jobs`), which any 
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cascade import __version__
@@ -29,7 +28,7 @@ from cascade.commands.tune_jobs import (
 )
 from cascade.commands.tune_points import TUNABLE, Values, in_words, tried_values, tuned_keys, values_in
 from cascade.errors import CascadeError
-from cascade.files import write_whole
+from cascade.files import expanded, write_whole
 from cascade.lock import exclusive
 from cascade.stage_files import PRETRAINED
 
@@ -102,7 +101,7 @@ def drive(checked: "Checked", launch: Launch) -> None:
     plain = plain_of_stage(checked.config)
     elsewhere = any(override.startswith(f"{KEY}=") for override in checked.overrides)
     stage, keys = _checked({**plain, "device": device_here(plain["device"])} if elsewhere else plain)
-    out = Path(plain["out"]).expanduser()
+    out = expanded(plain["out"])
     check_out(out, REPORT, _MADE_BY, [FIGURE])
     command = shell_line("tune", written([f"{key}={options[0]}" for key, options in checked.swept.items()]))
     with exclusive(out):

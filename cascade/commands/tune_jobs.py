@@ -18,7 +18,7 @@ from cascade.commands.per_stage import read_per_stage
 from cascade.commands.swept_points import measured
 from cascade.commands.tune_points import Values, in_words, point_at
 from cascade.errors import CascadeError
-from cascade.files import sha256_of, write_whole
+from cascade.files import expanded, sha256_of, write_whole
 from cascade.guidance_settings import with_guides
 from cascade.lock import exclusive
 from cascade.plain_json import without_infinity
@@ -59,7 +59,7 @@ def folder_of(plain: Plain, values: Values) -> Path:
         "version": __version__,
     }
     digest = hashlib.sha256(json.dumps(without_infinity(asked), sort_keys=True).encode()).hexdigest()
-    return Path(plain["out"]).expanduser() / "points" / digest[:12]
+    return expanded(plain["out"]) / "points" / digest[:12]
 
 
 def device_here(device: str) -> str:
@@ -136,7 +136,7 @@ def make(plain: Plain, values: Values, bars: "Bars") -> None:
     from cascade.orchestrator import CascadePipeline
 
     torch.set_num_threads(plain["threads"])
-    folder, out, stage = folder_of(plain, values), Path(plain["out"]).expanduser(), plain["stage"]
+    folder, out, stage = folder_of(plain, values), expanded(plain["out"]), plain["stage"]
     names = [config.name for config in load_chain(plain["cascade"])]
     place = names.index(stage) + 1
     seeds = range(plain["first_seed"], plain["first_seed"] + plain["num_images"])

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cascade.artifact import StageConfig, load_chain
@@ -11,6 +10,7 @@ from cascade.commands.tune_choice import Judged, judge
 from cascade.commands.tune_jobs import Plain, device_here, in_patches, looked_at_by, measurement_of, result_of, sampled
 from cascade.commands.tune_points import Values, in_words
 from cascade.errors import CascadeError
+from cascade.files import expanded
 from cascade.requests import class_table
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Judge:
                 raise CascadeError(f"{real.count} photographs are too few to choose and to confirm: give 6 or more")
             features = looked_at_by(here, bars.console)
             more = {**plain["patches"], "seed": plain["seed"]} if in_patches(plain) else None
-            look = Sides(here, Path(plain["out"]).expanduser(), bars).look(real, features, "photographs", more)
+            look = Sides(here, expanded(plain["out"]), bars).look(real, features, "photographs", more)
             return cls(plain, real, look.measurement(), halves_of(real.classes, plain["seed"]), features)
 
     @property

@@ -23,7 +23,7 @@ from cascade.data.dataset import UNLABELLED, PictureDataset
 from cascade.data.folder import BadFile, FolderDataset, write_bad_files
 from cascade.data.parallel import available_cores, ordered_map
 from cascade.errors import CascadeError, suggest
-from cascade.files import replace_folder, sha256_of, write_whole
+from cascade.files import expanded, replace_folder, sha256_of, write_whole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,7 +47,7 @@ class CachedDataset:
     """
 
     def __init__(self, root: str | Path, resolution: int, split: str = "train", *, verify: bool = False) -> None:
-        self.root, self.resolution, self.split = Path(root).expanduser(), resolution, split
+        self.root, self.resolution, self.split = expanded(root), resolution, split
         index = index_of(self.root, resolution, [split])
         entry = index["splits"][split]
         self.class_names: list[str] = index["class_names"]

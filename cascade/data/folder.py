@@ -16,7 +16,7 @@ from cascade.data.listing import Found, Listing, list_pictures, rank
 from cascade.data.parallel import available_cores, ordered_map
 from cascade.data.picture import UnreadablePicture, read_square, size_of
 from cascade.errors import CascadeError, suggest
-from cascade.files import sha256_of, write_whole
+from cascade.files import expanded, sha256_of, write_whole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,7 +60,7 @@ def check_folder(
         raise CascadeError(f"val_fraction={val_fraction} must be at least 0 and less than 1")
     if workers is not None and workers < 1:
         raise CascadeError(f"workers={workers} must be at least 1")
-    path = Path(root).expanduser()
+    path = expanded(root)
     if not path.is_dir():
         raise CascadeError(f"the folder {path} {'is a file' if path.exists() else 'does not exist'}")
     return path

@@ -2,12 +2,12 @@
 
 import inspect
 from collections.abc import Callable, Collection, Mapping
-from pathlib import Path
 from typing import Any
 
 from cascade import registry
 from cascade.data.dataset import PictureDataset
 from cascade.errors import CascadeError
+from cascade.files import expanded
 
 _FIRST = 256
 """So many pictures of a split are looked at before anything else is done."""
@@ -33,7 +33,7 @@ def check_source(config: Mapping[str, Any], resolution: int | None = None, split
     elif config["name"] == "cache":
         from cascade.data.cache import index_of, read_index
 
-        root = Path(config["root"]).expanduser()
+        root = expanded(config["root"])
         read_index(root) if resolution is None else index_of(root, resolution, splits)
     elif config["name"] == "procedural":
         for key, least in (("size", 1), ("val_size", 0)):

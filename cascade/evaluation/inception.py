@@ -11,7 +11,7 @@ from cascade.errors import CascadeError
 from cascade.evaluation.efficientnet import read_state
 from cascade.evaluation.features import NetworkFeatures
 from cascade.evaluation.resize import Resize
-from cascade.files import sha256_of, write_whole_with
+from cascade.files import expanded, sha256_of, write_whole_with
 
 URL = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
 PUBLISHED_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
@@ -46,7 +46,7 @@ def inception_features(
     Raises WeightsMissingError (with how to get them) or CascadeError.
     """
     rule = Resize(resize, _SIZE)
-    path = Path(weights).expanduser() if weights is not None else _cached_or_downloaded(download)
+    path = expanded(weights) if weights is not None else _cached_or_downloaded(download)
     network = InceptionPool3()
     state = read_state(path, sha256)
     try:

@@ -13,7 +13,7 @@ from cascade.errors import CascadeError
 from cascade.evaluation.features import Features
 from cascade.evaluation.figures import Figure, frechet_figure
 from cascade.evaluation.statistics import Statistics, statistics_of
-from cascade.files import sha256_of
+from cascade.files import expanded, sha256_of
 
 _LARGEST = 1 << 31  # bytes of a matrix; a file that claims more is none of these
 _KEYS = ("mu", "sigma", "count", "features", "weights", "resize")
@@ -87,7 +87,7 @@ def statistics_bytes(features_of_pictures: Tensor, features: Features) -> bytes:
 
 def read_statistics(path: str | Path) -> KnownStatistics:
     """Read a file of statistics, ours or anybody's; no code in it is run. Raises CascadeError for anything else."""
-    path = Path(path).expanduser()
+    path = expanded(path)
     try:
         with np.load(path, allow_pickle=False) as file:
             if not {"mu", "sigma"} <= set(file.files):

@@ -12,7 +12,7 @@ from cascade.data.listing import list_pictures
 from cascade.data.parallel import available_cores, ordered_map
 from cascade.data.picture import UnreadablePicture, read_square
 from cascade.errors import CascadeError
-from cascade.files import sha256_of
+from cascade.files import expanded, sha256_of
 
 _MANIFEST = "manifest.jsonl"
 _GLANCE = 16  # px: a JPEG is read to its end, but most of its pixels are never made
@@ -36,7 +36,7 @@ class PictureFolder:
     """
 
     def __init__(self, root: str | Path, progress: Callable[[int, int], object] | None = None) -> None:
-        self.root = Path(root).expanduser()
+        self.root = expanded(root)
         if (self.root / _MANIFEST).is_file():
             of, self.left_out = self._in_manifest(), []
         else:

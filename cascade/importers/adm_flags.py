@@ -96,6 +96,11 @@ _IGNORED = {
 # Flags of a diffusion, which a classifier's script takes too and which say nothing of it.
 _NOT_OF_CLASSIFIERS = {"learn_sigma", "predict_xstart"}
 _SIZES = {"image_size", "small_size", "large_size"}
+_LEAST = {
+    **dict.fromkeys((*_SIZES, "num_channels", "num_heads", "classifier_width", "diffusion_steps"), 1),
+    "num_res_blocks": 0,
+    "classifier_depth": 0,
+}
 MULT: dict[int, tuple[float, ...]] = {
     512: (0.5, 1, 1, 2, 2, 4, 4),
     256: (1, 1, 2, 2, 4, 4),
@@ -147,7 +152,7 @@ def of_classifier(flags: Flags) -> bool:
 
 
 def check_flags(flags: Flags) -> None:
-    """Raise CascadeError for an unknown flag, and for one of another kind of value, whatever the others are.
+    """Raise CascadeError for an unknown flag, one of another kind of value, and a size that is none, whatever the others.
 
     >>> check_flags({"image_sice": 64})
     Traceback (most recent call last):
@@ -161,6 +166,8 @@ def check_flags(flags: Flags) -> None:
             raise CascadeError(f"unknown flag '{flag}'; {suggest(flag, {*kinds, *ignored})}")
         if flag in kinds:
             _check_kind(flag, value, kinds[flag])
+        if flag in _LEAST and value < _LEAST[flag]:
+            raise CascadeError(f"flag {flag}={value} must be at least {_LEAST[flag]}")
 
 
 def size_of(flags: Flags) -> int:

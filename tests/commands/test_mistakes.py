@@ -184,6 +184,8 @@ WRONG = [
     (["assemble", "stages=[a]"], "'assemble' needs out=..."),
     # what is not there
     (["sample", "cascade=nowhere", "out=o"], "there is no cascade at 'nowhere'"),
+    (["sample", "cascade=~nobodys", "out=o"], "there is no cascade at '~nobodys'"),
+    (["train", "data=folder", "data.root=~nobodys/é"], "the folder ~nobodys/é does not exist"),
     (["sample", "cascade=nowhere", "out=o", "sr16.steps=3"], "there is no cascade at 'nowhere'"),
     (["sample", "cascade={cascade}", "out=o", "low_res=nowhere"], "low_res=nowhere is no folder"),
     (["sample", "cascade={cascade}", "out=o", "low_res={empty}"], "holds no pictures"),
