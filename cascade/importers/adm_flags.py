@@ -152,7 +152,7 @@ def of_classifier(flags: Flags) -> bool:
 
 
 def check_flags(flags: Flags) -> None:
-    """Raise CascadeError for an unknown flag, one of another kind of value, and a size that is none, whatever the others.
+    """Raise CascadeError for an unknown flag, one of another kind of value, and a size below its least.
 
     >>> check_flags({"image_sice": 64})
     Traceback (most recent call last):

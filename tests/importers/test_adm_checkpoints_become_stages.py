@@ -184,6 +184,9 @@ def test_reference_tensors_that_are_not_there_are_missed_before_anything_is_writ
         ({"num_channels": "32"}, 'flag num_channels="32" must be a whole number'),
         ({"num_res_blocks": True}, "flag num_res_blocks=true must be a whole number"),
         ({"dropout": "0.1"}, 'flag dropout="0.1" must be a number'),
+        ({"num_channels": 0}, "flag num_channels=0 must be at least 1"),
+        ({"num_res_blocks": -1}, "flag num_res_blocks=-1 must be at least 0"),
+        ({"small_size": 0}, "flag small_size=0 must be at least 1"),
         ({"channel_mult": [1, 1]}, "flag channel_mult=[1, 1] must be text in quotes"),
         ({"channel_mult": "1,nan"}, "channel_mult='1,nan' must be above 0, and finite"),
         ({"attention_resolutions": "0.5"}, "sides of 1 pixel or more"),
@@ -285,6 +288,7 @@ def test_verify_tells_a_classifiers_logits_and_its_gradient_apart(tmp_path, caps
         ({"classifier_resblock_updown": False}, "(64, 64, 3, 3) it is classifier_resblock_updown=true"),
         ({"classifier_pool": "attenton"}, "did you mean 'attention'"),
         ({"class_cond": True}, "unknown flag 'class_cond'"),
+        ({"classifier_width": 0}, "flag classifier_width=0 must be at least 1"),
         ({"classifier_depth": "1"}, 'flag classifier_depth="1" must be a whole number'),
     ],
 )
