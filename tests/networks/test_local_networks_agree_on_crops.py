@@ -1,13 +1,17 @@
 """A per-pixel norm and no attention: away from its border a crop is the full frame."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from cascade.networks import EfficientUNet, LowResConditioned
 from cascade.networks.low_res import upsample
+from cascade.registry import build
 
+CONF = Path(__file__).resolve().parents[2] / "conf"
 LOCAL = {
     "one level": {"patch": 2, "channels": (8,), "blocks": (1,), "attention": (False,)},
     "two levels": {"patch": 2, "channels": (8, 8), "blocks": (1, 1), "attention": (False, False)},
@@ -81,17 +85,23 @@ def test_the_wrapper_adds_what_bicubic_reads(factor):
     assert differs[10 * factor :].flip(0).nonzero().max() + 1 == added
 
 
-def test_shipped_sr_shape_agrees_in_float32():
-    network = randomise(
-        EfficientUNet(patch=4, channels=(16, 16), blocks=(1, 1), attention=(False, False), norm="pixel")
-    )
-    radius = int(network.receptive_radius)
-    x = torch.randn(1, 3, 8, 3 * 64 + 64, generator=torch.Generator().manual_seed(0))
+@pytest.mark.parametrize("stage", ["sr256", "sr1024"])
+def test_the_shipped_sr_networks_agree_in_float32(stage):
+    config = yaml.safe_load((CONF / f"network/efficient_{stage}.yaml").read_text(encoding="utf-8"))
+    config |= {"channels": [8 for _ in config["channels"]], "embedding_dim": 8}  # only the widths are reduced
+    network = randomise(build("low_res_input", {"name": "augmented"}, network=build("network", config, in_channels=6)))
+    radius, multiple = int(network.receptive_radius_for(4)), network.network.multiple
+    side = multiple * math.ceil((2 * radius + 16) / multiple)
+    g = torch.Generator().manual_seed(1)
+    x, low = (torch.randn(1, 3, s, s, generator=g) for s in (side + 32, side // 4 + 8))
+    clocks = {"log_snr": torch.zeros(1), "aug_log_snr": torch.full((1,), 3.0)}
     with torch.no_grad():
-        frame = network(x, torch.zeros(1))[..., 32:-32]
-        alone = network(x[..., 32:-32], torch.zeros(1))
-    inside = slice(radius, frame.shape[-1] - radius)
-    assert (alone - frame)[..., inside].abs().max() < 1e-5 * frame.abs().max()
+        frame = network(x, low_res=low, **clocks)[..., 8 : 8 + side, 24 : 24 + side]
+        crop = x[..., 8 : 8 + side, 24 : 24 + side]
+        alone = network(crop, low_res=low[..., 2 : 2 + side // 4, 6 : 6 + side // 4], **clocks)
+    difference, scale = (alone - frame).abs(), frame.abs().max()
+    assert difference[..., radius : side - radius, radius : side - radius].max() < 1e-5 * scale
+    assert difference.max() > 1e-3 * scale, "the borders differ, so the test sees a difference where there is one"
 
 
 @pytest.mark.parametrize("config", [{"norm": "group"}, {"norm": "pixel", "attention": (False, True)}])
