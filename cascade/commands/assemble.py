@@ -28,7 +28,7 @@ from cascade.errors import CascadeError
 from cascade.files import expanded, replace_folder
 from cascade.guidance_settings import guides_of, with_guides
 from cascade.lock import beside, check_place
-from cascade.stage_files import check_dtype, rewrite_stage
+from cascade.stage_files import check_dtype, checked_sha256, rewrite_stage
 from cascade.stage_settings import StageSettings, changed, stops
 from cascade.trained_levels import noise_in_words
 
@@ -89,8 +89,13 @@ def _parts(folders: list[Path], stages: list[StageConfig], samplings: list[Stage
 
 @contextmanager
 def _stored(parts: dict[str, Path], dtype: str | None) -> Iterator[dict[str, Path]]:
-    """The parts as they are copied: those that are there, or for the while of it such in another dtype."""
+    """The parts as they are copied: those that are there, or for the while of it such in another dtype.
+
+    Raises CascadeError for one that is damaged.
+    """
     if dtype is None:
+        for source in parts.values():
+            checked_sha256(source)
         yield parts
         return
     with TemporaryDirectory() as folder:

@@ -159,6 +159,12 @@ def test_stages_that_do_not_fit_are_refused_before_anything_is_written(stages, o
 
 def test_a_damaged_stage_is_refused(stages, tmp_path):
     broken = Path(shutil.copytree(stages[0], tmp_path / "broken"))
+    assert assemble([broken], tmp_path / "there")[0] == 0
+    (broken / "manifest.json").rename(tmp_path / "manifest.json")
+    refused("manifest.json is missing", [broken], tmp_path / "out")
+    code, printed = assemble([broken], tmp_path / "there")
+    assert (code, "manifest.json is missing" in printed, printed.count("\n")) == (2, True, 1)
+    (tmp_path / "manifest.json").rename(broken / "manifest.json")
     weights = broken / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\0")
     refused("is damaged", [broken], tmp_path / "out")
