@@ -7,7 +7,10 @@ that asks another model names its folder: `weak`, a weaker stage, or `classifier
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from numbers import Real
 from typing import TYPE_CHECKING, Any
+
+from cascade.errors import CascadeError
 
 if TYPE_CHECKING:
     from cascade.artifact import StageSampling
@@ -29,7 +32,7 @@ def rescaled(guidance: Guidance, scale: float) -> dict[str, Any]:
     """
     if "guided" in guidance:
         return {**guidance, "guided": rescaled(guidance["guided"], scale)}
-    kept = {"name": "classifier_free"} if guidance["name"] == "none" else guidance
+    kept = {"name": "classifier_free"} if _name(guidance) == "none" else guidance
     return {**kept, "scale": scale}
 
 
@@ -39,7 +42,7 @@ def without_labels(guidance: Guidance) -> dict[str, Any]:
     >>> without_labels({"name": "interval", "lo": -2.0, "hi": 3.0, "guided": {"name": "classifier_free", "scale": 2.0}})
     {'name': 'none'}
     """
-    if guidance["name"] == "classifier_free":
+    if _name(guidance) == "classifier_free":
         return dict(NO_GUIDANCE)
     if "guided" not in guidance:
         return dict(guidance)
@@ -50,12 +53,21 @@ def without_labels(guidance: Guidance) -> dict[str, Any]:
 def classifier_free_scale(guidance: Guidance) -> float:
     """Return the scale of the classifier-free guidance in it, 1 where there is none.
 
+    Raises CascadeError for one without a scale, and for a scale that is no number.
+
     >>> classifier_free_scale({"name": "autoguidance", "scale": 2.0, "weak": "runs/small/base64"})
     1.0
     """
     if "guided" in guidance:
         return classifier_free_scale(guidance["guided"])
-    return float(guidance["scale"]) if guidance["name"] == "classifier_free" else 1.0
+    if _name(guidance) != "classifier_free":
+        return 1.0
+    if "scale" not in guidance:
+        raise CascadeError("guidance 'classifier_free' needs 'scale'")
+    scale = guidance["scale"]
+    if isinstance(scale, bool) or not isinstance(scale, Real):
+        raise CascadeError(f"guidance 'classifier_free': scale={scale} must be a number")
+    return float(scale)
 
 
 def guides_of(sampling: "StageSampling") -> list[Guide]:
@@ -92,6 +104,12 @@ def asks_guides(config: Guidance) -> bool:
     True
     """
     return bool(guides_in(config))
+
+
+def _name(guidance: Guidance) -> str:
+    if not isinstance(guidance, Mapping) or "name" not in guidance:
+        raise CascadeError(f"a guidance is a mapping with a 'name', not {guidance!r}")
+    return guidance["name"]
 
 
 def _with_guides(config: Guidance, change: Callable[[str, str], Any]) -> dict[str, Any]:
