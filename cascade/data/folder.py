@@ -55,11 +55,11 @@ def check_folder(
 ) -> Path:
     """Check the parameters of a `FolderDataset` without looking into the folder, and return the root."""
     if small not in SMALL:
-        raise CascadeError(f"small={small}: unknown choice; {suggest(str(small), SMALL)}")
+        raise CascadeError(f"data.small={small}: unknown choice; {suggest(str(small), SMALL)}")
     if not 0 <= val_fraction < 1:
-        raise CascadeError(f"val_fraction={val_fraction} must be at least 0 and less than 1")
+        raise CascadeError(f"data.val_fraction={val_fraction} must be at least 0 and less than 1")
     if workers is not None and workers < 1:
-        raise CascadeError(f"workers={workers} must be at least 1")
+        raise CascadeError(f"data.workers={workers} must be at least 1")
     path = expanded(root)
     if not path.is_dir():
         raise CascadeError(f"the folder {path} {'is a file' if path.exists() else 'does not exist'}")
@@ -224,7 +224,7 @@ def _with_one_for_validation(looks: list[_Look], split: str, others: Iterator[_L
     if len(good) == 1:
         raise CascadeError(
             f"{root} holds one picture that can be used, {good[0].found.path}, which cannot be split; "
-            "set val_fraction=0 to train on it"
+            "set data.val_fraction=0 to train on it"
         )
     return [look for look in looks if look is not good[0]]
 
@@ -264,7 +264,7 @@ def _refuse_empty_classes(listing: Listing, good: list[_Look], root: Path, split
         if not counts[name]:
             raise CascadeError(
                 f"class '{name}' in {root} has no picture that can be used for {split}; "
-                "add some, remove its folder, or lower val_fraction"
+                "add some, remove its folder, or lower data.val_fraction"
             )
 
 

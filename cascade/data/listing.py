@@ -60,12 +60,13 @@ def list_pictures(root: Path, split: str, labelled: bool = True, val_fraction: f
     that one must be a picture that can be read is for `FolderDataset` to see to, with `Listing.others`.
     Hidden files and folders, `__MACOSX` and files that are not pictures are passed over; links are followed, but not
     round in circles. Pictures beside class folders are left out; so many of them that the folders can hardly be
-    classes, or different classes in train and val, raise CascadeError, as does a root that holds no picture.
+    classes, or different classes in train and val, raise CascadeError, as does a root that holds no picture, and a
+    class whose name is not UTF-8.
     """
     if split not in SPLITS:
         raise CascadeError(f"unknown split '{split}'; {suggest(split, SPLITS)}")
     if not 0 <= val_fraction < 1:
-        raise CascadeError(f"val_fraction={val_fraction} must be at least 0 and less than 1")
+        raise CascadeError(f"data.val_fraction={val_fraction} must be at least 0 and less than 1")
     if not root.is_dir():
         raise CascadeError(f"the folder {root} {'is a file' if root.exists() else 'does not exist'}")
     _, folders = _visible(root)
@@ -98,7 +99,8 @@ def _from_split_folders(root: Path, val_folder: str, split: str, labelled: bool)
     if bool(train.class_names) != bool(val.class_names) and train.pictures and val.pictures:
         with_classes, without = ("train", val_folder) if train.class_names else (val_folder, "train")
         raise CascadeError(
-            f"{root / with_classes} has class folders and {root / without} has none; labelled=false ignores classes"
+            f"{root / with_classes} has class folders and {root / without} has none; "
+            "data.labelled=false ignores classes"
         )
     for name in val.class_names:
         if name not in train.class_names:
@@ -118,13 +120,14 @@ def _list_base(root: Path, base: str, labelled: bool) -> Listing:
     for path in _walk(root, base):
         first, *deeper = path[len(base) :].split("/")
         if labelled and deeper:
+            _refuse_no_text(first, root / base)
             inside.append(Found(path, unicodedata.normalize("NFC", first)))
         else:
             beside.append(Found(path))
     if len(beside) > len(inside) > 0:
         raise CascadeError(
             f"{root / base} holds {len(beside)} pictures beside folders with only {len(inside)}: "
-            "put them into class folders, or set labelled=false to ignore classes"
+            "put them into class folders, or set data.labelled=false to ignore classes"
         )
     pictures, left_out = (inside, beside) if inside else (beside, [])
     return Listing(
@@ -134,23 +137,32 @@ def _list_base(root: Path, base: str, labelled: bool) -> Listing:
     )
 
 
+def _refuse_no_text(name: str, folder: Path) -> None:
+    """Refuse the name of a class that is no text, which a stage and its samples could not be told by."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        shown = os.fsencode(name).decode(errors="replace")
+        raise CascadeError(f"the class folder '{shown}' in {folder} has a name that is not UTF-8: rename it") from None
+
+
 def _hash_split(
     pictures: list[Found], split: str, val_fraction: float, root: Path
 ) -> tuple[list[Found], list[Found] | None]:
     """The pictures of the split, and those of the other one in the order of their ranks."""
     if split == "val" and val_fraction == 0:
-        raise CascadeError(f"{root} has no val folder and val_fraction=0: there are no validation pictures")
+        raise CascadeError(f"{root} has no val folder and data.val_fraction=0: there are no validation pictures")
     if split == "all" or val_fraction == 0:
         return pictures, None
     if len(pictures) < 2:
-        raise CascadeError(f"{root} holds one picture, which cannot be split; set val_fraction=0 to train on it")
+        raise CascadeError(f"{root} holds one picture, which cannot be split; set data.val_fraction=0 to train on it")
     threshold = max(val_fraction, min(map(rank, pictures)))
     chosen = [found for found in pictures if (rank(found) <= threshold) == (split == "val")]
     others = sorted((found for found in pictures if (rank(found) <= threshold) != (split == "val")), key=rank)
     if not chosen:
         raise CascadeError(
-            f"val_fraction={val_fraction} takes all {len(pictures)} pictures in {root} for validation and leaves none "
-            "for training; lower it"
+            f"data.val_fraction={val_fraction} takes all {len(pictures)} pictures in {root} for validation and leaves "
+            "none for training; lower it"
         )
     return chosen, others
 

@@ -106,7 +106,7 @@ WRONG = [
     (["train", "data=folder", "data.root=/nowhere"], "the folder /nowhere does not exist"),
     (["train", "data=folder", "data.root={file}"], "is a file"),
     (["train", "data=folder", "data.root={empty}"], "holds no picture"),
-    (["train", "data=folder", "data.root={empty}", "data.val_fraction=2"], "val_fraction=2.0 must be"),
+    (["train", "data=folder", "data.root={empty}", "data.val_fraction=2"], "data.val_fraction=2.0 must be"),
     (["train", "data=folder", "data.root={photos}"], "png, 32×48); data.small=skip leaves them out"),
     (["train", "data=folder", "data.root={photos}", "data.small=skip"], "none of the"),
     (["train", "data=cache", "data.root={empty}"], "is not a cache"),

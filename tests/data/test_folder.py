@@ -155,7 +155,7 @@ def test_the_registry_builds_it_and_names_wrong_choices(root):
     assert len(registry.build("data", config, resolution=32, split="all")) == 5
     with pytest.raises(CascadeError, match="no parameter 'labeled'; did you mean 'labelled'"):
         registry.build("data", config | {"labeled": False}, resolution=32, split="all")
-    with pytest.raises(CascadeError, match="small=skp: unknown choice; did you mean 'skip'"):
+    with pytest.raises(CascadeError, match=r"data\.small=skp: unknown choice; did you mean 'skip'"):
         registry.build("data", config | {"small": "skp"}, resolution=32, split="all")
 
 
@@ -192,7 +192,7 @@ def test_bad_files_are_left_out_before_the_split_is_made(tmp_path, fraction):
 def test_of_two_pictures_one_of_which_is_broken_none_can_be_spared(tmp_path):
     plant(tmp_path, **{"1": (32, 32)})
     (tmp_path / "2.png").write_bytes(b"no picture")
-    with pytest.raises(CascadeError, match=r"1.png, which cannot be split; set val_fraction=0"):
+    with pytest.raises(CascadeError, match=r"1.png, which cannot be split; set data.val_fraction=0"):
         FolderDataset(tmp_path, 16, "train")
     assert FolderDataset(tmp_path, 16, "train", val_fraction=0).paths == ["1.png"]
 

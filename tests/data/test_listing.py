@@ -1,5 +1,6 @@
 """Which pictures, which class, which split: decided by the paths alone."""
 
+import os
 import shutil
 import unicodedata
 from pathlib import Path
@@ -132,8 +133,17 @@ def test_pictures_beside_class_folders_are_left_out_or_refused(tmp_path):
     assert paths(listing) == ["a/1.png", "b/1.png"]
     assert listing.left_out == [("sheet.png", "beside the class folders, so without a class")]
     plant(tmp_path, *(f"{i}.png" for i in range(5)))
-    with pytest.raises(CascadeError, match=r"6 pictures beside folders with only 2.*labelled=false"):
+    with pytest.raises(CascadeError, match=r"6 pictures beside folders with only 2.*data\.labelled=false"):
         list_pictures(tmp_path, "all")
+
+
+def test_a_class_whose_name_is_no_text_is_refused(tmp_path):
+    """A stage could be trained with it, and no picture of it written."""
+    name = os.fsdecode(b"caf\xe9")
+    plant(tmp_path, "hat/1.png", f"{name}/2.png")
+    with pytest.raises(CascadeError, match=r"class folder 'caf\ufffd' in .* is not UTF-8: rename it"):
+        list_pictures(tmp_path, "all")
+    assert paths(list_pictures(tmp_path, "all", labelled=False)) == [f"{name}/2.png", "hat/1.png"]
 
 
 def refused(tmp_path):
