@@ -10,6 +10,7 @@ from typing import Any
 from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from cascade.errors import CascadeError
 from cascade.files import write_whole
 
 
@@ -43,10 +44,18 @@ class MetricsCSV(Logger):
 
     @rank_zero_only
     def resume(self, step: int) -> None:
-        """Read the rows up to `step`."""
+        """Read the rows up to `step`. CascadeError: something else has written the file."""
         if self.path.exists():
-            with self.path.open(newline="") as file:
-                rows = {int(row["step"]): dict(row) for row in csv.DictReader(file)}
+            try:
+                with self.path.open(newline="", encoding="utf-8") as file:
+                    rows = {int(row["step"]): row for row in csv.DictReader(file, strict=True)}
+                if any(None in row for row in rows.values()):
+                    raise ValueError("a row with more cells than there are columns")
+            except (KeyError, TypeError, ValueError, csv.Error) as error:
+                raise CascadeError(
+                    f"{self.path} is not as the run wrote it, a row for each 'step'; move it away, and the run goes on "
+                    "with a new one"
+                ) from error
             self._rows = {number: row for number, row in rows.items() if number <= step}
 
     @rank_zero_only

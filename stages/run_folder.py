@@ -132,7 +132,7 @@ class RunFolder:
             return None
         try:
             config = yaml.safe_load(file.read_text(encoding="utf-8"))
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise CascadeError(f"{file} is not valid YAML; use fresh=true") from error
         if not isinstance(config, dict):
             raise CascadeError(f"{file} is not a run's configuration; use fresh=true")

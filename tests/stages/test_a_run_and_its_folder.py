@@ -14,6 +14,7 @@ from cascade.commands.command_line import main
 from cascade.errors import CascadeError
 from cascade.lock import beside
 from stages.checkpoint import read_checkpoint
+from stages.metrics import MetricsCSV
 from stages.run import Outcome, train
 from stages.run_folder import RunFolder
 
@@ -188,6 +189,27 @@ def test_a_checkpoint_that_holds_code_or_was_cut_is_refused_and_executes_nothing
 
 def command(*words: str) -> int:
     return main(["train", *given("name=mine", *words)])
+
+
+@pytest.mark.parametrize(
+    "text", [b"step;loss\n1;2\n", b"step,loss\n1.0,2\n", b"step,loss\n1,2,3\n", b"loss\n2\n", b"step\n\xff\n"]
+)
+def test_a_table_that_a_spreadsheet_has_saved_is_one_line(tmp_path: Path, text: bytes) -> None:
+    rows = MetricsCSV(tmp_path)
+    rows.path.write_bytes(text)
+    with pytest.raises(CascadeError, match=r"metrics\.csv is not as the run wrote it.*move it away"):
+        rows.resume(3)
+    rows.path.write_bytes(b"step,loss\n1,2\n5,1\n")
+    rows.resume(3)
+    rows.log_metrics({"loss": 0.5}, 2)
+    assert rows.path.read_bytes() == b"step,loss\n1,2\n2,0.5\n"
+
+
+@pytest.mark.parametrize("text", [b"\xff", b"a: [", b"text"])
+def test_a_configuration_that_cannot_be_read_is_one_line(tmp_path: Path, text: bytes) -> None:
+    (tmp_path / "run.yaml").write_bytes(text)
+    with pytest.raises(CascadeError, match=r"run\.yaml is not .*; use fresh=true"):
+        RunFolder(tmp_path).stored()
 
 
 def test_keys_of_a_later_version_keep_nobody_from_going_on_unless_they_are_used(tmp_path, monkeypatch, capsys) -> None:
