@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from cascade import CascadePipeline, artifact, stage_files
-from cascade.artifact import find_cascade, find_stage, load_chain, load_stage
+from cascade.artifact import find_cascade, find_stage, load_cascade_config, load_chain, load_stage
 from cascade.commands.command_line import main
+from cascade.commands.configuration import composed
 from cascade.stage_settings import StageSettings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -93,6 +94,15 @@ def test_clothes_fast_is_clothes_in_four_steps():
     assert fast[0].distilled.teacher == load_stage(find_stage("clothes/base64")).sha256
     for one, other in zip(slow, fast, strict=True):
         assert (one.name, one.resolution, one.class_names) == (other.name, other.resolution, other.class_names)
+
+
+@pytest.mark.parametrize("experiment", ["clothes_base64", "clothes_sr256", "objects_sr1024"])
+def test_a_recipe_of_clothes_samples_as_clothes_does(experiment):
+    recipe = composed("train", [f"experiment={experiment}"])
+    shipped = dict(load_cascade_config("clothes").stages)[recipe.stage.name]
+    for group in ("sampler", "grid", "guidance", "threshold"):
+        assert recipe[group] == getattr(shipped, group)
+    assert recipe.stage.aug_log_snr == shipped.aug_log_snr
 
 
 @pytest.mark.usefixtures("one_thread")
