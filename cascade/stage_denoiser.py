@@ -13,6 +13,7 @@ from cascade.arithmetic import Arithmetic
 from cascade.artifact import Stage
 from cascade.diffusion import Denoiser
 from cascade.errors import CascadeError
+from cascade.networks.low_res import reach_of_upsampling
 from cascade.sampling import Tiled
 
 
@@ -65,7 +66,7 @@ def overlap_and_blend(stage: Stage, tile: int) -> tuple[int, int]:
     if math.isinf(radius):
         overlap = grid * math.ceil(tile / 4 / grid)
         return overlap, overlap
-    radius += 0 if factor == 1 else 3 * factor // 2  # what bicubic upsampling reads
+    radius += 0 if factor == 1 else reach_of_upsampling(factor)
     return grid * (math.floor(radius / grid) + 1), 1
 
 

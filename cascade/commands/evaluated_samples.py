@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cascade.commands.png import sample_png
+from cascade.commands.png import png_pixels, sample_png
 from cascade.errors import CascadeError
 from cascade.files import write_whole
 
@@ -168,12 +168,7 @@ def _file(folder: Path, seed: int) -> Path:
 
 
 def _read(file: Path) -> "Tensor":
-    import numpy as np
-    import torch
-    from PIL import Image
-
     try:
-        with Image.open(file) as picture:
-            return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1).contiguous()
+        return png_pixels(file)
     except (OSError, SyntaxError, ValueError) as error:
         raise CascadeError(f"{file} is damaged; remove it, and it will be made again") from error

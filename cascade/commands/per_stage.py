@@ -12,6 +12,7 @@ from cascade.commands.configuration import CONF, groups_on_disk
 from cascade.commands.overrides import KINDS
 from cascade.commands.values import Kind, kind_of_value
 from cascade.errors import CascadeError, suggest
+from cascade.flat import flat
 from cascade.ranges import refuse_out_of_range
 from cascade.stage_settings import CHOICES, StageSettings, merged, settings_of
 
@@ -83,7 +84,7 @@ def read_per_stage(per_stage: Mapping[str, Mapping[str, Any]], names: Sequence[s
 
 
 def _refuse_out_of_range(stage: str, group: str, config: Mapping[str, Any]) -> None:
-    for leaf, value in _leaves(config):
+    for leaf, value in flat(config):
         beside = config
         for node in leaf.split(".")[:-1]:
             beside = beside[node]
@@ -101,7 +102,7 @@ def _chosen(key: str, given: str | Mapping[str, Any]) -> dict[str, Any]:
     if name not in groups_on_disk()[group]:
         raise CascadeError(f"stage '{stage}': unknown {group} '{name}'; {suggest(name, groups_on_disk()[group])}")
     config = merged(_defaults(group, name), changes)
-    if missing := [leaf for leaf, value in _leaves(config) if value == "???"]:
+    if missing := [leaf for leaf, value in flat(config) if value == "???"]:
         raise CascadeError(f"{key}={name} needs {key}.{missing[0]}=...")
     return config
 
@@ -112,7 +113,7 @@ def _parameters() -> dict[str, Kind]:
     kinds: dict[str, Kind] = {}
     for group in CHOICES:
         for name in groups_on_disk()[group]:
-            for leaf, value in _leaves(_defaults(group, name)):
+            for leaf, value in flat(_defaults(group, name)):
                 key = f"{group}.{leaf}"
                 kind = KINDS.get(key, kind_of_value(value))
                 if leaf.rpartition(".")[2] != "name":
@@ -128,17 +129,10 @@ def _defaults(group: str, name: str) -> dict[str, Any]:
     """The values of a choice's file; what refers to the config of a training, which is not there, is still needed."""
     loaded = OmegaConf.load(CONF / group / f"{name}.yaml")
     plain: dict[str, Any] = OmegaConf.to_container(loaded, resolve=False)
-    for leaf, value in _leaves(plain):
+    for leaf, value in flat(plain):
         if isinstance(value, str) and "${" in value:
             try:
                 OmegaConf.update(loaded, leaf, OmegaConf.select(loaded, leaf))
             except InterpolationKeyError:
                 OmegaConf.update(loaded, leaf, "???")
     return OmegaConf.to_container(loaded)
-
-
-def _leaves(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    found: list[tuple[str, Any]] = []
-    for key, value in config.items():
-        found += _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", value)]
-    return found

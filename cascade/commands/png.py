@@ -4,7 +4,7 @@ import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from cascade.errors import CascadeError
 
@@ -38,6 +38,16 @@ def sample_png(pixels: "Tensor", seed: int, class_name: str | None) -> bytes:
 
     image = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
     return marked_png(image, json.dumps({"seed": seed, "class": class_name}, ensure_ascii=False))
+
+
+def png_pixels(file: "Path | BinaryIO") -> "Tensor":
+    """The pixels of a picture that was written here, uint8 (3, R, R); OSError, SyntaxError or ValueError for none."""
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    with Image.open(file) as image:
+        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()
 
 
 def refuse_foreign(folder: Path, files: Sequence[str]) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from cascade.commands.png import png_pixels
 from cascade.commands.sample_manifest import NAME, Manifest
 from cascade.errors import CascadeError
 from cascade.requests import whole_number
@@ -172,15 +173,10 @@ def _is_of(value: Any, kind: Any) -> bool:
 
 def _pixels(folder: Path, file: str, sha256: str) -> "Tensor":
     """The pixels of a file, which must be the one that the manifest means."""
-    import numpy as np
-    import torch
-    from PIL import Image
-
     try:
         raw = (folder / file).read_bytes()
         if hashlib.sha256(raw).hexdigest() != sha256:
             raise CascadeError(f"{folder / file} was changed since it was sampled; cascade sample makes it again")
-        with Image.open(io.BytesIO(raw)) as image:
-            return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()
+        return png_pixels(io.BytesIO(raw))
     except (OSError, SyntaxError, ValueError) as error:
         raise CascadeError(f"{folder / file} cannot be read: {error}") from error

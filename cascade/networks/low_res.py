@@ -103,16 +103,16 @@ class LowResConditioned(nn.Module):
     def receptive_radius_for(self, factor: int) -> float:
         """Return the distance in pixels of x from the border of a crop, aligned to the low-res grid, that it disturbs.
 
-        It is the network's own radius and the 3/2 low-res pixels to the side that bicubic upsampling reads.
+        It is the network's own radius and the reach of upsampling.
         """
-        return self.network.receptive_radius + 3 * factor // 2
+        return self.network.receptive_radius + reach_of_upsampling(factor)
 
 
 class LowResConcatenated(nn.Module):
     """Make an image-conditional network of one with low_res's channels more, and tell it no augmentation level.
 
-    y = F([x, ↑low_res], λ), ↑ bilinear: ADM's upsampler (Dhariwal & Nichol 2021, appendix D). Its only level is clean:
-    `aug_log_snr` is +inf or None (else CascadeError).
+    y = F([x, ↑low_res], λ), ↑ bilinear: ADM's upsampler (Dhariwal & Nichol 2021, section 5.2, table 13). Its only
+    level is clean: `aug_log_snr` is +inf or None (else CascadeError).
 
     >>> from cascade.networks.efficient import EfficientUNet
     >>> inner = EfficientUNet(in_channels=6, patch=2, channels=(8,), blocks=(1,), attention=(False,), embedding_dim=8)
@@ -142,6 +142,15 @@ class LowResConcatenated(nn.Module):
             raise CascadeError("this network is told no augmentation level: aug_log_snr must be inf (clean)")
         upsampled = upsample(low_res, x.shape[-2:], mode="bilinear")
         return self.network(torch.cat([x, upsampled], dim=1), log_snr, label=label, augment=augment)
+
+
+def reach_of_upsampling(factor: int) -> int:
+    """Return how many pixels to the side bicubic upsampling by `factor` reads: 3/2 low-res pixels.
+
+    >>> reach_of_upsampling(4)
+    6
+    """
+    return 3 * factor // 2
 
 
 def upsample(low_res: Tensor, size: tuple[int, int], mode: str = "bicubic") -> Tensor:
