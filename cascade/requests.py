@@ -17,6 +17,7 @@ LOGGER_MODES = ("offline", "online")
 _DEVICES = ("cpu", "cuda", "mps", "xpu")
 _SEED_END = 2**63
 _MANY = 1_000_000
+_MOST_THREADS = 1024
 
 
 def as_list(value: Any) -> list[Any]:
@@ -103,9 +104,9 @@ def check_logger(settings: Mapping[str, Any]) -> None:
 
 
 def check_threads(threads: int | None) -> None:
-    """Raise CascadeError for a number of threads below 1; None is torch's own choice."""
-    if threads is not None and threads < 1:
-        raise CascadeError(f"threads={threads} must be at least 1")
+    """Raise CascadeError for a number of threads that no machine can start; None is torch's own choice."""
+    if threads is not None and not 1 <= threads <= _MOST_THREADS:
+        raise CascadeError(f"threads={threads} must be at least 1 and at most {_MOST_THREADS}")
 
 
 def check_device_name(name: str) -> str:
@@ -138,7 +139,7 @@ def parse_seeds(seeds: str | int | Sequence[str | int]) -> list[int]:
             raise CascadeError(f"seeds: '{part}' is neither a whole number from 0 nor a range like 0-15")
         first, last = check_seed(int(match[1])), check_seed(int(match[2] or match[1]))
         if last < first:
-            raise CascadeError(f"seeds: the range '{part}' runs backwards")
+            raise CascadeError(f"seeds: the range '{part}' runs backwards; write {last}-{first}")
         if last - first >= _MANY:
             raise CascadeError(f"seeds: '{part}' are more than {_MANY} seeds")
         found.update(dict.fromkeys(range(first, last + 1)))

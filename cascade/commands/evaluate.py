@@ -362,7 +362,7 @@ def check_evaluation(plain: Mapping[str, Any]) -> None:
     for key in ("images",) if is_statistics(plain["reference"]) else ("images", "reference"):
         folder = None if plain[key] is None else expanded(plain[key])
         if folder is not None and not folder.is_dir():
-            raise CascadeError(f"{key}={folder} {'is a file' if folder.exists() else 'does not exist'}")
+            raise CascadeError(f"{key}={folder} {'is a file' if folder.exists() else 'does not exist'}; give a folder")
         if folder is not None:
             refuse_without_pictures(folder)
     check_logger(plain["logger"])
@@ -370,6 +370,6 @@ def check_evaluation(plain: Mapping[str, Any]) -> None:
     if plain["reference"] is None:
         check_source(plain["data"])
     if plain["out"] is not None and expanded(plain["out"]).is_file():
-        raise CascadeError(f"out={plain['out']} is a file")
+        raise CascadeError(f"out={plain['out']} is a file; choose a folder")
     if plain["logger"]["wandb"] and plain["out"] is None:
         raise CascadeError("logger=wandb needs a place for its files: give out=FOLDER")

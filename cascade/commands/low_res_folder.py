@@ -37,11 +37,12 @@ class LowRes:
 def list_low_res(folder: Path) -> list[LowRes]:
     """Look at every picture of the folder, in the order of class and seed; their pixels are read later.
 
-    Raises CascadeError for a missing or empty folder, a file that is no picture, and pictures that are not square or
-    differ in size.
+    Raises CascadeError for a missing or empty folder, a file that is no picture, a name that is a number and no seed,
+    and pictures that are not square or differ in size.
     """
     if not folder.is_dir():
-        raise CascadeError(f"low_res={folder} is {'a file' if folder.exists() else 'no folder'}")
+        what = "a file" if folder.exists() else "no folder"
+        raise CascadeError(f"low_res={folder} is {what}; give a folder of pictures, like CLASS/SEED.png")
     found = [_described(folder, path) for path in _pictures(folder)]
     if not found:
         raise CascadeError(f"low_res={folder} holds no pictures")
@@ -81,7 +82,10 @@ def _pictures(folder: Path) -> Iterator[Path]:
 
 def _described(folder: Path, path: Path) -> LowRes:
     relative = path.relative_to(folder)
-    seed = check_seed(int(relative.stem)) if re.fullmatch("[0-9]+", relative.stem) else None
+    try:
+        seed = check_seed(int(relative.stem)) if re.fullmatch("[0-9]+", relative.stem) else None
+    except CascadeError as error:
+        raise CascadeError(f"low_res picture {path}: {error}; give it another name") from None
     return LowRes(path, relative, relative.parent.name or None, seed, _side(path))
 
 

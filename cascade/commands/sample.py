@@ -98,7 +98,7 @@ def run(config: DictConfig) -> None:
 
 def _checked_out(out: Path) -> Path:
     if out.exists() and not out.is_dir():
-        raise CascadeError(f"out={out} is a file")
+        raise CascadeError(f"out={out} is a file; choose a folder")
     for folder in (out.absolute(), *out.absolute().parents):
         if (folder / CASCADE).is_file():
             raise CascadeError(f"out={out} lies in the cascade {folder}, which stays as it is; choose another out")

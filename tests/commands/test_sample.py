@@ -347,6 +347,11 @@ def test_low_res_pictures_that_fit_nothing_are_refused(small_cascade, tmp_path):
     refused("is 8x9 px", (8, 9))
     refused("differ in size", (8, 8), (16, 16))
     (tmp_path / "broken").mkdir()
+    number = 10**19
+    Image.new("RGB", (8, 8)).save(tmp_path / f"broken/{number}.png")
+    with pytest.raises(CascadeError, match=rf"{number}\.png: seed {number} is not .*; give it another name"):
+        list_low_res(tmp_path / "broken")
+    (tmp_path / f"broken/{number}.png").unlink()
     (tmp_path / "broken/0.png").write_bytes(b"no picture")
     with pytest.raises(CascadeError, match="cannot be read"):
         list_low_res(tmp_path / "broken")

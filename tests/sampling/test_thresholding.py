@@ -41,6 +41,13 @@ def test_dynamic_interpolates_between_order_statistics():
     )
 
 
+def test_dynamic_takes_pictures_of_more_than_2_to_the_24_numbers():
+    """Which torch.quantile refused before 2.14."""
+    mean = torch.ones(1, 2**24 + 3)
+    mean[0, 2**23 :] = 4.0
+    assert mean_of(DynamicThreshold(gives(mean), 0.6)).unique().tolist() == [0.25, 1.0]
+
+
 def test_dynamic_at_percentile_1_only_scales():
     mean = 3 * randn("mean", shape=SHAPE).to(F64)
     want = mean / mean.abs().amax((1, 2, 3), keepdim=True)
