@@ -152,6 +152,10 @@ def _hint(state: State) -> str:
 def _check_adm(state: State, where: str) -> None:
     if _TIME not in state:
         raise CascadeError(f"{where} is no network of ADM's: it has no '{_TIME}'")
+    least = {_TIME: 2, _FIRST: 4}  # dimensions; the other keys are measured by their first
+    odd = next((key for key, value in state.items() if value.ndim < least.get(key, 1) or not value.numel()), None)
+    if odd is not None:
+        raise CascadeError(f"{where} is no network of ADM's: its '{odd}' is {tuple(state[odd].shape)}")
 
 
 def _reads_low_res(state: State) -> bool:

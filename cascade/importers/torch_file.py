@@ -24,7 +24,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         raise CascadeError(f"'{path}' holds something else than weights, and none of it is executed") from error
     except (RuntimeError, ValueError, EOFError, KeyError) as error:
         raise CascadeError(f"'{path}' is damaged or no checkpoint: {_first(error)}") from error
-    if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
+    if not isinstance(state, dict) or not state or not all(_is_weight(*item) for item in state.items()):
         raise CascadeError(f"'{path}' is no state dict: expected names with a tensor each")
     return {name: tensor.float() for name, tensor in state.items()}
 
@@ -41,6 +41,10 @@ def _load(path: Path) -> object:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of the protocol of old files, which are read nevertheless
         return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _is_weight(name: object, value: object) -> bool:
+    return isinstance(name, str) and isinstance(value, Tensor)
 
 
 def _first(error: Exception) -> str:

@@ -316,7 +316,9 @@ def test_no_code_in_a_checkpoint_is_executed(tmp_path, monkeypatch):
     assert not Path("exploded").exists()
     Path("cut.pt").write_bytes(Path("zip.pt").read_bytes()[:-300])
     torch.save([1, 2], "list.pt")
-    for name, why in {"cut.pt": "cut.pt", "list.pt": "no state dict", "none.pt": "there is no checkpoint"}.items():
+    torch.save({1: torch.zeros(1)}, "numbers.pt")
+    said = {"list.pt": "no state dict", "numbers.pt": "no state dict"}
+    for name, why in {"cut.pt": "cut.pt", **said, "none.pt": "there is no checkpoint"}.items():
         with pytest.raises(CascadeError, match=why):
             read_state(Path(name))
 

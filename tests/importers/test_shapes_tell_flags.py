@@ -107,6 +107,17 @@ def test_without_flags_it_is_said_what_the_file_tells_and_what_must_be_given(tmp
     assert not (tmp_path / "stage").exists()
 
 
+@pytest.mark.parametrize(
+    ("key", "shape"),
+    [("time_embed.0.weight", (128,)), ("time_embed.0.weight", (128, 0)), ("input_blocks.0.0.weight", (32,)),
+     ("out.2.weight", ()), ("label_emb.weight", ())],
+)  # fmt: skip
+def test_a_tensor_that_cannot_be_measured_is_named(key, shape):
+    for flags in ({"image_size": 64}, preset("64x64_diffusion")):
+        with pytest.raises(CascadeError, match=re.escape(f"no network of ADM's: its '{key}' is {shape}")):
+            completed(flags, {**network().state_dict(), key: torch.zeros(shape)}, "it")
+
+
 def test_a_wrong_preset_is_told_with_the_one_that_fits():
     state = shapes_of(read_flags(preset("256x256_diffusion")))
     with pytest.raises(CascadeError, match=r"num_channels=192, and by .*are those of preset=256x256_diffusion\)"):
