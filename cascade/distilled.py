@@ -74,7 +74,8 @@ def check_distilled_sampling(config: "StageConfig", sampling: "StageSampling") -
     for key, chosen in (("sampler", {**DDIM, **sampling.sampler}), ("grid", sampling.grid)):
         if chosen != getattr(config.sampling, key):
             raise CascadeError(
-                f"stage '{config.name}' was distilled to {distilled.steps} steps of its own, and has no other {key}"
+                f"stage '{config.name}' was distilled to {distilled.steps} steps of its own, and has no other {key}; "
+                f"leave {'its grid and steps' if key == 'grid' else 'its sampler'} out"
             )
     if not is_unguided(sampling.guidance):
         raise CascadeError(

@@ -104,10 +104,14 @@ def check_student(config: Config) -> None:
             f"stage.round_steps={rounds.length}"
         )
     if config["ema"]["name"] == "power_pair":
-        raise CascadeError("ema=power_pair keeps snapshots of one training, and a distillation is several; use another")
+        raise CascadeError(
+            "ema=power_pair keeps snapshots of one training, and a distillation is several; say ema=exponential_short"
+        )
     guidance = config.get("guidance", teacher.sampling.guidance)
     if asks_guides(guidance):
-        raise CascadeError("a teacher is guided by itself here, and not by another model; choose another guidance")
+        raise CascadeError(
+            "a teacher is guided by itself here, and not by another model; say guidance=classifier_free, or none"
+        )
     if classifier_free_scale(guidance) != 1:
         refuse_without_none(teacher, "classifier-free guidance", "say guidance=none")
     if config["stage"]["label_dropout"]:

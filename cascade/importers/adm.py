@@ -15,6 +15,9 @@ PREFIX, CLASSIFIER_PREFIX = "network.network.", "network."
 """Where the published names stand in a stage: in the network that a wrapper and the preconditioning hold; and in a
 classifier, in the network that is told its steps."""
 
+GIVE = "give the preset or flags it was made with"
+"""What mends a checkpoint that does not fit its flags."""
+
 POOL_KEYS = {
     "attention": ("out.2.c_proj.weight", 3),
     "average": ("out.3.weight", 4),
@@ -140,12 +143,10 @@ def check_keys(own: Mapping[str, Tensor], state: Mapping[str, Tensor], where: st
     """Refuse a state that the flags do not describe, naming its first key that does not fit."""
     for key, tensor in own.items():
         if key not in state:
-            raise CascadeError(
-                f"{where} does not fit its flags: it has no '{key}'; give the preset or flags it was made with"
-            )
+            raise CascadeError(f"{where} does not fit its flags: it has no '{key}'; {GIVE}")
         if state[key].shape != tensor.shape:
             shapes = f"{tuple(state[key].shape)}, and by the flags {tuple(tensor.shape)}"
-            raise CascadeError(f"{where} does not fit its flags: '{key}' is {shapes}")
+            raise CascadeError(f"{where} does not fit its flags: '{key}' is {shapes}; {GIVE}")
     for key in state:
         if key not in own:
-            raise CascadeError(f"{where} does not fit its flags: it has '{key}', which they do not describe")
+            raise CascadeError(f"{where} does not fit its flags: it has '{key}', which they do not describe; {GIVE}")

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from cascade.errors import CascadeError, suggest
 from cascade.networks.adm_encoder import ADMEncoder, Widths
 from cascade.networks.adm_layers import Norm, attend, pointwise, step_embedding
-from cascade.networks.layers import zeroed
+from cascade.networks.layers import check_sizes, zeroed
 
 
 class ADMClassifier(nn.Module):
-    """log-odds of the classes of a noisy picture (Dhariwal & Nichol 2021, section 4 and appendix H), key for key.
+    """log-odds of the classes of a noisy picture (Dhariwal & Nichol 2021, section 4.3 and table 12), key for key.
 
     The options are those of `ADMUNet`; `size` is the side of its pictures, which pooling by attention fixes, and
     `pool` is "attention" (the released classifiers: one token for the mean of the map asks all the others), "average",
@@ -62,9 +62,10 @@ class ADMClassifier(nn.Module):
             conv_resample=conv_resample,
             dropout=dropout,
         )
+        check_sizes({"patch": patch, "size": size})
         self.in_channels, self.num_classes, self.size, self.channels = in_channels, num_classes, size, channels
         self.patch, self.multiple = patch, patch * 2 ** (len(channel_mult) - 1)
-        if patch < 1 or size % self.multiple:
+        if size % self.multiple:
             raise ValueError(f"size={size} must be a multiple of {self.multiple}, patch times 2 for each level below")
         dim = 4 * channels
         self.time_embed = nn.Sequential(nn.Linear(channels, dim), nn.SiLU(), nn.Linear(dim, dim))

@@ -68,7 +68,8 @@ def test_a_size_that_makes_no_network_is_named(name, options, why):
         ({"channels": 0}, "channels must be at least 1, not 0"),
         ({"channel_mult": []}, "channel_mult names no level"),
         ({"head_channels": 0}, "head_channels must be at least 1, not 0"),
-        ({"patch": 0}, "size=64 must be a multiple of 0"),
+        ({"patch": 0}, "patch must be at least 1, not 0"),
+        ({"patch": 3}, "size=64 must be a multiple of 24"),
     ],
 )
 def test_no_such_size_makes_a_classifier_either(options, why):
