@@ -139,6 +139,10 @@ def mask_half() -> Masked:
     return Masked(_half)
 
 
+MOST = 1_000
+"""The most boxes of a mask: four numbers a box are drawn for each picture, of `most` boxes."""
+
+
 def mask_boxes(least: int = 1, most: int = 4, share_min: float = 0.2, share_max: float = 0.5) -> Masked:
     """Hide `least` to `most` boxes, whose sides are each from `share_min` to `share_max` of the picture's.
 
@@ -147,8 +151,8 @@ def mask_boxes(least: int = 1, most: int = 4, share_min: float = 0.2, share_max:
     >>> torch.equal(one, again)
     True
     """
-    if not 1 <= least <= most:
-        raise ValueError(f"need 1 <= least <= most boxes, not {least} and {most}")
+    if not 1 <= least <= most <= MOST:
+        raise ValueError(f"need 1 <= least <= most <= {MOST} boxes, not {least} and {most}")
     for name, share in (("share_min", share_min), ("share_max", share_max)):
         _check_share(name, share)
     if share_min > share_max:

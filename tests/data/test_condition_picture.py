@@ -112,6 +112,8 @@ def test_what_does_not_fit_is_refused_in_a_line():
         with pytest.raises(CascadeError, match=message):
             condition.check(*sizes, noised=noised)
     Grayscale().check(64, 16, noised=True)
+    with pytest.raises(ValueError, match="1 <= least <= most <= 1000 boxes, not 1 and 1001"):
+        mask_boxes(most=1001)
     with pytest.raises(ValueError, match="1 <= least <= most"):
         mask_boxes(3, 2)
     with pytest.raises(ValueError, match="above share_max"):
