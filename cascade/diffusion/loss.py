@@ -46,7 +46,7 @@ def diffusion_loss(  # noqa: PLR0917
 
     It is computed as ratio·e^λ·(x − x̂)², which is the same number (Kingma & Gao 2023, eq. 9) with one rounding less.
     There is no ½: nats = ½·C·H·W times it. `square` is the quadratic form of the error, (B, ...) → (B,). With EDM2's u
-    in the posterior, e^{−u}·loss + u (Karras et al. 2024, eq. 14).
+    in the posterior, e^{−u}·loss + u (Karras et al. 2024, eq. 21).
 
     >>> import torch
     >>> from cascade.diffusion import GaussianDenoiser, UnitWeighting

@@ -18,7 +18,9 @@ class LogUncertainty(nn.Module):
         u = Σ_k w_k·√2·cos(2π(f_k·c_noise + φ_k)),  w = 0 at first
 
     EDM2 draws f_k ~ N(0, 1) and φ_k ~ U(0, 1); here they are the quantiles of these distributions, in an order without
-    pattern, so that nothing is drawn. Computed in float32 or better, also under autocast.
+    pattern, so that nothing is drawn. Its w are drawn too, and held at unit length like its other weights (appendix
+    B.2); these begin at 0 and are free, under the optimizer's weight decay. Computed in float32 or better, also under
+    autocast.
 
     >>> LogUncertainty(8)(torch.tensor([-3.0, 5.0]))
     tensor([0., 0.], grad_fn=<MvBackward0>)
@@ -62,7 +64,7 @@ class Uncertain:
 
 
 class UncertaintyLoss(nn.Module):
-    """EDM2's uncertainty weighting, E[e^{−u(λ)}·loss + u(λ)] (Karras et al. 2024, "Analyzing and Improving", eq. 14).
+    """EDM2's uncertainty weighting, E[e^{−u(λ)}·loss + u(λ)] (Karras et al. 2024, "Analyzing and Improving", eq. 21).
 
     u learns the logarithm of the mean loss at λ, the minimum, and then every level's gradient counts as if its loss
     were 1. It weighs the loss of any `weighting=`, by levels or by scales (`loss` is the one around which it is put).
