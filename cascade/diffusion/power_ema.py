@@ -16,21 +16,21 @@ Snapshot = tuple[int, float]
 
 
 def gamma_of(sigma_rel: float) -> float:
-    """Return γ ≥ 0 of σ_rel = √(γ+1)/((γ+2)·√(γ+3)), equation 3; the root of a cubic in γ (appendix C.1).
+    """Return γ ≥ 0 of σ_rel = √(γ+1)/((γ+2)·√(γ+3)), equation 123; the root of a cubic (126, algorithm 2).
 
-    Raises ValueError unless 0 < σ_rel ≤ 1/√12, the width of the uniform profile (γ = 0).
+    Raises ValueError unless 0.001 ≤ σ_rel ≤ 1/√12, the width of the uniform profile (γ = 0).
 
     >>> round(gamma_of(0.05), 2), round(gamma_of(0.10), 2)
     (16.97, 6.94)
     """
-    if not 0 < sigma_rel <= 12**-0.5 + 1e-12:
-        raise ValueError(f"sigma_rel is above 0 and at most 0.288, not {sigma_rel}")
+    if not 0.001 <= sigma_rel <= 12**-0.5 + 1e-12:
+        raise ValueError(f"sigma_rel is at least 0.001 and at most 0.288, not {sigma_rel}")
     t = sigma_rel**-2
     return max(0.0, float(np.roots([1, 7, 16 - t, 12 - t]).real.max()))
 
 
 class PowerEMA:
-    """θ̄ ← β·θ̄ + (1 − β)·θ with β = (1 − 1/t)^{γ+1} after step t = 1, 2, ...: equation 1 and appendix C.2.
+    """θ̄ ← β·θ̄ + (1 − β)·θ with β = (1 − 1/t)^{γ+1} after step t = 1, 2, ...: equations 2 and 127 (C.4).
 
     `sigma_rel` is the width of the profile in units of the training so far: 0.1 averages about its last tenth.
 
@@ -93,7 +93,7 @@ class PowerPairEMA(PowerEMA):
 def reconstruction(snapshots: Sequence[Snapshot], steps: int, sigma_rel: float) -> np.ndarray:
     """Return the weight of each snapshot in the average of width `sigma_rel` at `steps` steps; (n,) float64.
 
-    The least-squares fit of the target's profile by the snapshots', A x = b of their inner products (appendix C.3,
+    The least-squares fit of the target's profile by the snapshots', A x = b of their inner products (appendix C.5,
     algorithm 3), scaled so that it adds up to 1: the average of what does not move is itself. Raises ValueError where a
     snapshot is younger than the target, or none is there.
 
@@ -130,7 +130,7 @@ def _inner_products(
 
 
 def _profile_product(t: np.ndarray, gamma: np.ndarray, s: np.ndarray, delta: np.ndarray) -> np.ndarray:
-    """∫ p_{t,γ}(τ)·p_{s,δ}(τ) dτ of p_{t,γ}(τ) = (γ+1)/t·(τ/t)^γ on [0, t] (appendix C.3)."""
+    """∫ p_{t,γ}(τ)·p_{s,δ}(τ) dτ of p_{t,γ}(τ) = (γ+1)/t·(τ/t)^γ on [0, t] (C.5, equation 151)."""
     ratio = (t / s) ** np.where(t < s, delta, -gamma)
     return (gamma + 1) * (delta + 1) * ratio / ((gamma + delta + 1) * np.maximum(t, s))
 

@@ -37,7 +37,7 @@ def test_gamma_solves_the_equation_of_the_width():
     for gamma in (0.0, 0.5, 6.94, 16.97, 400.0):
         width = (gamma + 1) ** 0.5 / ((gamma + 2) * (gamma + 3) ** 0.5)
         assert gamma_of(width) == pytest.approx(gamma, abs=1e-6 * (1 + gamma))
-    for wrong in (0.0, -0.1, 0.3):
+    for wrong in (0.0, -0.1, 0.3, 1e-200):
         with pytest.raises(ValueError, match="sigma_rel"):
             gamma_of(wrong)
 
