@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FOLDER = "snapshots"
-_FILE = re.compile(r"(\d+)-sigma_rel-(.+)\.safetensors")
+_FILE = re.compile(r"(\d+)-sigma_rel-(\d+(?:\.\d+)?(?:e-\d+)?)\.safetensors")
 
 
 class Snapshots:
