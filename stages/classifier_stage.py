@@ -17,7 +17,7 @@ class ClassifierStage(BaseStage):
 
     Optimizer, average, checkpoints and draws are those of the other stages; what they call the denoiser is the
     classifier here. Pictures are moved as a base stage's, and it is not told how: what moves does not change its class.
-    Dhariwal & Nichol 2021, section 4.1.
+    Dhariwal & Nichol 2021, section 4.3.
     """
 
     WHOLE: ClassVar = ("loss", "accuracy")

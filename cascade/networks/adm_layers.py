@@ -94,7 +94,7 @@ class Up(nn.Module):
 
 
 class ADMBlock(nn.Module):
-    """BigGAN's residual block, told by adaptive group normalisation (Dhariwal & Nichol 2021, section 3 and table 4).
+    """BigGAN's residual block, told by adaptive group normalisation (Dhariwal & Nichol 2021, section 3.1 and table 3).
 
     h = conv(silu(norm(x))); with `scale_shift` h ← norm(h)·(1 + a) + b, else h ← norm(h + b), a and b linear in
     silu(embedding); y = skip(x) + conv(dropout(silu(h))). `resample` (`Down` or `Up` without convolution) changes the
