@@ -10,10 +10,12 @@ import json
 import logging
 import os
 import shutil
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
@@ -36,7 +38,7 @@ SMALL = 5e8
 SECONDS = 4.0
 """At most so long is measured after three rounds."""
 LONG = 600.0
-"""Seconds of a job from which on a compiler, which itself takes minutes, is tried."""
+"""Seconds of one chunk of pictures from which on a compiler, which itself takes minutes, is tried."""
 _FEWEST, _MOST = 3, 7  # rounds
 _QUICK = 0.5  # seconds of a call beside which preparing it matters
 _TOLERANCE = {False: 1e-3, True: 5e-2}  # of a compiled network, relative to the largest value; by bf16
@@ -47,8 +49,9 @@ Tell = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Calls:
-    """What is measured: calls of a stage's denoiser on `batch` pictures of `side` px, `count` of them in the job.
+    """What is measured: calls of a stage's denoiser on `batch` pictures of `side` px, `count` of them for one chunk.
 
+    So many there are of at least, whether one picture is asked for or a thousand, which must choose alike.
     `compilable`: all calls are of this one shape.
     """
 
@@ -88,7 +91,7 @@ class Calls:
         return x, torch.zeros(b, device=self.device), Condition(label, low_res, aug_log_snr).to(self.device)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Measured:
     """Seconds of single calls of each arithmetic, and what compiling took; None: no compiler was tried."""
 
@@ -96,12 +99,13 @@ class Measured:
     compiling: dict[Arithmetic, float] | None = None
 
     def choice(self, count: int) -> Arithmetic:
-        """The best for a job of so many calls; compiled ones are for long jobs alone."""
-        eager = {a: times for a, times in self.seconds.items() if not a.compiled}
-        best = choose(eager)
-        if count * median(self.seconds[best]) < LONG or not self.compiling:
-            return best
-        return choose(self.seconds, count, self.compiling)
+        """The best for a chunk of so many calls; compiled ones are for long chunks alone."""
+        best = choose({a: times for a, times in self.seconds.items() if not a.compiled})
+        return choose(self.seconds, count, self.compiling) if self.compiling and self.long(count) else best
+
+    def long(self, count: int) -> bool:
+        """Whether so many calls take LONG without a compiler."""
+        return count * median(self.seconds[self.choice(1)]) >= LONG
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, which `from_json` reads."""
@@ -125,27 +129,26 @@ class Measured:
 def calibrated(calls: Calls, tell: Tell | None = None) -> Arithmetic:
     """The arithmetic of these calls: that of the cache, or measured now, which takes seconds and is told.
 
-    What cannot be written is measured again the next time; what cannot be read is made again.
+    A compiler is chosen where it pays within one chunk, so never by how many pictures are asked for. What cannot be
+    read is made again. Where nothing can be kept nothing is measured, for it could come out otherwise the next time:
+    then it is PLAIN, which stderr is told.
     """
+    tell = tell or (lambda *_: None)
     fingerprint = calls.fingerprint()
     file = cache_folder() / "precision" / f"{calls.stage.config.name}-{_digest(fingerprint)}.json"
     measured = _read(file, fingerprint)
     if measured is None:
         if calls.small():
             return PLAIN
-        measured = measure(calls, tell or (lambda *_: None))
-        _write(file, fingerprint, measured)
-    best = measured.choice(1)
-    if (
-        measured.compiling is None
-        and calls.compilable
-        and calls.count * median(measured.seconds[best]) >= LONG
-        and _compiler(calls.device)
-    ):
-        measure_compiled(calls, measured, tell or (lambda *_: None))
-        _write(file, fingerprint, measured)
-    choice = measured.choice(calls.count)
-    return replace(choice, compiled=False) if choice.compiled and not calls.compilable else choice
+        measured = _kept(file, fingerprint, lambda: measure(calls, tell))
+        if measured is None:
+            return PLAIN
+    if not calls.compilable:
+        return measured.choice(1)
+    if measured.compiling is None and measured.long(calls.count) and _compiler(calls.device):
+        eager = measured
+        measured = _kept(file, fingerprint, lambda: measure_compiled(calls, eager, tell)) or eager
+    return measured.choice(calls.count)
 
 
 def measure(calls: Calls, tell: Tell) -> Measured:
@@ -173,11 +176,11 @@ def measure(calls: Calls, tell: Tell) -> Measured:
     return measured
 
 
-def measure_compiled(calls: Calls, measured: Measured, tell: Tell) -> None:
+def measure_compiled(calls: Calls, eager: Measured, tell: Tell) -> Measured:
     """Compile the network in the best arithmetic and in bf16, and time it; one that fails or differs is left out."""
-    best = measured.choice(1)
-    wanted = [replace(a, compiled=True) for a in dict.fromkeys((best, EAGER[2])) if a in measured.seconds]
-    measured.compiling = {}
+    best = eager.choice(1)
+    wanted = [replace(a, compiled=True) for a in dict.fromkeys((best, EAGER[2])) if a in eager.seconds]
+    seconds, prices = dict(eager.seconds), {}
     for done, arithmetic in enumerate(wanted):
         tell(f"{calls.stage.config.name}, compiling (minutes)", done, len(wanted))
         # Whatever a compiler may fail with, the network is there without it.
@@ -196,8 +199,9 @@ def measure_compiled(calls: Calls, measured: Measured, tell: Tell) -> None:
                 times.append(time.perf_counter() - began)
             plain = stage_denoiser(calls.stage, calls.device, replace(arithmetic, compiled=False))(*example).mean
             if (mean - plain).abs().max() <= _TOLERANCE[arithmetic.bf16] * plain.abs().max():
-                measured.seconds[arithmetic], measured.compiling[arithmetic] = times, compiling
+                seconds[arithmetic], prices[arithmetic] = times, compiling
     tell(f"{calls.stage.config.name}, compiling (minutes)", len(wanted), len(wanted))
+    return Measured(seconds, prices)
 
 
 def cache_folder() -> Path:
@@ -249,10 +253,26 @@ def _read(file: Path, fingerprint: Mapping[str, Any]) -> Measured | None:
         return None
 
 
-def _write(file: Path, fingerprint: Mapping[str, Any], measured: Measured) -> None:
-    plain = {"fingerprint": fingerprint, "choice": measured.choice(1).name, **measured.to_json()}
+def _kept(file: Path, fingerprint: Mapping[str, Any], measuring: Callable[[], Measured]) -> Measured | None:
+    """What is measured, once it is in the cache, or what another process has put there; None if it cannot be kept."""
     with contextlib.suppress(OSError):
-        write_whole(file, json.dumps(plain, indent=1) + "\n")
+        file.parent.mkdir(parents=True, exist_ok=True)
+    if os.access(file.parent, os.W_OK):
+        measured, theirs = measuring(), _read(file, fingerprint)
+        if theirs is not None and (measured.compiling is None or theirs.compiling is not None):
+            return theirs
+        plain = {"fingerprint": fingerprint, "choice": measured.choice(1).name, **measured.to_json()}
+        with contextlib.suppress(OSError):
+            write_whole(file, json.dumps(plain, indent=1) + "\n")
+            return measured
+    _say_unwritable(file.parent)
+    return None
+
+
+@cache
+def _say_unwritable(folder: Path) -> None:
+    """Once for all stages."""
+    print(f"cascade: {folder} cannot be written, so precision=auto is fp32 where nothing is known yet", file=sys.stderr)
 
 
 def _positive(seconds: Any) -> float:

@@ -107,7 +107,7 @@ class CascadePipeline:
 
         `precision` is fp32, bf16, or auto: the fastest on this machine, found when a plan is made, in seconds and once
         for each stage (`cascade.calibration`); or the names of arithmetics by stage, those not named being auto. With
-        auto a job of ten minutes or more may also choose a compiler, which changes the last bits.
+        auto a stage that takes ten minutes or more for one chunk of pictures may also be compiled.
         Raises CascadeError for a missing or damaged folder, stages that do not fit, and a device that is not there.
         """
         if not isinstance(path, str | os.PathLike):
@@ -141,15 +141,11 @@ class CascadePipeline:
         stages: int | None = None,
         settings: Mapping[str, StageSettings] | None = None,
         low_resolution: int | None = None,
-        pictures: int = 1,
         on_progress: OnProgress | None = None,
     ) -> list[StageSampler]:
-        """Check everything and build the stages that run. The arguments are those of `iterate`.
-
-        `pictures` is their number, which decides whether a compiler may pay.
-        """
+        """Check everything and build the stages that run. The arguments are those of `iterate`."""
         prepared = self._checked(guidance_scale, stages, settings, low_resolution)
-        return self._in_arithmetic(prepared, low_resolution, pictures, on_progress)
+        return self._in_arithmetic(prepared, low_resolution, on_progress)
 
     def _checked(
         self,
@@ -175,11 +171,7 @@ class CascadePipeline:
         return prepared
 
     def _in_arithmetic(
-        self,
-        plan: Sequence[StageSampler],
-        low_resolution: int | None,
-        pictures: int,
-        on_progress: OnProgress | None,
+        self, plan: Sequence[StageSampler], low_resolution: int | None, on_progress: OnProgress | None
     ) -> list[StageSampler]:
         """The stages in the arithmetic of `precision`; each that is found stays that of the pipeline."""
         result = []
@@ -187,13 +179,13 @@ class CascadePipeline:
             side = stage.stage.config.side_from(low_resolution)
             low_resolution = side
             tile = stage.sampling.tile
-            key = stage.name, stage.chunk, side, tile
+            key = stage.name, stage.chunk, stage.steps, side, tile
             if key not in self._arithmetics:
-                self._arithmetics[key] = self._arithmetic(stage, side, pictures, on_progress)
+                self._arithmetics[key] = self._arithmetic(stage, side, on_progress)
             result.append(stage.within(self._arithmetics[key]))
         return result
 
-    def _arithmetic(self, stage: StageSampler, side: int, pictures: int, on_progress: OnProgress | None) -> Arithmetic:
+    def _arithmetic(self, stage: StageSampler, side: int, on_progress: OnProgress | None) -> Arithmetic:
         asked = self.precision.get(stage.name, "auto") if isinstance(self.precision, Mapping) else self.precision
         if asked != "auto":
             return named(asked)
@@ -201,8 +193,7 @@ class CascadePipeline:
             torch.set_num_threads(self.threads)
         tile = stage.sampling.tile
         seen = side if tile is None else min(side, tile + 2 * overlap_and_blend(stage.stage, tile)[0])
-        count = stage.steps * math.ceil(pictures / stage.chunk)
-        calls = Calls(stage.stage, stage.chunk, seen, self.device, count, compilable=seen == side)
+        calls = Calls(stage.stage, stage.chunk, seen, self.device, stage.steps, compilable=seen == side)
         return calibrated(calls, on_progress)
 
     def sample(
@@ -257,7 +248,7 @@ class CascadePipeline:
         plan = self._checked(guidance_scale, stages, settings, low_resolution)
         table = self.class_names or next((stage.class_names for stage in plan if stage.class_names), ())
         requests = [(None if name is None else class_label(name, table), seed) for name, seed in asked]
-        plan = self._in_arithmetic(plan, low_resolution, len(requests), on_progress)
+        plan = self._in_arithmetic(plan, low_resolution, on_progress)
         return self._iterate(plan, requests, low_res, stage_images, on_progress, table=table)
 
     def _iterate(

@@ -193,10 +193,52 @@ def test_a_stage_that_is_shown_a_mask_too_does_not_share_the_choice_of_one_that_
     assert shown("mask_half")["shape"][1] == 7
 
 
-def test_a_cache_that_cannot_be_written_is_no_error(tmp_path, monkeypatch, clock, calls):
+def test_where_nothing_can_be_kept_it_is_plain_float32_and_said_once(tmp_path, monkeypatch, clock, calls, capsys):
+    """Measured anew each time, it could be another each time, and so could the last bits of a picture."""
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert [calibrated(calls), calibrated(replace(calls, batch=2))] == [PLAIN] * 2
+    assert not clock[1]
+    assert capsys.readouterr().err.count("file/cascade/precision cannot be written") == 1
+
+
+def test_a_disk_that_is_full_leaves_what_is_known(monkeypatch, cache, clock, calls):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(calibration, "_compiler", lambda device: True)
     assert calibrated(calls) == BF16
+    monkeypatch.setattr(calibration, "write_whole", full)
+    compiled = Measured({PLAIN: [1.0], BF16: [0.5], replace(BF16, compiled=True): [0.1]}, {BF16: 1.0})
+    monkeypatch.setattr(calibration, "measure_compiled", lambda *_: compiled)
+    assert calibrated(replace(calls, count=10_000)) == BF16
+    assert calibrated(replace(calls, batch=2)) == PLAIN
+
+
+def test_of_two_that_measure_at_once_the_first_to_be_done_decides_for_both(cache, clock, calls, monkeypatch):
+    measure = calibration.measure
+
+    def slow(calls, tell):
+        monkeypatch.setattr(calibration, "measure", measure)
+        assert calibrated(calls) == BF16, "another process, in the meantime"
+        return Measured({PLAIN: [1.0], LAST: [0.1]})
+
+    monkeypatch.setattr(calibration, "measure", slow)
+    assert calibrated(calls) == BF16
+
+
+def test_one_picture_and_eight_choose_alike(small_cascade, cache, clock, monkeypatch):
+    """Also where a chunk takes less than LONG, and eight pictures take more."""
+    monkeypatch.setattr(calibration, "LONG", 4.0)
+    monkeypatch.setattr(calibration, "_compiler", lambda device: True)
+    monkeypatch.setattr(calibration, "measure_compiled", None)
+    chosen = []
+    for seeds in (range(1), range(8)):
+        pipeline = CascadePipeline.load(small_cascade)
+        pipeline.sample("hat", seeds)
+        chosen.append(pipeline._arithmetics)
+    assert chosen[0] == chosen[1]
+    assert set(chosen[0].values()) == {BF16}
 
 
 def test_the_folder_is_the_users(monkeypatch, tmp_path):
@@ -212,7 +254,7 @@ def test_a_small_network_is_left_in_plain_float32_without_a_measurement(cache, c
     assert not cache.exists()
 
 
-def test_a_compiler_is_tried_in_long_jobs_alone_and_its_failure_is_silent(cache, clock, calls, monkeypatch):
+def test_a_compiler_is_tried_for_long_chunks_alone_and_its_failure_is_silent(cache, clock, calls, monkeypatch):
     tried = []
     monkeypatch.setattr(calibration, "_compiler", lambda device: True)
     monkeypatch.setattr(calibration, "stage_denoiser", lambda *a: tried.append(a) or 1 / 0)
@@ -227,7 +269,7 @@ def test_a_compiler_is_tried_in_long_jobs_alone_and_its_failure_is_silent(cache,
     assert not tried, "that it fails is kept, too"
 
 
-def test_a_compiled_choice_is_for_jobs_that_pay_for_it():
+def test_a_compiled_choice_is_for_chunks_that_pay_for_it():
     compiled = replace(BF16, compiled=True)
     found = Measured({PLAIN: [1.0], BF16: [0.5], compiled: [0.25]}, {compiled: 200.0})
     assert found.choice(100) == BF16

@@ -124,7 +124,6 @@ class EvaluatedSamples:
             self.guidance_scale,
             stages=self.stages,
             settings=self.settings,
-            pictures=len(self.seeds),
             on_progress=self.on_progress,
         )
 

@@ -223,7 +223,7 @@ def _compared(
         own |= {"chained": look("chained", chained[-1]), "reference": look("reference", reference)}
         return Compared(config.name, view, own, {}, None, shown)
     dataset = photographs.dataset(config.resolution)
-    forced = TeacherForced.of(samples, len(chained), dataset, len(shown), sides.out)
+    forced = TeacherForced.of(samples, len(chained), dataset, sides.out)
     own |= {
         "real": look("real", forced.as_side(shown, str(sides.plain["cascade"]))),
         "chained": look("chained", chained[-1]),

@@ -60,7 +60,6 @@ def run(config: DictConfig) -> None:
             stages=plain["stages"],
             settings=settings,
             low_resolution=side,
-            pictures=len(wanted),
             on_progress=bars.at,
         )
     rows = [_row(stage, pipeline) for stage in plan]

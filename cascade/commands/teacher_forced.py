@@ -36,14 +36,13 @@ class TeacherForced:
     """Stage number `stages` of a cascade, and photographs of its own size.
 
     The picture of place i in the data has seed i. What is made is kept below `keep`, if given, in a folder of the hash
-    of everything the pixels depend on, and read from there. `count` is how many pictures are wanted in all.
+    of everything the pixels depend on, and read from there.
     """
 
     pipeline: "CascadePipeline"
     settings: "Mapping[str, StageSettings]"
     stages: int
     dataset: "PictureDataset"
-    count: int
     keep: Path | None
     on_progress: "OnProgress | None" = None
 
@@ -55,9 +54,7 @@ class TeacherForced:
     def plan(self) -> "StageSampler":
         """The stage as it is sampled; raises CascadeError for what does not fit."""
         low = self.pipeline.configs[self.stages - 1].low_resolution
-        (stage,) = self.pipeline.plan(
-            stages=self.stages, settings=self.settings, low_resolution=low, pictures=self.count
-        )
+        (stage,) = self.pipeline.plan(stages=self.stages, settings=self.settings, low_resolution=low)
         return stage
 
     @cached_property
@@ -73,7 +70,7 @@ class TeacherForced:
 
     @classmethod
     def of(
-        cls, samples: "EvaluatedSamples", stages: int, dataset: "PictureDataset", count: int, out: Path | None
+        cls, samples: "EvaluatedSamples", stages: int, dataset: "PictureDataset", out: Path | None
     ) -> "TeacherForced":
         """Stage number `stages` as it is sampled in `samples`, whose pictures lie in the same `out`.
 
@@ -84,7 +81,7 @@ class TeacherForced:
         name = samples.pipeline.configs[stages - 1].name
         settings = {name: replace(samples.settings.get(name, StageSettings()), truncated=False)}
         keep = None if out is None else out / UPSCALED
-        return cls(samples.pipeline, settings, stages, dataset, count, keep, samples.on_progress)
+        return cls(samples.pipeline, settings, stages, dataset, keep, samples.on_progress)
 
     def as_side(self, places: Sequence[int], cascade: str) -> Pictures:
         """What it makes of the photographs at these places, as one side of a comparison.

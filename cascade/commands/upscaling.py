@@ -75,7 +75,7 @@ class Upscaling:
         if len(order) < LEAST:
             raise CascadeError(f"the data hold {len(order)} pictures in the split {split}; {LEAST} are wanted")
         chosen = sorted(order[: asked["num_images"]])
-        stage = TeacherForced.of(samples, len(chain), dataset, len(chosen), sides.out)
+        stage = TeacherForced.of(samples, len(chain), dataset, sides.out)
         seen = patch_features(plain, features, len(chosen))
         ways = {
             PHOTOGRAPHS: pictures_at(dataset, plain, split, chosen),
