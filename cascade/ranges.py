@@ -1,4 +1,4 @@
-"""What numbers the parameters of a config may be, by their names: a slip is said before torch, which takes seconds.
+"""What numbers and words the parameters of a config may be, by their names: a slip is said before torch, which is slow.
 
 A name means the same in every choice of a group (`sigma_data` is a standard deviation wherever it stands). The classes
 check themselves all the same, and more closely: nothing here refuses what they would take.
@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from cascade.errors import CascadeError
+from cascade.errors import CascadeError, suggest
 from cascade.registry import TABLE
 
 _RANGES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
@@ -34,10 +34,25 @@ _AT_MOST = {
     "s_min": "s_max",
     "noisy_at": "clean_at",
 }
+WORDS = {
+    "kind": ("linear", "cosine"),
+    "norm": ("group", "pixel"),
+    "pool": ("attention", "average", "features", "features_norm"),
+    "qkv_order": ("heads_first", "qkv_first"),
+    "resize": ("bicubic_clean", "bilinear_antialias", "bilinear_tf1"),
+    "variance": ("small", "large", "learned", "optimal"),
+}
+"""Parameter → the words that it may be."""
+OPTIMIZER = "trainer.optimizer._target_"
+OPTIMIZERS = (
+    "ASGD", "Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax", "LBFGS", "Muon", "NAdam", "RAdam", "RMSprop",
+    "Rprop", "SGD", "SparseAdam",
+)  # fmt: skip
+"""The classes of torch.optim."""
 
 
 def refuse_out_of_range(key: str, value: Any, beside: Mapping[str, Any]) -> None:
-    """Raise CascadeError for a number that no part could take: `key` is group.(...).name, `beside` its whole mapping.
+    """Raise CascadeError for a value that no part could take: `key` is group.(...).name, `beside` its whole mapping.
 
     >>> refuse_out_of_range("noise.p_std", 0.0, {"p_std": 0.0})
     Traceback (most recent call last):
@@ -46,10 +61,14 @@ def refuse_out_of_range(key: str, value: Any, beside: Mapping[str, Any]) -> None
     Traceback (most recent call last):
     cascade.errors.CascadeError: grid.log_snr_max=-8.0 does not fit: log_snr_min=-6.0 must be below it
     """
+    if key == OPTIMIZER:
+        refuse_no_optimizer(value)
     group, _, rest = key.partition(".")
     if group not in TABLE or group == "data" or not rest:
         return
     name = rest.rpartition(".")[2]
+    if name in WORDS and isinstance(value, str) and value not in WORDS[name]:
+        raise CascadeError(f"unknown {key} '{value}'; {suggest(value, WORDS[name])}")
     if name in _RANGE_OF:
         rule, holds = _RANGE_OF[name]
         numbers = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
@@ -63,6 +82,18 @@ def refuse_out_of_range(key: str, value: Any, beside: Mapping[str, Any]) -> None
                 wrong = {low: f"must be {relation} {high}={beside[high]}"}
                 wrong[high] = f"does not fit: {low}={beside[low]} must be {relation} it"
                 raise CascadeError(f"{key}={value} {wrong[name]}")
+
+
+def refuse_no_optimizer(target: str) -> None:
+    """Raise CascadeError for a class that torch.optim does not have; what other modules have, they know.
+
+    >>> refuse_no_optimizer("torch.optim.AdamWW")
+    Traceback (most recent call last):
+    cascade.errors.CascadeError: trainer.optimizer._target_: there is no 'torch.optim.AdamWW'; did you mean 'AdamW'?
+    """
+    module, _, name = target.rpartition(".")
+    if module in ("", "torch.optim") and name not in OPTIMIZERS:
+        raise CascadeError(f"{OPTIMIZER}: there is no '{target}'; {suggest(name, OPTIMIZERS)}")
 
 
 def _is_number(value: Any) -> bool:

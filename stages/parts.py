@@ -10,6 +10,7 @@ import torch
 from cascade.diffusion.ladder import GridNoise
 from cascade.errors import CascadeError, suggest
 from cascade.guidance_settings import asks_guides
+from cascade.ranges import OPTIMIZER, OPTIMIZERS
 from cascade.registry import build
 from cascade.stage_settings import with_steps
 
@@ -67,8 +68,7 @@ def optimizer_factory(config: Mapping[str, Any]) -> Callable[[Any], torch.optim.
     try:
         found = getattr(import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
-        known = [n for n in dir(torch.optim) if isinstance(getattr(torch.optim, n), type)]
-        raise CascadeError(f"trainer.optimizer._target_: there is no '{target}'; {suggest(name, known)}") from error
+        raise CascadeError(f"{OPTIMIZER}: there is no '{target}'; {suggest(name, OPTIMIZERS)}") from error
     factory = partial(found, **parameters)
     try:
         factory([torch.nn.Parameter(torch.zeros(1))])

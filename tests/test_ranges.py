@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 import torch
@@ -10,8 +10,14 @@ import yaml
 
 from cascade import registry
 from cascade.diffusion.noise import LogNormalNoise
+from cascade.diffusion.reverse import VARIANCES
+from cascade.diffusion.schedule import DiscreteBetas
 from cascade.errors import CascadeError
-from cascade.ranges import refuse_out_of_range
+from cascade.evaluation.resize import RULES
+from cascade.networks.adm_classifier import POOLS
+from cascade.networks.adm_layers import QKV_ORDERS
+from cascade.networks.layers import NORMS
+from cascade.ranges import OPTIMIZERS, WORDS, refuse_out_of_range
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 CONTEXT: dict[str, dict[str, Any]] = {
@@ -52,3 +58,14 @@ def test_parts_take_nothing_that_a_command_line_refuses(choice, config):
             if refused(f"{group}.{name}", other, changed):
                 with pytest.raises((CascadeError, ValueError)), torch.device("meta" if group == "network" else "cpu"):
                     registry.build(group, changed, **CONTEXT.get(group, {}))
+
+
+def test_the_words_are_all_that_the_parts_take():
+    """A word that is missing here would be refused though there is such a part."""
+    kinds = get_args(get_type_hints(DiscreteBetas)["kind"])
+    known = {"kind": kinds, "norm": NORMS, "pool": POOLS, "qkv_order": QKV_ORDERS, "resize": RULES}
+    assert {name: set(words) for name, words in WORDS.items()} == {
+        name: set(words) for name, words in {**known, "variance": VARIANCES}.items()
+    }
+    classes = {name for name, found in vars(torch.optim).items() if isinstance(found, type)} - {"Optimizer"}
+    assert set(OPTIMIZERS) == classes
