@@ -38,7 +38,7 @@ MUTANTS: list[Mutant] = [
         ("the scale of what is guided",
          '{**guidance, "guided": rescaled(guidance["guided"], scale)}', '{**guidance, "scale": scale}'),
         ("without labels no classifier-free guidance",
-         'if guidance["name"] == "classifier_free":\n', 'if guidance["name"] == "none":\n'),
+         'if _name(guidance) == "classifier_free":\n', 'if _name(guidance) == "none":\n'),
         ("an interval of no guidance is none", "inner if inner == NO_GUIDANCE else", "inner if False else"),
     ),
     *mutants("cascade/stage_settings.py", "test_truncated_stage.py test_guided_stage.py",
