@@ -130,6 +130,9 @@ def _verify(out: Path, model: ADMModel, reference: Path) -> None:
 
 def _tell(results: "list[Compared]") -> None:
     for result in results:
+        if result.error is None:
+            print(f"{result.name}: not compared: the reference tensors hold none")
+            continue
         verdict = "" if result.fits else ": too large"
         print(f"{result.name}: largest error {result.error:.1e}, bound {result.bound:.0e}{verdict}")
     if not all(result.fits for result in results):

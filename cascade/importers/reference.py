@@ -20,20 +20,20 @@ OUTPUT_BOUND, TRAJECTORY_BOUND = 1e-4, 1e-3
 
 @dataclass(frozen=True)
 class Compared:
-    """One tensor: what it is, the largest absolute error, and the bound it is held to.
+    """One tensor: what it is, the largest absolute error (None: the reference lacks it), and the bound it is held to.
 
     >>> Compared("x̂ at step 250", error=2e-6, bound=1e-5).fits
     True
     """
 
     name: str
-    error: float
+    error: float | None
     bound: float
 
     @property
     def fits(self) -> bool:
-        """Whether the error is within the bound (NaN is not)."""
-        return self.error <= self.bound
+        """Whether the error, if there is one, is within the bound (NaN is not)."""
+        return self.error is None or self.error <= self.bound
 
 
 def read_reference(path: Path) -> dict[str, Tensor]:
@@ -62,10 +62,13 @@ def compare_denoiser(denoiser: nn.Module, betas: DiscreteBetas, tensors: Mapping
     samplers: dict[str, Sampler] = {"ddpm": Ancestral("learned" if learned else "large"), "ddim": DDIM()}
     for name, sampler in samplers.items():
         if f"{name}_x_T" not in tensors:
+            results.append(Compared(f"{name} trajectory", None, TRAJECTORY_BOUND))
             continue
-        levels = betas.log_snrs[_named(tensors, f"{name}_timestep_map")].flip(0)
+        levels = betas.log_snrs[_steps(tensors, f"{name}_timestep_map", betas)].flip(0)
         grid = torch.cat([levels, levels.new_tensor([torch.inf])])
-        noise = tensors.get(f"{name}_step_noise")
+        noise = _named(tensors, "ddpm_step_noise") if name == "ddpm" else None
+        if noise is not None and len(noise) < len(levels) - 1:
+            raise CascadeError(f"the reference ddpm_step_noise is of {len(noise)} steps, not {len(levels) - 1} or more")
         x_0 = sampler(
             StaticThreshold(denoiser),
             tensors[f"{name}_x_T"],
@@ -86,7 +89,7 @@ def compare_classifier(classifier: NoisyClassifier, tensors: Mapping[str, Tensor
     if classifier.betas is None:
         raise CascadeError("reference tensors are of steps, and this classifier is told the log-SNR")
     x_t, label = _named(tensors, "x_t"), _named(tensors, "label")
-    log_snr = classifier.betas.log_snrs[_named(tensors, "timestep").long()].to(x_t)
+    log_snr = classifier.betas.log_snrs[_steps(tensors, "timestep", classifier.betas)].to(x_t)
     with torch.no_grad():
         logits = classifier(x_t, log_snr)
     gradient = class_gradient(LabelLogProb(classifier), x_t, log_snr, Condition(label))
@@ -102,6 +105,14 @@ def _named(tensors: Mapping[str, Tensor], name: str) -> Tensor:
     if name not in tensors:
         raise CascadeError(f"the reference tensors hold no '{name}'")
     return tensors[name]
+
+
+def _steps(tensors: Mapping[str, Tensor], name: str, betas: DiscreteBetas) -> Tensor:
+    """Numbers of the ladder's steps; CascadeError for others."""
+    steps = _named(tensors, name).long()
+    if bool(((steps < 0) | (steps >= betas.steps)).any()):
+        raise CascadeError(f"the reference {name} names steps beyond 0 to {betas.steps - 1}, those of the flags")
+    return steps
 
 
 def _compared(name: str, made: Tensor, expected: Tensor, bound: float) -> Compared:

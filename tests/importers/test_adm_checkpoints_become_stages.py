@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from cascade.artifact import load_chain, load_stage
 from cascade.classifier import load_classifier
@@ -145,6 +145,27 @@ def test_verify_prints_the_errors_and_fails_beyond_the_bounds(tmp_path, capsys):
     assert "output: largest error 2.0e-04, bound 1e-04: too large" in said
     assert run(tmp_path, f"verify={tmp_path}/none", "overwrite=true") == 2
     assert "none is no folder" in capsys.readouterr().err
+
+
+def test_what_reference_tensors_lack_is_said(tmp_path, capsys):
+    reference_of(checkpoint(tmp_path), tmp_path)
+    file = tmp_path / "model.tensors.safetensors"
+    tensors = load_file(file)
+    only = {key: value for key, value in tensors.items() if not key.startswith("ddim")}
+    save_file(only, file)
+    assert run(tmp_path, f"verify={tmp_path}") == 0
+    assert "ddim trajectory: not compared: the reference tensors hold none" in capsys.readouterr().out
+    ddpm = {"ddpm_x_T": tensors["ddim_x_T"], "ddpm_timestep_map": tensors["ddim_timestep_map"]}
+    for changed, said in (
+        (ddpm, "hold no 'ddpm_step_noise'"),
+        ({**ddpm, "ddpm_step_noise": torch.zeros(1, 1, 3, 64, 64)}, "ddpm_step_noise is of 1 steps, not 2 or more"),
+        ({**ddpm, "ddpm_timestep_map": torch.tensor([0, 1000])}, "ddpm_timestep_map names steps beyond 0 to 999"),
+    ):
+        save_file({**only, **changed}, file)
+        assert run(tmp_path, f"verify={tmp_path}", "overwrite=true") == 2
+        error = capsys.readouterr().err
+        assert said in error
+        assert error.count("\n") == 1
 
 
 def test_reference_tensors_that_are_not_there_are_missed_before_anything_is_written(tmp_path, capsys):
