@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from cascade.commands.bench_networks import Case
 
 _MADE_BY = "cascade bench"
+_MOST = {"channels": 4096, "side": 4096, "batch": 4096, "rounds": 1000}
 WHAT = ("training", "forward")
 MISSING = "diffusers is not installed ('pip install diffusers' puts it beside): this network and the ceiling alone"
 
@@ -38,9 +39,16 @@ def run(config: "DictConfig") -> None:
     if plain["threads"] is not None:
         torch.set_num_threads(plain["threads"])
     device = check_device(plain["device"])
-    networks = cases({**{key: plain[key] for key in ("channels", "side", "batch")}, "device": device})
-    with progress_bars("rounds") as bars:
-        rounds = measured(networks, plain["rounds"], device, lambda done: bars.at("bench", done, plain["rounds"]))
+    sizes = {key: plain[key] for key in ("channels", "side", "batch")}
+    try:
+        networks = cases({**sizes, "device": device})
+        with progress_bars("rounds") as bars:
+            rounds = measured(networks, plain["rounds"], device, lambda done: bars.at("bench", done, plain["rounds"]))
+    except RuntimeError as error:
+        if "memory" not in str(error):
+            raise
+        given = " ".join(f"{key}={size}" for key, size in sizes.items())
+        raise CascadeError(f"{given} do not fit into the memory of {device}; make one of them smaller") from error
     report = _report(networks, rounds, plain)
     if file is not None:
         write_report(file, {"made_by": _MADE_BY, **report})
@@ -48,11 +56,11 @@ def run(config: "DictConfig") -> None:
 
 
 def _check(plain: Mapping[str, Any], file: Path | None) -> None:
-    for key in ("batch", "rounds"):
-        if plain[key] < 1:
-            raise CascadeError(f"{key}={plain[key]} must be at least 1")
+    for key, most in _MOST.items():
+        if not 1 <= plain[key] <= most:
+            raise CascadeError(f"{key}={plain[key]} must be at least 1 and at most {most}")
     for key, multiple in (("channels", 32), ("side", 8)):
-        if plain[key] < 1 or plain[key] % multiple:
+        if plain[key] % multiple:
             raise CascadeError(f"{key}={plain[key]} must be a multiple of {multiple}")
     if plain["channels"] > 64 and plain["channels"] % 64:
         raise CascadeError(f"channels={plain['channels']} must be a multiple of 64, the width of a head")

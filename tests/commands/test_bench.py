@@ -109,13 +109,31 @@ def test_diffusers_is_asked_for_the_same_size(monkeypatch):
     assert [name.startswith("Attn") for name in asked["up_block_types"]] == [True, True, True, False]
 
 
+def test_what_does_not_fit_into_memory_is_one_line(monkeypatch, capsys):
+    def cases(sizes):
+        raise RuntimeError(why)
+
+    monkeypatch.setattr(bench_networks, "cases", cases)
+    why = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes\nmore of it"
+    assert main(["bench", "batch=4096"]) == 2
+    said = "channels=64 side=64 batch=4096 do not fit into the memory of cpu; make one of them smaller"
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+    why = "another"
+    with pytest.raises(RuntimeError, match="another"):
+        main(["bench"])
+
+
 @pytest.mark.parametrize(
     ("word", "message"),
     [
         ("batch=0", "batch=0 must be at least 1"),
         ("rounds=0", "rounds=0 must be at least 1"),
         ("side=12", "multiple of 8"),
+        ("side=4104", "side=4104 must be at least 1 and at most 4096"),
         ("channels=40", "multiple of 32"),
+        ("channels=4160", "channels=4160 must be at least 1 and at most 4096"),
         ("channels=96", "the width of a head"),
         ("threads=0", "threads=0"),
         ("device=cudda", "did you mean 'cuda'"),
