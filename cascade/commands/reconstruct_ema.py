@@ -26,8 +26,8 @@ def run(config: DictConfig) -> None:
     folder, out = (expanded(plain[key]) for key in ("run", "out"))
     kept, sigma_rel = Snapshots(folder), plain["sigma_rel"]
     step, chosen = _chosen(kept, folder, plain["step"])
-    if not 0 < sigma_rel < 12**-0.5:
-        raise CascadeError(f"sigma_rel={sigma_rel:g} is out of range: a width is above 0 and below 0.289")
+    if not 0.001 <= sigma_rel < 12**-0.5:
+        raise CascadeError(f"sigma_rel={sigma_rel:g} is out of range: a width is at least 0.001 and below 0.289")
     check_stage_out(out, overwrite=plain["overwrite"])
     check_place(out, beside)
 

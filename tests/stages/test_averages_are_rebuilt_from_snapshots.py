@@ -121,6 +121,7 @@ def run(tmp_path_factory):
     [
         (["sigma_rel=0.3"], "sigma_rel=0.3 is out of range"),
         (["sigma_rel=0"], "sigma_rel=0 is out of range"),
+        (["sigma_rel=1e-200"], "sigma_rel=1e-200 is out of range"),
         (["sigma_rel=-0.1"], "sigma_rel=-0.1 is out of range"),
         (["sigma_rel=0.01"], "out of reach: of 8 snapshots of 0.05 and 0.1 its profile would be"),
         (["sigma_rel=0.07", "step=4"], "these are too few: train on, or with a smaller ema.every"),
@@ -145,6 +146,8 @@ def test_what_cannot_be_rebuilt_is_refused_in_one_line(tmp_path, monkeypatch, ca
 def test_a_damaged_snapshot_and_a_foreign_place_are_refused(tmp_path, run, capsys):
     damaged = shutil.copytree(run, tmp_path / "copy")
     file = Snapshots(damaged).found()[8, 0.1]
+    shutil.copy(file, file.with_stem(f"{file.stem} (copy)"))
+    assert list(Snapshots(damaged).found()) == list(Snapshots(run).found())
     file.write_bytes(file.read_bytes()[:100])
     assert main(["reconstruct-ema", f"run={damaged}", "sigma_rel=0.1", f"out={tmp_path / 'made'}"]) == 2
     assert "is damaged" in capsys.readouterr().err
