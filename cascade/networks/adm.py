@@ -6,10 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cascade.errors import CascadeError
 from cascade.networks.adm_encoder import ADMEncoder, Widths
 from cascade.networks.adm_layers import Norm, Told, Up, step_embedding
-from cascade.networks.embedding import label_row
+from cascade.networks.embedding import check_told, label_row
 from cascade.networks.layers import check_fits, zeroed
 
 
@@ -55,7 +54,8 @@ class ADMUNet(nn.Module):
     ) -> None:
         super().__init__()
         self.in_channels, self.out_channels, self.embedding_dim = in_channels, out_channels, 4 * channels
-        self.channels, self.num_classes, self.null_label = channels, num_classes, null_label
+        self.channels, self.num_classes, self.augment_dim = channels, num_classes, augment_dim
+        self.null_label = null_label or not num_classes  # without classes all pictures are of none
         widths = Widths(
             channels=channels,
             channel_mult=tuple(channel_mult),
@@ -119,23 +119,11 @@ class ADMUNet(nn.Module):
         return self.out(h)
 
     def _embedding(self, clock: Tensor, label: Tensor | None, augment: Tensor | None, extra: Tensor | None) -> Tensor:
+        check_told(label, augment, self.num_classes, self.augment_dim)
         with torch.autocast(clock.device.type, enabled=False):
             embedding = self.time_embed(step_embedding(clock, self.channels).to(self.time_embed[0].weight.dtype))
             if self.label_emb is not None:
-                embedding = embedding + self.label_emb(self._row(label, clock))
-            elif label is not None:
-                raise CascadeError("this network has no classes (num_classes=0), so label must be None")
-            if augment is not None:
-                if self.augment is None:
-                    raise CascadeError("this network is told of no geometric augmentation (augment_dim=0)")
+                embedding = embedding + self.label_emb(label_row(label, clock, self.num_classes, self.null_label))
+            if augment is not None and self.augment is not None:
                 embedding = embedding + self.augment(augment.to(embedding.dtype))
             return embedding if extra is None else embedding + extra
-
-    def _row(self, label: Tensor | None, clock: Tensor) -> Tensor:
-        row = label_row(label, clock, self.num_classes)
-        if not self.null_label and bool((row == self.num_classes).any()):
-            raise CascadeError(
-                "this network was trained with classes only: name a class, and leave guidance_scale at 1 "
-                "(classifier guidance needs no class 'none')"
-            )
-        return row

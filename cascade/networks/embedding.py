@@ -76,36 +76,51 @@ class ConditionEmbedding(nn.Module):
         self, log_snr: Tensor, label: Tensor | None = None, augment: Tensor | None = None, extra: Tensor | None = None
     ) -> Tensor:
         """Return (B, dim). Raises CascadeError for a label out of range or where the network knows none."""
+        check_told(label, augment, self.num_classes, self.augment_dim)
         embedding = self.noise(log_snr)
-        if self.label is not None or label is not None:
+        if self.label is not None:
             embedding = embedding + self.of_label(label, log_snr)
-        if augment is not None:
-            if self.augment is None or augment.shape[-1] != self.augment_dim:
-                raise CascadeError(
-                    f"augment has {augment.shape[-1]} numbers per image; this network takes {self.augment_dim}"
-                )
+        if augment is not None and self.augment is not None:
             with torch.autocast(augment.device.type, enabled=False):
                 embedding = embedding + self.augment(augment.to(embedding.dtype))
         return embedding if extra is None else embedding + extra
 
     def of_label(self, label: Tensor | None, log_snr: Tensor) -> Tensor:
-        """The label's part of it, (B, dim), for as many as `log_snr` has. Raises CascadeError without classes."""
-        if self.label is None:
-            raise CascadeError("this network has no classes (num_classes=0), so label must be None")
+        """The label's part of it, (B, dim), for as many as `log_snr` has, of a network with classes."""
         return self.label(label_row(label, log_snr, self.num_classes))
 
 
-def label_row(label: Tensor | None, log_snr: Tensor, num_classes: int) -> Tensor:
+def check_told(label: Tensor | None, augment: Tensor | None, num_classes: int, augment_dim: int) -> None:
+    """Refuse (CascadeError) a label where there are no classes, and other numbers of augmentation than are read.
+
+    >>> check_told(torch.tensor([1]), None, num_classes=0, augment_dim=0)
+    Traceback (most recent call last):
+    cascade.errors.CascadeError: this network has no classes (num_classes=0), so label must be None
+    """
+    if label is not None and not num_classes:
+        raise CascadeError("this network has no classes (num_classes=0), so label must be None")
+    if augment is not None and not augment.shape[-1] == augment_dim > 0:
+        raise CascadeError(f"augment has {augment.shape[-1]} numbers per image; this network takes {augment_dim}")
+
+
+def label_row(label: Tensor | None, log_snr: Tensor, num_classes: int, null_label: bool = True) -> Tensor:
     """The row (B,) of each label in a table of num_classes + 1, whose last is "none": that of −1, num_classes and None.
 
-    Raises CascadeError for a label out of range.
+    Raises CascadeError for a label out of range, and for "none" in a table without that row (`null_label=False`).
 
     >>> label_row(torch.tensor([1, -1]), torch.zeros(2), 3)
     tensor([1, 3])
     """
     if label is None:
-        return torch.full(log_snr.shape, num_classes, device=log_snr.device)
-    odd = (label < -1) | (label > num_classes)
-    if bool(odd.any()):
-        raise CascadeError(f"no class {int(label[odd][0])}; classes are 0 to {num_classes - 1}, and -1 means none")
-    return label % (num_classes + 1)
+        row = torch.full(log_snr.shape, num_classes, device=log_snr.device)
+    else:
+        odd = (label < -1) | (label > num_classes)
+        if bool(odd.any()):
+            raise CascadeError(f"no class {int(label[odd][0])}; classes are 0 to {num_classes - 1}, and -1 means none")
+        row = label % (num_classes + 1)
+    if not null_label and bool((row == num_classes).any()):
+        raise CascadeError(
+            "this network was trained with classes only: name a class, and leave guidance_scale at 1 "
+            "(classifier guidance needs no class 'none')"
+        )
+    return row
