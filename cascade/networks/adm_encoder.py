@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from cascade.networks.adm_layers import ADMBlock, Attention, Down, Told, divisors
-from cascade.networks.layers import check_counts, check_sizes
+from cascade.networks.adm_layers import ADMBlock, Attention, Down, Told
+from cascade.networks.layers import check_counts, check_divisors, check_sizes
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Widths:
         check_sizes({"head_channels": 1 if self.head_channels is None else self.head_channels})
         check_sizes({"channel_mult times channels": [self.at(level) for level in range(len(self.channel_mult))]})
         check_counts({"blocks": self.blocks})
-        divisors(self.attention, len(self.channel_mult))
+        check_divisors(self.attention, len(self.channel_mult))
 
     def at(self, level: int) -> int:
         """The channels of a level."""

@@ -1,7 +1,6 @@
 """The parts of ADM's networks, under the key names of the published state dicts."""
 
 import math
-from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -186,12 +185,3 @@ def attend(qkv: Tensor, heads: int, heads_first: bool) -> Tensor:
         q, k, v = qkv.reshape(batch, length, 3, heads, -1).permute(2, 0, 3, 1, 4)
     mixed = attention(q, k, v)
     return mixed.transpose(1, 2).reshape(batch, length, width // 3)
-
-
-def divisors(attention: Sequence[int], levels: int) -> frozenset[int]:
-    """Check that attention stands at divisors 1, 2, 4, ... of the picture's side that the network has."""
-    known = [2**level for level in range(levels)]
-    for divisor in attention:
-        if divisor not in known:
-            raise ValueError(f"attention={list(attention)} names divisors of the side; {divisor} is none of {known}")
-    return frozenset(attention)

@@ -179,3 +179,16 @@ def check_counts(counts: Mapping[str, int | Sequence[int]], least: int = 0) -> N
     ValueError: depth must be at most 1000, not 1000000000
     """
     check_sizes(counts, least, DEEPEST)
+
+
+def check_divisors(attention: Sequence[int], levels: int) -> None:
+    """Refuse (ValueError) attention at another divisor of the picture's side than 1, 2, 4, ... of the `levels`.
+
+    >>> check_divisors((16, 8), levels=4)
+    Traceback (most recent call last):
+    ValueError: attention=[16, 8] names divisors of the side; 16 is none of [1, 2, 4, 8]
+    """
+    known = [2**level for level in range(levels)]
+    for divisor in attention:
+        if divisor not in known:
+            raise ValueError(f"attention={list(attention)} names divisors of the side; {divisor} is none of {known}")
