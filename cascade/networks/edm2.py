@@ -1,4 +1,7 @@
-"""EDM2's U-Net, configuration G: Karras et al. 2024, figure 21, under the key names of the published code."""
+"""EDM2's U-Net, configuration G, under the key names of the published code.
+
+Karras et al. 2024, figure 22 and the equations named below: numbers are those of arXiv 2312.02696v2.
+"""
 
 import math
 from collections.abc import Sequence
@@ -7,10 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cascade.errors import CascadeError
 from cascade.networks.dropout import Dropout
-from cascade.networks.embedding import label_row
-from cascade.networks.layers import check_counts, check_fits, check_sizes
+from cascade.networks.embedding import check_told, label_row
+from cascade.networks.layers import check_counts, check_divisors, check_fits, check_sizes
 from cascade.networks.magnitude import MPConv, MPFourier, mp_cat, mp_silu, mp_sum, normalize
 
 CLIP = 256.0
@@ -18,10 +20,10 @@ CLIP = 256.0
 
 
 class EDM2Block(nn.Module):
-    """Encoder or decoder block, with or without attention, figure 21.
+    """Encoder or decoder block, with or without attention, figure 22.
 
     Encoder: x ← normalize(skip(x)) over channels. Then y = conv(silu(conv(silu(x))·(1 + gain·linear(embedding)))), and
-    x ← mp_sum(x, y, 0.3); attention likewise, by cosine similarity of normalised q, k and v.
+    x ← mp_sum(x, y, 0.3); attention likewise.
 
     >>> EDM2Block(8, 16, 4, encodes=True, resample="down")(torch.randn(2, 8, 8, 8), torch.randn(2, 4)).shape
     torch.Size([2, 16, 4, 4])
@@ -63,6 +65,7 @@ class EDM2Block(nn.Module):
         if self.encodes:
             x = normalize(x if self.conv_skip is None else self.conv_skip(x), dim=1)
         y = self.conv_res0(mp_silu(x))
+        # Equation 104.
         scale = self.emb_linear(embedding, gain=self.emb_gain) + 1
         y = self.dropout(mp_silu(y * scale[:, :, None, None].to(y.dtype)))
         y = self.conv_res1(y)
@@ -73,6 +76,7 @@ class EDM2Block(nn.Module):
             x = mp_sum(x, self.attn_proj(self._mix(self.attn_qkv(x))), self.balance)
         return x.clip(-CLIP, CLIP)
 
+    # Equations 32 to 34: by the cosine similarity of q and k, normalised for each head as v is.
     def _mix(self, qkv: Tensor) -> Tensor:
         batch, _, height, width = qkv.shape
         heads = qkv.reshape(batch, self.heads, -1, 3, height * width)
@@ -86,9 +90,10 @@ class EDM2UNet(nn.Module):
 
     Level l works at 1/2^l of the side with `blocks` blocks of channel_mult[l]·`channels` on the way down and one more
     on the way up. `attention` lists the divisors of the side with attention: (4, 8) at 64 px is the paper's 16 and 8.
-    `size` is the side that names the levels in the published state dicts, and binds nothing else. H and W are multiples
-    of `multiple` = 2^(levels−1) (else CascadeError). The noise level is read as c_noise = −λ/8 = ln(σ_EDM)/4.
-    Use it under preconditioning=edm, with no weight decay. `out_gain` is 0 before training, and so is the output.
+    `size` is the side that names the levels in the published state dicts, and binds nothing else; it, H and W are
+    multiples of `multiple` = 2^(levels−1) (else ValueError, CascadeError). `null_label=False` leaves out the class
+    "none", which the published conditional networks do not have. Use it under preconditioning=edm, with no weight
+    decay. `out_gain` is 0 before training, and so is the output.
 
     >>> network = EDM2UNet(channels=16, channel_mult=(1, 2), blocks=1, attention=(2,), head_channels=16, num_classes=3)
     >>> network(torch.randn(2, 3, 16, 16), torch.zeros(2), label=torch.tensor([1, -1])).shape
@@ -113,12 +118,14 @@ class EDM2UNet(nn.Module):
         label_balance: float = 0.5,
         concat_balance: float = 0.5,
         size: int = 64,
+        null_label: bool = True,
     ) -> None:
         super().__init__()
         if not channel_mult:
             raise ValueError("channel_mult names no level")
         check_sizes({"channels": channels, "channel_mult": channel_mult, "head_channels": head_channels, "size": size})
         check_counts({"blocks": blocks})
+        check_divisors(attention, len(channel_mult))
         for name, balance in {"label_balance": label_balance, "concat_balance": concat_balance}.items():
             if not 0 <= balance <= 1:
                 raise ValueError(f"{name} is a share in [0, 1], not {balance}")
@@ -126,11 +133,14 @@ class EDM2UNet(nn.Module):
         dim = max(widths)
         self.in_channels, self.out_channels, self.embedding_dim = in_channels, out_channels, dim
         self.num_classes, self.augment_dim = num_classes, augment_dim
+        self.null_label = null_label or not num_classes  # without classes all pictures are of none
         self.label_balance, self.concat_balance = label_balance, concat_balance
         self.multiple = 2 ** (len(widths) - 1)
+        if size % self.multiple:
+            raise ValueError(f"size={size} must be a multiple of {self.multiple}, 2 for each level below the first")
         self.emb_fourier = MPFourier(widths[0])
         self.emb_noise = MPConv(widths[0], dim, 0)
-        self.emb_label = MPConv(num_classes + 1, dim, 0) if num_classes else None
+        self.emb_label = MPConv(num_classes + null_label, dim, 0) if num_classes else None
         self.emb_augment = MPConv(augment_dim, dim, 0) if augment_dim else None
         self.enc, self.dec = nn.ModuleDict(), nn.ModuleDict()
 
@@ -192,16 +202,16 @@ class EDM2UNet(nn.Module):
         return self.out_conv(x, gain=self.out_gain)
 
     def _embedding(self, log_snr: Tensor, label: Tensor | None, augment: Tensor | None, extra: Tensor | None) -> Tensor:
+        check_told(label, augment, self.num_classes, self.augment_dim)
+        # Equation 8: c_noise = ln(σ)/4, which is −λ/8.
         embedding = self.emb_noise(self.emb_fourier(-log_snr / 8).to(self.emb_noise.weight.dtype))
         if self.emb_label is not None:
-            rows = self.num_classes + 1
-            hot = F.one_hot(label_row(label, log_snr, self.num_classes), rows).to(embedding.dtype) * math.sqrt(rows)
+            # Appendix B.3: of N rows one is √N, which makes a mean square of 1.
+            row, rows = label_row(label, log_snr, self.num_classes, self.null_label), self.emb_label.weight.shape[1]
+            hot = F.one_hot(row, rows).to(embedding.dtype) * math.sqrt(rows)
             embedding = mp_sum(embedding, self.emb_label(hot), self.label_balance)
-        elif label is not None:
-            raise CascadeError("this network has no classes (num_classes=0), so label must be None")
-        if augment is not None:
-            if self.emb_augment is None:
-                raise CascadeError("this network is told of no geometric augmentation (augment_dim=0)")
+        if augment is not None and self.emb_augment is not None:
+            # Not EDM2's, which has no augmentation: a plain sum, in which zeros ("not augmented") change nothing.
             embedding = embedding + self.emb_augment(augment.to(embedding.dtype))
         if extra is not None:
             embedding = mp_sum(embedding, normalize(extra.to(embedding.dtype)), self.label_balance)

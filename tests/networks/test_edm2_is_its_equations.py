@@ -1,4 +1,4 @@
-"""EDM2's whole network against its equations walked over the weights: Karras et al. 2024, appendix B and figure 21."""
+"""EDM2's whole network against its equations walked over the weights: arXiv 2312.02696v2, figure 22."""
 
 import math
 
@@ -32,7 +32,7 @@ class Walk:
         self.label_balance, self.concat_balance = label_balance, concat_balance
 
     def layer(self, name: str, x: torch.Tensor, gain: torch.Tensor | float = 1.0) -> torch.Tensor:
-        """Equations 47 and 65."""
+        """Equations 47 and 66."""
         weight = unit(self.state[f"{name}.weight"], tuple(range(1, self.state[f"{name}.weight"].ndim)))
         weight = gain * weight / weight[0].numel() ** 0.5
         if weight.ndim == 2:
@@ -45,7 +45,7 @@ class Walk:
         return x * x.sigmoid() / 0.596
 
     def block(self, name: str, x: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
-        """Figure 21: encoder and decoder blocks, with and without attention."""
+        """Figure 22: encoder and decoder blocks, with and without attention."""
         if name.endswith("down"):
             x = (x[..., ::2, ::2] + x[..., 1::2, ::2] + x[..., ::2, 1::2] + x[..., 1::2, 1::2]) / 4
         if name.endswith("up"):
@@ -66,7 +66,7 @@ class Walk:
         return x
 
     def __call__(self, x: torch.Tensor, sigma: torch.Tensor, label: torch.Tensor, rows: int) -> torch.Tensor:
-        """F of table 1 at c_noise = ln(σ)/4."""
+        """F of equations 4 to 8 at c_noise = ln(σ)/4."""
         angles = sigma.log()[:, None] / 4 * self.state["emb_fourier.freqs"] + self.state["emb_fourier.phases"]
         told = self.layer("emb_noise", 2**0.5 * angles.cos())  # equation 75
         if rows:
@@ -97,7 +97,7 @@ CASES = [
     {"channel_mult": (1, 2), "blocks": 1, "attention": (2,), "head_channels": 16},
     {"channel_mult": (1, 2, 3), "blocks": 2, "attention": (2, 4), "head_channels": 8, "num_classes": 3},
     {"channel_mult": (1, 1), "blocks": 1, "attention": (1,), "head_channels": 8, "num_classes": 2,
-     "label_balance": 0.3, "concat_balance": 0.7},
+     "label_balance": 0.3, "concat_balance": 0.7, "null_label": False},
 ]  # fmt: skip
 
 
@@ -111,12 +111,13 @@ def test_the_denoiser_is_its_equations(options):
     network.load_state_dict(state)
     classes = options.get("num_classes", 0)
     sigma = torch.tensor([0.02, 0.7, 30.0], dtype=torch.float64)
-    label = torch.tensor([0, 1, classes]) if classes else None  # the last is "none", a row of its own
+    none = classes if options.get("null_label", True) else 0  # "none" is a row of its own, the last, if there is one
+    label = torch.tensor([0, 1, none]) if classes else None
     noisy = randn("edm2", "x", shape=(3, 3, 8, 8)).double() * (0.25 + sigma**2).sqrt()[:, None, None, None]
     walk = Walk(state, options["head_channels"], options.get("label_balance", 0.5), options.get("concat_balance", 0.5))
     level = -2 * sigma.log()
     s, data = sigma[:, None, None, None], 0.5
-    raw = walk(noisy / (data**2 + s**2).sqrt(), sigma, label, classes + 1 if classes else 0)
+    raw = walk(noisy / (data**2 + s**2).sqrt(), sigma, label, len(network.emb_label.weight[0]) if classes else 0)
     assert raw.std() > 0.1
     denoised = data**2 / (s**2 + data**2) * noisy + s * data / (s**2 + data**2).sqrt() * raw
     alpha = (1 / (1 + sigma**2)).sqrt()[:, None, None, None]

@@ -30,6 +30,8 @@ WRONG = [
     ("edm2", {"channels": 0}, "channels must be at least 1, not 0"),
     ("edm2", {"head_channels": 0}, "head_channels must be at least 1, not 0"),
     ("edm2", {"channel_mult": []}, "channel_mult names no level"),
+    ("edm2", {"attention": [16, 8]}, "[16, 8] names divisors of the side; 16 is none of [1, 2, 4, 8]"),
+    ("edm2", {"size": 12}, "size=12 must be a multiple of 8"),
     ("adm", {"channels": 0}, "channels must be at least 1, not 0"),
     ("adm", {"channel_mult": []}, "channel_mult names no level"),
     ("adm", {"channel_mult": [1, -2]}, "channel_mult times channels must be at least 1, not -"),
