@@ -1,6 +1,7 @@
 """Magnitude-preserving layers of EDM2 (Karras et al. 2024, "Analyzing and Improving the Training Dynamics").
 
-What goes in with unit mean square comes out so, in expectation, and no layer has a bias. Numbers are the paper's.
+What goes in with unit mean square comes out so, in expectation, and no layer has a bias. Numbers are those of arXiv
+2312.02696v2.
 """
 
 import math
@@ -15,7 +16,7 @@ EPS = 1e-4
 def normalize(x: Tensor, dim: int | tuple[int, ...] | None = None) -> Tensor:
     """x scaled to unit mean square over `dim` (None: all but the first); the length is taken in float32.
 
-    Equation 65 (pixel norm over channels, forced weight normalisation over fan-in), up to where ε stands.
+    Equation 30 over channels (pixel norm), 47 and 66 over fan-in (weights); ε stands as in algorithm 1.
 
     >>> normalize(torch.tensor([[3.0, 4.0]])).square().mean().round(decimals=3)
     tensor(1.)

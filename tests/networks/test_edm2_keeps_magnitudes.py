@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from cascade.errors import CascadeError
 from cascade.networks.edm2 import EDM2Block, EDM2UNet
 from cascade.networks.magnitude import MPConv, MPFourier, mp_cat, mp_silu, mp_sum, normalize
 
@@ -23,7 +24,8 @@ def _seeded():
 def test_parameters_are_as_many_as_published(channels, millions):
     # Table 2: XS to XL. Theirs have 1,000 classes and none of them is "none".
     with torch.device("meta"):
-        network = EDM2UNet(channels=channels, num_classes=999)
+        network = EDM2UNet(channels=channels, num_classes=1000, null_label=False)
+    assert network.emb_label.weight.shape == (4 * channels, 1000)
     assert round(sum(p.numel() for p in network.parameters()) / 1e6) == millions
 
 
@@ -95,7 +97,21 @@ def test_the_formulas_of_the_layers():
     assert torch.allclose(features(x), math.sqrt(2) * torch.cos(x[:, None] * features.freqs + features.phases))
 
 
-def test_a_block_is_figure_21():
+def test_frequencies_and_phases_are_drawn_around_the_circle():
+    features = MPFourier(20_000)
+    assert features.freqs.std().item() == pytest.approx(2 * math.pi, rel=0.02)
+    assert features.freqs.mean().item() == pytest.approx(0, abs=0.2)
+    assert features.phases.aminmax().min.item() == pytest.approx(0, abs=0.01)
+    assert features.phases.aminmax().max.item() == pytest.approx(2 * math.pi, abs=0.01)
+
+
+def test_without_a_row_for_none_a_class_must_be_named():
+    network = EDM2UNet(**SMALL, null_label=False)
+    with pytest.raises(CascadeError, match="trained with classes only"):
+        network(torch.randn(2, 3, 8, 8), torch.zeros(2), torch.tensor([0, -1]))
+
+
+def test_a_block_is_figure_22():
     x, embedding = torch.randn(2, 32, 4, 4).double(), torch.randn(2, 8).double()
     block = EDM2Block(32, 32, 8, encodes=True, head_channels=16).double().eval()
     block.emb_gain.data.fill_(0.7)
