@@ -45,13 +45,45 @@ def test_the_classifier_is_as_large_as_published():
         assert round(sum(p.numel() for p in ADMClassifier(num_classes=1000).parameters()) / 1e6) == 65
 
 
-@pytest.mark.parametrize("pool", ["features", "features_norm"])
-def test_poolings_by_features_read_the_mean_of_every_map(pool):
+def moved(network):
+    """The state of a network in float64, away from the zeros that it begins with."""
     torch.manual_seed(0)
-    sizes = {"size": 8, "channels": 32, "channel_mult": (1, 2), "blocks": 1, "attention": (), "head_channels": 32}
-    network = ADMClassifier(num_classes=3, pool=pool, **sizes).double()
+    network.double()
     state = {key: value + torch.randn_like(value) * 0.1 for key, value in network.state_dict().items()}
     network.load_state_dict(state)
+    return state
+
+
+def pooled(pool):
+    """A small classifier and its state."""
+    sizes = {"size": 8, "channels": 32, "channel_mult": (1, 2), "blocks": 1, "attention": (), "head_channels": 32}
+    network = ADMClassifier(num_classes=3, pool=pool, **sizes)
+    return network, moved(network)
+
+
+@pytest.mark.parametrize("pool", ["attention", "average"])
+def test_poolings_of_the_deepest_map_are_their_formulas(pool):
+    network, state = pooled(pool)
+    x, step = torch.randn(2, 3, 8, 8, dtype=torch.float64), torch.tensor([7.0, 803.0]).double()
+    deepest = walk(state, x, step, None, mult=(1, 2), blocks=1, attention=(), head_channels=32, heads_first=True)
+    h = F.silu(F.group_norm(deepest, 32, state["out.0.weight"], state["out.0.bias"])).flatten(2)
+    if pool == "average":
+        expected = h.mean(-1) @ state["out.3.weight"][:, :, 0, 0].T + state["out.3.bias"]
+    else:
+        # A token for the mean before those of the pixels, each with its place; it alone asks, in heads of 32 channels.
+        tokens = torch.cat([h.mean(-1, keepdim=True), h], -1) + state["out.2.positional_embedding"]
+        qkv = torch.einsum("oc,bct->bot", state["out.2.qkv_proj.weight"][..., 0], tokens)
+        q, k, v = (qkv + state["out.2.qkv_proj.bias"][:, None]).reshape(2, 3, 2, 32, 17).unbind(1)
+        looks = (torch.einsum("bhc,bhct->bht", q[..., 0], k) / 32**0.5).softmax(-1)
+        mixed = torch.einsum("bht,bhct->bhc", looks, v).reshape(2, 64)
+        expected = mixed @ state["out.2.c_proj.weight"][..., 0].T + state["out.2.c_proj.bias"]
+    assert expected.std() > 0.1
+    torch.testing.assert_close(network(x, step), expected)
+
+
+@pytest.mark.parametrize("pool", ["features", "features_norm"])
+def test_poolings_by_features_read_the_mean_of_every_map(pool):
+    network, state = pooled(pool)
     maps = []
     for block in (*network.input_blocks, network.middle_block):
         block.register_forward_hook(lambda module, given, made: maps.append(made))
@@ -70,8 +102,11 @@ def test_poolings_by_features_read_the_mean_of_every_map(pool):
     torch.testing.assert_close(logits, expected)
 
 
-def walk(state, x, step, label, *, mult, blocks, attention, head_channels, heads_first, scale_shift):
-    """ADM's forward pass with nothing but the state dict, written once more and plainly. Resampling blocks only."""
+def walk(
+    state, x, step, label, *, mult, blocks, attention, heads_first, heads=4, head_channels=None, scale_shift=True,
+    residual_resample=True,
+):  # fmt: skip
+    """ADM's forward pass with nothing but the state dict, written once more and plainly; a classifier's deepest map."""
 
     def at(name):
         return {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
@@ -98,22 +133,36 @@ def walk(state, x, step, label, *, mult, blocks, attention, head_channels, heads
 
     def look(name, x):
         qkv = F.conv1d(norm(x, at(f"{name}.norm")).flatten(2), *at(f"{name}.qkv").values())
-        mixed = []
-        for head in range(x.shape[1] // head_channels):
+        mixed, wide = [], head_channels or x.shape[1] // heads
+        for head in range(x.shape[1] // wide):
             if heads_first:
-                start = 3 * head * head_channels
-                q, k, v = qkv[:, start : start + 3 * head_channels].split(head_channels, 1)
+                q, k, v = qkv[:, 3 * head * wide : 3 * (head + 1) * wide].split(wide, 1)
             else:
-                q, k, v = (part[:, head * head_channels : (head + 1) * head_channels] for part in qkv.chunk(3, 1))
-            weights = torch.einsum("bct,bcs->bts", q, k).div(head_channels**0.5).softmax(-1)
+                q, k, v = (part[:, head * wide : (head + 1) * wide] for part in qkv.chunk(3, 1))
+            weights = torch.einsum("bct,bcs->bts", q, k).div(wide**0.5).softmax(-1)
             mixed.append(torch.einsum("bts,bcs->bct", weights, v))
         out = F.conv1d(torch.cat(mixed, 1), *at(f"{name}.proj_out").values())
         return x + out.reshape(x.shape)
 
+    def halve(name, x):
+        if residual_resample:
+            return residual(name, x, lambda x: F.avg_pool2d(x, 2))
+        p = at(f"{name}.op")
+        return F.conv2d(x, p["weight"], p["bias"], stride=2, padding=1) if p else F.avg_pool2d(x, 2)
+
+    def double(name, x):
+        enlarge = lambda x: x.repeat_interleave(2, 2).repeat_interleave(2, 3)  # noqa: E731
+        if residual_resample:
+            return residual(name, x, enlarge)
+        p = at(f"{name}.conv")
+        return conv(enlarge(x), p) if p else enlarge(x)
+
     dim = state["time_embed.0.weight"].shape[1]
     angles = step[:, None] * 10000 ** (-torch.arange(dim // 2, dtype=x.dtype) / (dim // 2))
     embedding = F.silu(F.linear(torch.cat([angles.cos(), angles.sin()], 1), *at("time_embed.0").values()))
-    embedding = F.linear(embedding, *at("time_embed.2").values()) + state["label_emb.weight"][label]
+    embedding = F.linear(embedding, *at("time_embed.2").values())
+    if label is not None:
+        embedding = embedding + state["label_emb.weight"][label]
     h, mirror, number = conv(x, at("input_blocks.0.0")), [], 0
     mirror.append(h)
     for level in range(len(mult)):
@@ -124,9 +173,11 @@ def walk(state, x, step, label, *, mult, blocks, attention, head_channels, heads
             mirror.append(h)
         if level < len(mult) - 1:
             number += 1
-            h = residual(f"input_blocks.{number}.0", h, lambda x: F.avg_pool2d(x, 2))
+            h = halve(f"input_blocks.{number}.0", h)
             mirror.append(h)
     h = residual("middle_block.2", look("middle_block.1", residual("middle_block.0", h)))
+    if "output_blocks.0.0.in_layers.0.weight" not in state:
+        return h
     number = 0
     for level in reversed(range(len(mult))):
         for i in range(blocks + 1):
@@ -134,38 +185,44 @@ def walk(state, x, step, label, *, mult, blocks, attention, head_channels, heads
             h = look(f"output_blocks.{number}.1", h) if 2**level in attention else h
             if level and i == blocks:
                 last = 2 if 2**level in attention else 1
-                up = lambda x: x.repeat_interleave(2, 2).repeat_interleave(2, 3)  # noqa: E731
-                h = residual(f"output_blocks.{number}.{last}", h, up)
+                h = double(f"output_blocks.{number}.{last}", h)
             number += 1
     return conv(F.silu(norm(h, at("out.0"))), at("out.2"))
 
 
 @pytest.mark.parametrize(
-    ("qkv_order", "scale_shift", "mult", "blocks"),
-    [("qkv_first", True, (1, 2), 2), ("heads_first", False, (1, 1, 2), 1)],
+    ("mult", "qkv_order", "options", "others"),
+    [
+        ((1, 2), "qkv_first", {"blocks": 2, "attention": (2,), "head_channels": 16}, {}),
+        ((1, 1, 2), "heads_first", {"blocks": 1, "attention": (2,), "head_channels": 16, "scale_shift": False}, {}),
+        # Plain resampling, with and without a convolution, and heads by their number, with and without classes.
+        (
+            (1, 2),
+            "qkv_first",
+            {"blocks": 1, "attention": (1, 2), "heads": 2, "head_channels": None, "residual_resample": False},
+            {"num_classes": 0},
+        ),
+        (
+            (2, 1),
+            "heads_first",
+            {"blocks": 1, "attention": (), "heads": 8, "head_channels": None, "residual_resample": False},
+            {"conv_resample": False},
+        ),
+    ],
 )
-def test_the_output_is_the_plain_walks(qkv_order, scale_shift, mult, blocks):
-    torch.manual_seed(0)
-    options = {"channel_mult": mult, "blocks": blocks, "attention": (2,), "head_channels": 16}
+def test_the_output_is_the_plain_walks(mult, qkv_order, options, others):
     network = ADMUNet(
-        channels=32, num_classes=3, out_channels=6, qkv_order=qkv_order, scale_shift=scale_shift, **options
-    ).double()
-    state = {key: value + torch.randn_like(value) * 0.1 for key, value in network.state_dict().items()}
-    network.load_state_dict(state)
-    x, step, label = torch.randn(2, 3, 16, 16, dtype=torch.float64), torch.tensor([7.0, 803.5]).double(), [2, 0]
-    ours = network(x, step, torch.tensor(label))
-    theirs = walk(
-        state,
-        x,
-        step,
-        label,
-        mult=mult,
-        blocks=blocks,
-        attention=(2,),
-        head_channels=16,
-        heads_first=qkv_order == "heads_first",
-        scale_shift=scale_shift,
+        channels=32,
+        out_channels=6,
+        channel_mult=mult,
+        qkv_order=qkv_order,
+        **{"num_classes": 3, **options, **others},
     )
+    state = moved(network)
+    x, step = torch.randn(2, 3, 16, 16, dtype=torch.float64), torch.tensor([7.0, 803.5]).double()
+    label = [2, 0] if network.num_classes else None
+    ours = network(x, step, None if label is None else torch.tensor(label))
+    theirs = walk(state, x, step, label, mult=mult, heads_first=qkv_order == "heads_first", **options)
     assert ours.std() > 0.1
     # The module's embedding of the step is made in the step's dtype, float64 here.
     assert (ours - theirs).abs().max() < 1e-10
@@ -208,6 +265,8 @@ def test_a_network_without_a_class_none_costs_what_it_does_with_one():
     some, none = (BaseNetwork(ADMUNet(channels=32, num_classes=3, null_label=n, **options)) for n in (True, False))
     assert cost(none, 8).flop == cost(some, 8).flop > 0
     assert cost(none, 8).parameters == cost(some, 8).parameters - 128
+    plain = BaseNetwork(ADMUNet(channels=32, null_label=False, **options))  # as without classes, whatever it says
+    assert cost(plain, 8).parameters == cost(some, 8).parameters - 4 * 128
 
 
 def test_before_training_the_output_is_zero():
