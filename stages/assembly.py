@@ -126,13 +126,15 @@ def begin_with(stage: DiffusionStage, folder: str, class_names: Sequence[str]) -
     classes than `class_names`.
     """
     other = load_stage(folder)
-    refuse_other_number(f"init={folder}", other.config.class_names, "this stage", class_names)
-    take_weights(stage, other.denoiser.state_dict(), folder)
+    take_weights(stage, other.denoiser.state_dict(), folder, other.config.class_names, class_names)
     return other.config.images_seen
 
 
-def take_weights(stage: DiffusionStage, state: Mapping[str, Tensor], folder: str) -> None:
-    """Load weights into a new stage and its average; refuse those of another network."""
+def take_weights(
+    stage: DiffusionStage, state: Mapping[str, Tensor], folder: str, theirs: Sequence[str], class_names: Sequence[str]
+) -> None:
+    """Load weights, of classes `theirs`, into a new stage and its average; refuse another network or class count."""
+    refuse_other_number(f"init={folder}", theirs, "this stage", class_names)
     check_weights(stage.denoiser, state, f"init={folder}")
     for module in (stage.denoiser, stage.average, *stage.others):
         module.load_state_dict(state)

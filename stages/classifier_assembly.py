@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 
-from cascade.class_tables import refuse_other_number
 from cascade.classifier import CLASSIFIER_CONTEXT, ClassifierConfig, build_classifier, load_classifier
 from cascade.data.dataset import PictureDataset
 from cascade.data.views import EvaluationView, TrainingView
@@ -52,8 +51,7 @@ def build_stage(config: Config, described: ClassifierConfig) -> ClassifierStage:
 def begin_with(stage: ClassifierStage, folder: str, class_names: Sequence[str]) -> int:
     """Put the weights of the classifier (or run) at `folder` into a new one; return the images it has seen."""
     other = load_classifier(folder)
-    refuse_other_number(f"init={folder}", other.config.class_names, "this stage", class_names)
-    take_weights(stage, other.network.state_dict(), folder)
+    take_weights(stage, other.network.state_dict(), folder, other.config.class_names, class_names)
     return other.config.images_seen
 
 
