@@ -14,7 +14,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -95,17 +95,21 @@ class Calls:
 class Measured:
     """Seconds of single calls of each arithmetic, and what compiling took; None: no compiler was tried."""
 
-    seconds: dict[Arithmetic, list[float]] = field(default_factory=dict)
+    seconds: dict[Arithmetic, list[float]]
     compiling: dict[Arithmetic, float] | None = None
 
     def choice(self, count: int) -> Arithmetic:
         """The best for a chunk of so many calls; compiled ones are for long chunks alone."""
-        best = choose({a: times for a, times in self.seconds.items() if not a.compiled})
-        return choose(self.seconds, count, self.compiling) if self.compiling and self.long(count) else best
+        return choose(self.seconds, count, self.compiling) if self.compiling and self.long(count) else self.eager
+
+    @property
+    def eager(self) -> Arithmetic:
+        """The best without a compiler."""
+        return choose({a: times for a, times in self.seconds.items() if not a.compiled})
 
     def long(self, count: int) -> bool:
         """Whether so many calls take LONG without a compiler."""
-        return count * median(self.seconds[self.choice(1)]) >= LONG
+        return count * median(self.seconds[self.eager]) >= LONG
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, which `from_json` reads."""
@@ -144,10 +148,10 @@ def calibrated(calls: Calls, tell: Tell | None = None) -> Arithmetic:
         if measured is None:
             return PLAIN
     if not calls.compilable:
-        return measured.choice(1)
+        return measured.eager
     if measured.compiling is None and measured.long(calls.count) and _compiler(calls.device):
-        eager = measured
-        measured = _kept(file, fingerprint, lambda: measure_compiled(calls, eager, tell)) or eager
+        known = measured
+        measured = _kept(file, fingerprint, lambda: measure_compiled(calls, known, tell)) or known
     return measured.choice(calls.count)
 
 
@@ -176,11 +180,10 @@ def measure(calls: Calls, tell: Tell) -> Measured:
     return measured
 
 
-def measure_compiled(calls: Calls, eager: Measured, tell: Tell) -> Measured:
+def measure_compiled(calls: Calls, known: Measured, tell: Tell) -> Measured:
     """Compile the network in the best arithmetic and in bf16, and time it; one that fails or differs is left out."""
-    best = eager.choice(1)
-    wanted = [replace(a, compiled=True) for a in dict.fromkeys((best, EAGER[2])) if a in eager.seconds]
-    seconds, prices = dict(eager.seconds), {}
+    wanted = [replace(a, compiled=True) for a in dict.fromkeys((known.eager, EAGER[2])) if a in known.seconds]
+    seconds, prices = dict(known.seconds), {}
     for done, arithmetic in enumerate(wanted):
         tell(f"{calls.stage.config.name}, compiling (minutes)", done, len(wanted))
         # Whatever a compiler may fail with, the network is there without it.
@@ -261,7 +264,7 @@ def _kept(file: Path, fingerprint: Mapping[str, Any], measuring: Callable[[], Me
         measured, theirs = measuring(), _read(file, fingerprint)
         if theirs is not None and (measured.compiling is None or theirs.compiling is not None):
             return theirs
-        plain = {"fingerprint": fingerprint, "choice": measured.choice(1).name, **measured.to_json()}
+        plain = {"fingerprint": fingerprint, "choice": measured.eager.name, **measured.to_json()}
         with contextlib.suppress(OSError):
             write_whole(file, json.dumps(plain, indent=1) + "\n")
             return measured

@@ -209,8 +209,9 @@ def test_a_disk_that_is_full_leaves_what_is_known(monkeypatch, cache, clock, cal
     monkeypatch.setattr(calibration, "_compiler", lambda device: True)
     assert calibrated(calls) == BF16
     monkeypatch.setattr(calibration, "write_whole", full)
-    compiled = Measured({PLAIN: [1.0], BF16: [0.5], replace(BF16, compiled=True): [0.1]}, {BF16: 1.0})
-    monkeypatch.setattr(calibration, "measure_compiled", lambda *_: compiled)
+    compiled = replace(BF16, compiled=True)
+    found = Measured({PLAIN: [1.0], BF16: [0.5], compiled: [0.1]}, {compiled: 1.0})
+    monkeypatch.setattr(calibration, "measure_compiled", lambda *_: found)
     assert calibrated(replace(calls, count=10_000)) == BF16
     assert calibrated(replace(calls, batch=2)) == PLAIN
 
