@@ -104,7 +104,7 @@ def test_poolings_by_features_read_the_mean_of_every_map(pool):
 
 def walk(
     state, x, step, label, *, mult, blocks, attention, heads_first, heads=4, head_channels=None, scale_shift=True,
-    residual_resample=True,
+    residual_resample=True, conv_resample=True,
 ):  # fmt: skip
     """ADM's forward pass with nothing but the state dict, written once more and plainly; a classifier's deepest map."""
 
@@ -148,14 +148,13 @@ def walk(
         if residual_resample:
             return residual(name, x, lambda x: F.avg_pool2d(x, 2))
         p = at(f"{name}.op")
-        return F.conv2d(x, p["weight"], p["bias"], stride=2, padding=1) if p else F.avg_pool2d(x, 2)
+        return F.conv2d(x, p["weight"], p["bias"], stride=2, padding=1) if conv_resample else F.avg_pool2d(x, 2)
 
     def double(name, x):
         enlarge = lambda x: x.repeat_interleave(2, 2).repeat_interleave(2, 3)  # noqa: E731
         if residual_resample:
             return residual(name, x, enlarge)
-        p = at(f"{name}.conv")
-        return conv(enlarge(x), p) if p else enlarge(x)
+        return conv(enlarge(x), at(f"{name}.conv")) if conv_resample else enlarge(x)
 
     dim = state["time_embed.0.weight"].shape[1]
     angles = step[:, None] * 10000 ** (-torch.arange(dim // 2, dtype=x.dtype) / (dim // 2))
@@ -205,8 +204,15 @@ def walk(
         (
             (2, 1),
             "heads_first",
-            {"blocks": 1, "attention": (), "heads": 8, "head_channels": None, "residual_resample": False},
-            {"conv_resample": False},
+            {
+                "blocks": 1,
+                "attention": (),
+                "heads": 8,
+                "head_channels": None,
+                "residual_resample": False,
+                "conv_resample": False,
+            },
+            {},
         ),
     ],
 )

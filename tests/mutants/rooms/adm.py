@@ -3,6 +3,10 @@
 from mutant import Mutant, mutants
 
 PUBLISHED = "networks/test_adm_is_the_published_network.py"
+POOLED = " ".join(
+    f"{PUBLISHED}::test_poolings_{of}"
+    for of in ("of_the_deepest_map_are_their_formulas", "by_features_read_the_mean_of_every_map")
+)
 IMPORTED = "importers/test_adm_checkpoints_become_stages.py::"
 
 # fmt: off
@@ -23,7 +27,7 @@ MUTANTS: list[Mutant] = [
          "max(1, int(self.channel_mult[level])) * self.channels"),
         ("attention at divisors 2^level", "2**level in self.attention", "2**level // 2 in self.attention"),
     ),
-    *mutants("cascade/networks/adm_classifier.py", PUBLISHED,
+    *mutants("cascade/networks/adm_classifier.py", POOLED,
         ("the embedding's SiLU", "F.silu(self.time_embed(clock))", "self.time_embed(clock)"),
         ("the mean's token is the first",
          "[tokens.mean(1, keepdim=True), tokens]", "[tokens, tokens.mean(1, keepdim=True)]"),
