@@ -43,7 +43,7 @@ class Norm(nn.GroupNorm):
 
     def forward(self, input: Tensor) -> Tensor:
         """(B, C, H, W) → (B, C, H, W)."""
-        return group_norm(input, 32, self.weight, self.bias, self.eps)
+        return group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
 
 
 class Told(nn.Sequential):

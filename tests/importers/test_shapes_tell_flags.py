@@ -120,6 +120,7 @@ def test_a_tensor_that_cannot_be_measured_is_named(key, shape):
 
 def test_a_wrong_preset_is_told_with_the_one_that_fits():
     state = shapes_of(read_flags(preset("256x256_diffusion")))
+    assert fitting_presets({**state, "more": torch.zeros(1)}) == []  # it is a whole network that fits
     with pytest.raises(CascadeError, match=r"num_channels=192, and by .*are those of preset=256x256_diffusion\)"):
         completed(preset("64x64_diffusion"), state, "it")
     with pytest.raises(CascadeError, match=r'channel_mult="0.5,1,1,2,2,4,4", and by .* is channel_mult="1,1,2,2,4,4"'):
