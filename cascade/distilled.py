@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cascade.errors import CascadeError
-from cascade.guidance_settings import NO_GUIDANCE, classifier_free_scale
+from cascade.guidance_settings import NO_GUIDANCE, asks_guides, classifier_free_scale
 
 if TYPE_CHECKING:
     from cascade.artifact import StageConfig, StageSampling
@@ -41,7 +41,11 @@ def is_unguided(guidance: Mapping[str, Any]) -> bool:
 
     >>> is_unguided({"name": "classifier_free", "scale": 1.0}), is_unguided({"name": "autoguidance", "scale": 1.0})
     (True, False)
+    >>> is_unguided({"name": "classifier_around", "classifier": "c", "guided": {"name": "classifier_free", "scale": 1.0}})
+    False
     """
+    if asks_guides(guidance):
+        return False
     own = guidance.get("guided", guidance)
     return own["name"] == NO_GUIDANCE["name"] or (
         own["name"] == "classifier_free" and classifier_free_scale(guidance) == 1

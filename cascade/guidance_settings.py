@@ -41,13 +41,17 @@ def without_labels(guidance: Guidance) -> dict[str, Any]:
 
     >>> without_labels({"name": "interval", "lo": -2.0, "hi": 3.0, "guided": {"name": "classifier_free", "scale": 2.0}})
     {'name': 'none'}
+    >>> asks = {"name": "classifier_around", "classifier": "c", "guided": {"name": "classifier_free", "scale": 2.0}}
+    >>> without_labels(asks)["guided"]
+    {'name': 'none'}
     """
     if _name(guidance) == "classifier_free":
         return dict(NO_GUIDANCE)
     if "guided" not in guidance:
         return dict(guidance)
     inner = without_labels(guidance["guided"])
-    return inner if inner == NO_GUIDANCE else {**guidance, "guided": inner}
+    nothing_left = inner == NO_GUIDANCE and not asks_guides(guidance)  # a classifier knows classes by itself
+    return inner if nothing_left else {**guidance, "guided": inner}
 
 
 def classifier_free_scale(guidance: Guidance) -> float:

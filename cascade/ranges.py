@@ -17,7 +17,7 @@ _RANGES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
      "step_size sigma_rel second"),
     ("be at least 0 and finite", lambda x: 0 <= x < math.inf,
      "eta s_churn s_noise snr scale_std anisotropic_std translation_std"),
-    ("be a number that is finite", math.isfinite, "shift bias start end scale p_mean"),
+    ("be a number that is finite", math.isfinite, "shift bias start end scale classifier_scale p_mean"),
     ("lie in [0, 1]", lambda x: 0 <= x <= 1, "p blur_probability include_clean label_balance concat_balance"),
     ("be at least 0 and below 1", lambda x: 0 <= x < 1, "decay dropout"),
     ("be above 0 and at most 1", lambda x: 0 < x <= 1, "percentile"),

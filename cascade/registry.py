@@ -140,6 +140,7 @@ TABLE: dict[str, dict[str, str]] = {
         "interval": "cascade.sampling.guidance:interval",
         "autoguidance": "cascade.sampling.guidance:autoguidance",
         "classifier": "cascade.sampling.classifier_guidance:classifier_guidance",
+        "classifier_around": "cascade.sampling.classifier_guidance:classifier_around",
     },
     "threshold": {
         "none": "cascade.sampling.thresholding:NoThreshold",

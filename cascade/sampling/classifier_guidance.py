@@ -153,6 +153,28 @@ def classifier_guidance(
     return ClassifierGuidance(denoiser if conditional else Unconditional(denoiser), classifier, scale)
 
 
+def classifier_around(
+    denoiser: Denoiser,  # noqa: ARG001 -- a guidance is built around one; `guided` is already
+    guided: Denoiser,
+    classifier: LogProb,
+    classifier_scale: float = 1.0,
+) -> ClassifierGuidance:
+    """ClassifierGuidance around another guidance, as `guidance=classifier_around` builds it.
+
+    The score of p(x_t)·p(c | x_t)^(s + classifier_scale), s being the scale of a classifier-free `guided`: with exact
+    models it is that guidance at the sum of both scales, and a trained classifier mends what the network's own opinion
+    of its classes gets wrong. In a config `guided` is that guidance, and `guidance_scale` is its scale.
+
+    >>> from cascade.diffusion.oracle import GaussianDenoiser
+    >>> from cascade.sampling.guidance import ClassifierFree
+    >>> oracle = GaussianDenoiser(torch.zeros(1), torch.eye(1))
+    >>> around = classifier_around(oracle, ClassifierFree(oracle, 2.0), lambda x, log_snr, condition: x.sum(1), 3.0)
+    >>> around.denoiser.scale, around.scale
+    (2.0, 3.0)
+    """
+    return ClassifierGuidance(guided, classifier, classifier_scale)
+
+
 def classifier_ancestral(classifier: LogProb, scale: float = 1.0, variance: Variance = "small") -> ClassifierAncestral:
     """ClassifierAncestral, as `sampler=classifier_ancestral` builds it; in a config `classifier` is a folder.
 

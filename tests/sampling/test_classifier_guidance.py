@@ -14,11 +14,13 @@ from cascade.sampling import (
     DDIM,
     Ancestral,
     ClassifierAncestral,
+    ClassifierFree,
     ClassifierGuidance,
     LabelLogProb,
     Unconditional,
     uniform_log_snr,
 )
+from cascade.sampling.classifier_guidance import classifier_around
 
 F64 = torch.float64
 
@@ -52,6 +54,14 @@ def test_scale_1_on_the_unconditional_oracle_is_the_exact_conditional(classes, d
     x, condition = randn("many", shape=(25, dim)).to(F64), Condition(label=torch.arange(25) % classes)
     guided = ClassifierGuidance(Unconditional(oracle), LabelLogProb(oracle.log_class), 1.0)(x, level, condition)
     exact(guided.mean, oracle(x, level, condition).mean)
+
+
+@pytest.mark.parametrize(("scale", "classifier_scale"), [(1.0, 2.0), (2.0, 0.5), (3.0, -1.0)])
+def test_around_classifier_free_guidance_both_scales_add_up(scale, classifier_scale):
+    """p(x)·p(c | x)^s by the network, and p(c | x)^t by the exact classifier: p(x)·p(c | x)^(s + t)."""
+    both = classifier_around(ORACLE, ClassifierFree(ORACLE, scale), LOG_PROB, classifier_scale)
+    one = ClassifierFree(ORACLE, scale + classifier_scale)
+    exact(both(X, LOG_SNR, CONDITION).mean, one(X, LOG_SNR, CONDITION).mean)
 
 
 @pytest.mark.parametrize("scale", [-1.0, 0.5, 2.0, 7.5])

@@ -39,7 +39,7 @@ MUTANTS: list[Mutant] = [
          '{**guidance, "guided": rescaled(guidance["guided"], scale)}', '{**guidance, "scale": scale}'),
         ("without labels no classifier-free guidance",
          'if _name(guidance) == "classifier_free":\n', 'if _name(guidance) == "none":\n'),
-        ("an interval of no guidance is none", "inner if inner == NO_GUIDANCE else", "inner if False else"),
+        ("an interval of no guidance is none", "inner == NO_GUIDANCE and", "inner != NO_GUIDANCE and"),
     ),
     *mutants("cascade/stage_settings.py", "test_truncated_stage.py test_guided_stage.py",
         ("a stage stops at the noise of the next", "for sampling in samplings[1:]]", "for sampling in samplings[:-1]]"),
