@@ -41,7 +41,7 @@ def is_unguided(guidance: Mapping[str, Any]) -> bool:
 
     >>> is_unguided({"name": "classifier_free", "scale": 1.0}), is_unguided({"name": "autoguidance", "scale": 1.0})
     (True, False)
-    >>> is_unguided({"name": "classifier_around", "classifier": "c", "guided": {"name": "classifier_free", "scale": 1.0}})
+    >>> is_unguided({"name": "classifier_around", "classifier": "folder", "guided": {"name": "none"}})
     False
     """
     if asks_guides(guidance):

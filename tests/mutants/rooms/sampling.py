@@ -89,7 +89,7 @@ MUTANTS: list[Mutant] = [
         ("score form, 1/α", "/ level.sigmoid().sqrt()", "/ level.sigmoid()"),
         ("score form, s", "step = self.scale * (", "step = (1 + self.scale) * ("),
         ("score form, + ∇", "posterior.mean + step *", "posterior.mean - step *"),
-        ("around another guidance", "ClassifierGuidance(guided, classifier,", "ClassifierGuidance(denoiser, classifier,"),
+        ("around another guidance", "ClassifierGuidance(guided,", "ClassifierGuidance(denoiser,"),
         ("score form, no covariance", "covariance=None", "covariance=posterior.covariance"),
         ("mean shift, √Σ√Σ", "self.scale * ancestral.scaled(gradient, step, posterior)", "self.scale * gradient"),
         ("mean shift, s", "noise + self.scale *", "noise + (1 + self.scale) *"),
