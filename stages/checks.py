@@ -17,6 +17,7 @@ from stages.distill_settings import check_student
 from stages.run_folder import SCRATCH, RunFolder
 
 ACCELERATORS = ("auto", "cpu", "gpu", "mps")
+_MOST_WORKERS = 256
 
 
 def check_settings(config: Mapping[str, Any], processes: int) -> None:
@@ -77,6 +78,8 @@ def _check_trainer(settings: Mapping[str, Any]) -> None:
     for key in (*not_negative, "gradient_clip"):
         if not settings[key] >= 0:
             raise CascadeError(f"trainer.{key} cannot be negative, as {settings[key]} is")
+    if settings["workers"] > _MOST_WORKERS:
+        raise CascadeError(f"trainer.workers={settings['workers']} must be at most {_MOST_WORKERS}")
     for key in ("checkpoint_minutes", "max_minutes", "max_cpu_minutes"):
         if settings[key] is not None and not settings[key] > 0:
             raise CascadeError(f"trainer.{key} must be above 0, not {settings[key]}")

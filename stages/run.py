@@ -22,7 +22,6 @@ from cascade.artifact import StageConfig, save_stage
 from cascade.data.dataset import PictureDataset
 from cascade.data.folder import BadFile, write_bad_files
 from cascade.data.order import RunOrder
-from cascade.data.parallel import available_cores
 from cascade.data.source import open_dataset, written_out
 from cascade.diffusion.power_ema import PowerPairEMA
 from cascade.errors import CascadeError
@@ -207,7 +206,7 @@ def _loader(
     return DataLoader(
         kind_of(config).training_view(config, dataset),
         batch_sampler=order,  # type: ignore[arg-type]  # torch wants lists of int; the view takes keys
-        num_workers=min(settings["workers"], available_cores()),  # more than there are slow it down, as torch warns
+        num_workers=settings["workers"],
         generator=rng.generator("loader workers", config["seed"]),
         worker_init_fn=heed_the_parent_alone,
     )
@@ -226,6 +225,8 @@ def _trainer(
     warnings.filterwarnings("ignore", module=r"lightning\..*")
     # Python 3.12 and later warn of forking a process with threads; the loaders' workers use none of torch's.
     warnings.filterwarnings("ignore", message=".*multi-threaded.*fork", category=DeprecationWarning)
+    # As many workers as are asked for, though torch would have no more than there are cores.
+    warnings.filterwarnings("ignore", message="This DataLoader will create", category=UserWarning)
     # Buffers are either constant or the same by construction on all processes.
     strategy = DDPStrategy(broadcast_buffers=False) if processes.count > 1 else "auto"
     return Trainer(
