@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from cascade.commands.candidate_rows import Row
-from cascade.commands.figure_table import counted, number
+from cascade.commands.figure_table import card_rows, counted, number
 from cascade.commands.tune_table import value_in_words
 from cascade.trained_levels import noise_in_words
 
@@ -40,6 +40,14 @@ def evaluation_lines(evaluation: Report) -> Iterator[str]:
     rules = dict.fromkeys(figure["resize"] for figure in evaluation["figures"])
     for line in (*said, *evaluation.get("left_out", ()), *(f"Resize rule: {rule}." for rule in rules)):
         yield from ("", line)
+
+
+def _evaluation(evaluation: Report) -> Iterator[str]:
+    """`evaluation_lines` under what was sampled, since it need not be the card's cascade, nor its settings."""
+    rows = card_rows(evaluation) if "generated" in evaluation else []
+    of = [f"- {what}: {words}" for what, words in rows if what == "pictures" or what.startswith("stage ")]
+    yield from (*of, *([""] if of else []))
+    yield from evaluation_lines(evaluation)
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
@@ -180,7 +188,7 @@ def _stage(report: Report) -> str:
 
 KINDS: Mapping[str, Kind] = {
     "cascade candidates": Kind("Networks that were tried", _stage, _candidates),
-    "cascade evaluate": Kind("Further measurements", lambda report: str(report["result"]), evaluation_lines),
+    "cascade evaluate": Kind("Further measurements", lambda report: str(report["result"]), _evaluation),
     "cascade probe": Kind("Noise that hides what a stage before has made wrong", _stage, _probe),
     "cascade tune": Kind("Settings that were tried", _stage, _tune),
     "cascade steps": Kind("Quality against steps and seconds", _stage, _steps),

@@ -110,8 +110,9 @@ def _noise(level: float | str | None) -> str:
 
 
 def _guidance(guidance: Mapping[str, Any]) -> str:
-    scale = guidance.get("scale", guidance.get("guided", {}).get("scale"))
-    return guidance["name"] if scale is None else f"{guidance['name']} {scale:g}"
+    scale = guidance.get("scale", guidance.get("classifier_scale"))
+    own = guidance["name"] if scale is None else f"{guidance['name']} {scale:g}"
+    return f"{own} ({_guidance(guidance['guided'])})" if "guided" in guidance else own
 
 
 def counted(pictures: int | None, patches: int | None) -> str:

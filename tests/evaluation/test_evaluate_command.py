@@ -213,7 +213,7 @@ def test_a_folder_of_samples_is_read_by_its_manifest(tmp_path):
         (["images={a}", "logger=wandb"], "give out=FOLDER"),
         (["images={a}", "out={a}/000.png"], "is a file"),
         (["images={a}", "data.split=test"], "unknown split 'test'"),
-        (["images={a}", "features.resize=bilinear"], "unknown resize rule 'bilinear'"),
+        (["images={a}", "features.resize=bilinear"], "unknown features.resize 'bilinear'"),
         (["images={a}", "device=nonsense"], "device 'nonsense' is not available"),
         (["images={a}", "neighbors=3"], "did you mean 'neighbours'"),
         (["images={a}", "batch=x"], "batch=x must be a whole number"),
