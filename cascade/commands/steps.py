@@ -11,6 +11,7 @@ from cascade.commands.evaluated_sides import check_sides
 from cascade.commands.per_stage import extra_keys, place_of, read_per_stage
 from cascade.commands.reports import check_out, write_report
 from cascade.commands.swept_points import Point, Result, cheapest_as_good, results
+from cascade.commands.swept_upscaling import SweptUpscaling, check_photographs
 from cascade.errors import CascadeError, suggest
 from cascade.files import expanded, write_whole
 from cascade.lock import exclusive
@@ -57,13 +58,18 @@ def run(config: "DictConfig") -> None:
     with exclusive(out), progress_bars() as bars:
         samples = EvaluatedSamples(pipeline, seeds, plain["guidance_scale"], stages, settings, out / "samples")
         side = pipeline.configs[stages - 1].resolution
-        split = plain["data"]["split"]
-        dataset = open_data(plain, side, split, bars, table=samples.class_names)
-        real = of_data(dataset, plain, split, wanted=plain["num_reference"])
-        features = chosen_features(plain, bars.console)
+        split, seen = plain["data"]["split"], chosen_features(plain, bars.console)
+        table = pipeline.configs[stages - 1].class_names if plain["photographs"] else samples.class_names
+        dataset = open_data(plain, side, split, bars, table=table)
+        upscaling = SweptUpscaling.open(plain, samples, dataset, seen) if plain["photographs"] else None
+        real = upscaling.real if upscaling else of_data(dataset, plain, split, wanted=plain["num_reference"])
+        features = upscaling.features if upscaling else seen
         reference = measure(real.pairs(), features, lambda done: bars.at("real pictures", done, real.count), batch)
-        found = list(results(points, samples, plain["stage"], reference, features, bars=bars, batch=batch))
-        name = names_of(features)[1]
+        if upscaling:
+            found = list(upscaling.results(points, reference, out, bars, batch))
+        else:
+            found = list(results(points, samples, plain["stage"], reference, features, bars=bars, batch=batch))
+        name = "patch-" * bool(upscaling) + names_of(features)[1]
         best = cheapest_as_good(found)
         report = {
             "made_by": _MADE_BY,
@@ -72,7 +78,7 @@ def run(config: "DictConfig") -> None:
             "stage": plain["stage"],
             "distance": name,
             "features": {"name": features.name, "sha256": features.sha256, "resize": features.resize},
-            "num_images": plain["num_images"],
+            "num_images": found[0].num_images,
             "first_seed": first,
             "reference": real.report(),
             "seed": plain["seed"],
@@ -81,7 +87,7 @@ def run(config: "DictConfig") -> None:
             "version": __version__,
         }
         write_report(out / REPORT, report)
-        title = f"{plain['stage']} of {plain['cascade']}: {plain['num_images']} pictures against {real.count} real ones"
+        title = f"{plain['stage']} of {plain['cascade']}: {found[0].num_images} pictures against {real.count} real ones"
         write_whole(out / FIGURE, draw_steps(found, best, name, title))
     _print(wide_console(), found, best, name, title)
     print(f"{out / FIGURE}\n{out / REPORT}")
@@ -96,6 +102,8 @@ def _checked(plain: Mapping[str, Any], out: Path) -> tuple[dict[str, StageSettin
     stage, place = plain["stage"], place_of(plain["stage"], names)
     check_sides(plain)
     check_source(plain["data"])
+    if plain["photographs"]:
+        check_photographs(plain, configs[place])
     samplers, steps = plain["samplers"], plain["steps"]
     for key, values in (("samplers", samplers), ("steps", steps)):
         if not values or len(set(values)) < len(values):

@@ -121,11 +121,11 @@ def measured(
     own = replace(
         samples,
         settings={**samples.settings, stage: point.settings},
-        on_progress=lambda name, step, total: _note(bars, clock, name, step, total),
+        on_progress=lambda name, step, total: note(bars, clock, name, step, total),
     )
     made = measure(own, features, batch=batch)
     sampler = own.plan()[-1]
-    return made, _kept_seconds(own.folder, clock, steps=sampler.steps, chunk=sampler.chunk)
+    return made, kept_seconds(own.folder, clock, steps=sampler.steps, chunk=sampler.chunk)
 
 
 def cheapest_as_good(found: Sequence[Result]) -> Result:
@@ -145,14 +145,15 @@ def beats(first: Result, second: Result) -> bool:
     return (second.distance - first.distance).beyond(2)
 
 
-def _note(bars: "Bars", clock: StageClock, name: str, step: int, total: int) -> None:
+def note(bars: "Bars", clock: StageClock, name: str, step: int, total: int) -> None:
+    """Show the steps of a stage that runs, and tell its clock."""
     clock.at(name, step)
     bars.at(f"  {name}, steps", step, total)
     if step >= total:
         bars.end(f"  {name}, steps")
 
 
-def _kept_seconds(folder: Path | None, clock: StageClock, *, steps: int, chunk: int) -> float | None:
+def kept_seconds(folder: Path | None, clock: StageClock, *, steps: int, chunk: int) -> float | None:
     """Seconds of a picture over this and all earlier calls; those of this one are added to what is kept."""
     before = _read(None if folder is None else folder / TIMES)
     seconds, done = before["seconds"] + clock.seconds, before["steps"] + clock.steps

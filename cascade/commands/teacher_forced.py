@@ -117,7 +117,7 @@ class TeacherForced:
             return
         missing = [place for place in places if not self.file(place).is_file()]
         if missing:
-            write_whole(self._folder / "record.json", json.dumps(self.record, indent=1) + "\n")
+            write_whole(self.folder / "record.json", json.dumps(self.record, indent=1) + "\n")
         new, to_make = self._sampled(missing), set(missing)
         for place in places:
             file = self.file(place)
@@ -131,10 +131,11 @@ class TeacherForced:
 
     def file(self, place: int) -> Path:
         """Where the picture of that place is kept."""
-        return self._folder / f"{place:06d}.png"
+        return self.folder / f"{place:06d}.png"
 
     @cached_property
-    def _folder(self) -> Path:
+    def folder(self) -> Path:
+        """Where all of them are kept, by the hash of what the pixels depend on."""
         assert self.keep is not None, "nothing is kept"
         digest = hashlib.sha256(json.dumps(self.record, sort_keys=True).encode()).hexdigest()[:12]
         return self.keep / f"{self.name}-{digest}"

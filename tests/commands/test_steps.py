@@ -58,6 +58,21 @@ def test_the_stage_before_is_sampled_once_and_a_rerun_samples_nothing(measured, 
     assert json.loads((measured / REPORT).read_text()) == before
 
 
+def test_of_photographs_made_small_it_says_what_evaluate_says(unlabelled, tmp_path):
+    """The same photographs, seeds and patches: the same kernel distance."""
+    asked = [f"cascade={unlabelled}", "data.val_size=6", "features=tiny", "patches.side=8"]
+    words = [*asked, *ASKED[:4], "photographs=true", f"out={tmp_path / 'steps'}"]
+    assert main(["steps", *words]) == 0
+    report = json.loads((tmp_path / "steps" / REPORT).read_text())
+    assert report["distance"] == "patch-KID-tiny"
+    asked += ["stages=2", "metrics=[upscaling]", "upscaling.num_images=5", f"out={tmp_path / 'evaluation'}"]
+    assert main(["evaluate", *asked, "sr16.sampler=heun", "sr16.steps=3"]) == 0
+    figures = json.loads((tmp_path / "evaluation" / "evaluation.json").read_text())["figures"]
+    (figure,) = (figure for figure in figures if figure["name"] == "sr16: patch-KID-tiny")
+    point = report["points"][-1]
+    assert (point["distance"], point["standard_error"]) == (figure["value"], figure["standard_error"])
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -68,6 +83,8 @@ def test_the_stage_before_is_sampled_once_and_a_rerun_samples_nothing(measured, 
         (["stage=sr16", "steps=[0]"], "at least 1"),
         (["stage=tiny8", "sr16.aug_log_snr=2"], "does not run here"),
         (["stage=sr16", "num_images=2"], "at least 3"),
+        (["stage=tiny8", "photographs=true"], "'tiny8' is a base stage and upscales no photographs"),
+        (["stage=sr16", "photographs=true"], "patches.side=128 is more than the 16 px of the pictures"),
         ([], "needs stage.name=..."),
     ],
 )

@@ -1,0 +1,83 @@
+"""A super-resolution stage at several settings, each time on the same photographs made small: the loop of its table."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cascade.commands.evaluation_features import check_patches, patch_features
+from cascade.commands.swept_points import Point, Result, StageClock, kept_seconds, note
+from cascade.commands.teacher_forced import TeacherForced
+from cascade.errors import CascadeError
+
+if TYPE_CHECKING:
+    from cascade.artifact import StageConfig
+    from cascade.commands.evaluated_samples import EvaluatedSamples
+    from cascade.commands.evaluated_sides import Pictures
+    from cascade.data.dataset import PictureDataset
+    from cascade.evaluation.features import Features
+    from cascade.evaluation.measurement import Measurement
+    from cascade.evaluation.patches import PatchFeatures
+    from cascade.progress import Bars
+
+
+def check_photographs(plain: Mapping[str, Any], config: "StageConfig") -> None:
+    """What can be said without torch."""
+    if config.low_resolution is None:
+        raise CascadeError(f"'{config.name}' is a base stage and upscales no photographs; leave photographs=true out")
+    check_patches(plain, config.resolution)
+
+
+@dataclass(frozen=True, eq=False)
+class SweptUpscaling:
+    """The stage `stages` of `samples` and the photographs at the places `chosen` of `dataset`, measured by patches."""
+
+    samples: "EvaluatedSamples"
+    stages: int
+    dataset: "PictureDataset"
+    chosen: Sequence[int]
+    real: "Pictures"
+    features: "PatchFeatures"
+    seed: int
+
+    @classmethod
+    def open(
+        cls, plain: Mapping[str, Any], samples: "EvaluatedSamples", dataset: "PictureDataset", features: "Features"
+    ) -> "SweptUpscaling":
+        """Choose `num_images` photographs by seed, or all where there are fewer."""
+        from cascade.commands.evaluated_sides import pictures_at
+        from cascade.rng import permutation
+
+        order = permutation("evaluation", "upscaling", plain["seed"], size=len(dataset)).tolist()
+        chosen = sorted(order[: plain["num_images"]])
+        real = pictures_at(dataset, plain, plain["data"]["split"], chosen)
+        seen = patch_features(plain, features, len(chosen))
+        return cls(samples, samples.stages, dataset, chosen, real, seen, plain["seed"])
+
+    def results(
+        self, points: Sequence[Point], reference: "Measurement", out: Path, bars: "Bars", batch: int
+    ) -> Iterator[Result]:
+        """Sample and measure each point in turn. The distance is that of pictures and what they were made of."""
+        from cascade.evaluation.measurement import measure
+        from cascade.evaluation.patches import patch_distances
+        from cascade.evaluation.spectrum import high_band_ratio
+
+        stage = self.samples.pipeline.configs[self.stages - 1].name
+        for number, point in enumerate(points):
+            bars.at("settings", number, len(points))
+            clock = StageClock(stage)
+            own = replace(
+                self.samples,
+                settings={**self.samples.settings, stage: point.settings},
+                on_progress=lambda name, step, total, clock=clock: note(bars, clock, name, step, total),
+            )
+            forced = TeacherForced.of(own, self.stages, self.dataset, out)
+            made = measure(forced.pictures(self.chosen), self.features, batch=batch)
+            *_, kernel = patch_distances(
+                made.features, reference.features, self.features, pictures=len(self.chosen), seed=self.seed, paired=True
+            )[0]
+            sampler = forced.plan()
+            seconds = kept_seconds(forced.folder, clock, steps=sampler.steps, chunk=sampler.chunk)
+            detail = high_band_ratio(made.spectrum, reference.spectrum, 0.5)
+            yield Result(point.varied, kernel.estimate, detail, seconds, len(self.chosen))
+        bars.at("settings", len(points), len(points))
