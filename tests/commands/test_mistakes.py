@@ -76,6 +76,7 @@ WRONG = [
     (["train", "trainer.batch=0"], "trainer.batch must be at least 1, not 0"),
     (["train", "trainer.max_steps=-1"], "trainer.max_steps must be at least 1, not -1"),
     (["train", "trainer.accumulate=0"], "trainer.accumulate must be at least 1, not 0"),
+    (["train", "trainer.workers=2000"], "trainer.workers=2000 must be at most 256"),
     (["train", "trainer.batch=7", "trainer.accumulate=2"], "choose a multiple of 2"),
     (["train", "trainer.optimizer.lr=-1"], "trainer.optimizer.lr must be above 0, not -1.0"),
     (["train", "trainer.optimizer.betas=[0.9,1.0]"], "must be two numbers, at least 0 and below 1"),
