@@ -291,8 +291,9 @@ class CascadePipeline:
             part = slice(start, start + stage.chunk)
             if torch.get_num_threads() != self.threads:
                 torch.set_num_threads(self.threads)
-            yield stage.run(requests[part], None if images is None else images[part], progress.at)
-            progress.end_chunk()
+            made = stage.run(requests[part], None if images is None else images[part], progress.at)
+            progress.end_chunk()  # before others take their time
+            yield made
 
 
 def _paired(classes: Classes, seeds: Seeds, pictures: int | None) -> list[tuple[str | int | None, int]]:

@@ -124,7 +124,9 @@ def _steps(report: Report) -> Iterator[str]:
     yield from table(heads, [_point(point) for point in report["points"]])
     cheapest = report["cheapest_as_good_as_the_best"]
     best = f"{cheapest['sampler']} in {cheapest['steps']} steps"
-    yield from ("", f"The cheapest that the best does not beat by two standard errors: {best}.")
+    of = f"Of {report['num_images']} pictures" + ", photographs that were made small," * ("photographs" in report)
+    against = f"against {report['reference']['count']} real ones ({report['features']['resize']})"
+    yield from ("", f"{of} {against}. The cheapest that the best does not beat by two standard errors: {best}.")
 
 
 def _point(point: Report) -> Sequence[str]:

@@ -76,7 +76,6 @@ class EvaluatedSamples:
                     write_whole(_file(of_stage[name], seed), sample_png(image, seed, sampled.class_name))
             *before, last = (_read(_file(folder, seed)) for folder in folders[-2:])
             yield last, before[0] if before else None
-        next(new, None)  # to its end, so that the last step is counted
 
     def folders(self) -> list[Path]:
         """Where each stage's pictures are kept."""

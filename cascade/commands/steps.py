@@ -79,7 +79,7 @@ def run(config: "DictConfig") -> None:
             "distance": name,
             "features": {"name": features.name, "sha256": features.sha256, "resize": features.resize},
             "num_images": found[0].num_images,
-            "first_seed": first,
+            **({"photographs": list(upscaling.chosen)} if upscaling else {"first_seed": first}),
             "reference": real.report(),
             "seed": plain["seed"],
             "points": [result.to_json() for result in found],
@@ -103,7 +103,7 @@ def _checked(plain: Mapping[str, Any], out: Path) -> tuple[dict[str, StageSettin
     check_sides(plain)
     check_source(plain["data"])
     if plain["photographs"]:
-        check_photographs(plain, configs[place])
+        check_photographs(plain, configs, place)
     samplers, steps = plain["samplers"], plain["steps"]
     for key, values in (("samplers", samplers), ("steps", steps)):
         if not values or len(set(values)) < len(values):

@@ -1,6 +1,5 @@
 """The figure of `cascade steps`: kernel distance over steps and over seconds, a curve for each sampler."""
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -22,7 +21,8 @@ def draw_steps(found: Sequence[Result], best: Result, name: str, title: str) -> 
         _draw(left, found, best, [float(r.varied["steps"]) for r in found])
         left.set_ylabel(name)
         left.set_xlabel("steps")
-        ends = _draw(right, found, best, [r.seconds or math.nan for r in found])
+        timed = [result for result in found if result.seconds]  # not where the pictures were there already
+        ends = _draw(right, timed, best, [r.seconds for r in timed]) if timed else {}
         right.set_ylim(left.get_ylim())
         label_ends(
             right,

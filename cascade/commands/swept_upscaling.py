@@ -9,6 +9,7 @@ from cascade.commands.evaluation_features import check_patches, patch_features
 from cascade.commands.swept_points import Point, Result, StageClock, kept_seconds, note
 from cascade.commands.teacher_forced import TeacherForced
 from cascade.errors import CascadeError
+from cascade.requests import chosen_stages
 
 if TYPE_CHECKING:
     from cascade.artifact import StageConfig
@@ -21,10 +22,17 @@ if TYPE_CHECKING:
     from cascade.progress import Bars
 
 
-def check_photographs(plain: Mapping[str, Any], config: "StageConfig") -> None:
-    """What can be said without torch."""
+def check_photographs(plain: Mapping[str, Any], configs: "Sequence[StageConfig]", place: int) -> None:
+    """What can be said without torch of the stage at that place alone, shown photographs."""
+    config = configs[place]
     if config.low_resolution is None:
         raise CascadeError(f"'{config.name}' is a base stage and upscales no photographs; leave photographs=true out")
+    if chosen_stages(configs, place + 1, config.low_resolution).start != place:
+        raise CascadeError(f"a stage before '{config.name}' takes pictures of {config.low_resolution} px too")
+    others = sorted(set(plain["per_stage"]) - {config.name})
+    unset = {"guidance_scale": None, "first_seed": 0, "num_reference": None}
+    if meant := [*(key for key, value in unset.items() if plain[key] != value), *others]:
+        raise CascadeError(f"{meant[0]} says nothing of '{config.name}' on photographs=true; leave it out")
     check_patches(plain, config.resolution)
 
 

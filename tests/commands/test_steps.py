@@ -6,6 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
+from cascade import CascadePipeline
 from cascade.commands.command_line import main
 from cascade.commands.steps import FIGURE, REPORT
 from cascade.commands.steps_figure import draw_steps
@@ -65,6 +66,7 @@ def test_of_photographs_made_small_it_says_what_evaluate_says(unlabelled, tmp_pa
     assert main(["steps", *words]) == 0
     report = json.loads((tmp_path / "steps" / REPORT).read_text())
     assert report["distance"] == "patch-KID-tiny"
+    assert len(report["photographs"]) == 5
     asked += ["stages=2", "metrics=[upscaling]", "upscaling.num_images=5", f"out={tmp_path / 'evaluation'}"]
     assert main(["evaluate", *asked, "sr16.sampler=heun", "sr16.steps=3"]) == 0
     figures = json.loads((tmp_path / "evaluation" / "evaluation.json").read_text())["figures"]
@@ -84,6 +86,8 @@ def test_of_photographs_made_small_it_says_what_evaluate_says(unlabelled, tmp_pa
         (["stage=tiny8", "sr16.aug_log_snr=2"], "does not run here"),
         (["stage=sr16", "num_images=2"], "at least 3"),
         (["stage=tiny8", "photographs=true"], "'tiny8' is a base stage and upscales no photographs"),
+        (["stage=sr16", "photographs=true", "guidance_scale=2"], "guidance_scale says nothing of 'sr16'"),
+        (["stage=sr16", "photographs=true", "tiny8.steps=2"], "tiny8 says nothing of 'sr16'"),
         (["stage=sr16", "photographs=true"], "patches.side=128 is more than the 16 px of the pictures"),
         ([], "needs stage.name=..."),
     ],
@@ -111,6 +115,23 @@ def test_the_clock_counts_its_own_stage_alone():
         clock.at(stage, step)
     assert clock.seconds == 10 + 5 + 10
     assert clock.steps == 3
+
+
+def test_what_is_done_with_the_pictures_is_no_time_of_the_stage(small_cascade):
+    """Time passes here only while pictures are looked at."""
+    moment = [0.0]
+    clock = StageClock("tiny8", lambda: moment[0])
+    pipeline = CascadePipeline.load(small_cascade)
+    for _ in pipeline.iterate(None, range(5), stages=1, on_progress=lambda name, step, _: clock.at(name, step)):
+        moment[0] += 100.0
+    assert clock.seconds == 0
+    assert clock.steps > 0
+
+
+def test_a_point_without_seconds_is_left_out_of_the_seconds():
+    found = [result(2, 0.5, 0.1, None), result(4, 0.3, 0.1, 0.4)]
+    assert draw_steps(found, found[1], "KID", "a title").startswith(b"\x89PNG")
+    assert draw_steps(found[:1], found[0], "KID", "a title").startswith(b"\x89PNG")
 
 
 def test_the_same_results_are_the_same_figure():
