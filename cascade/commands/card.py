@@ -17,11 +17,15 @@ from cascade.commands.training_curves import draw_curves, read_curve
 from cascade.commands.written import shell_line, written
 from cascade.errors import CascadeError, suggest
 from cascade.files import expanded, write_whole
+from cascade.guidance_settings import guides_of
 from cascade.lock import exclusive
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+    from torch import nn
 
+    from cascade.artifact import Stage
+    from cascade.classifier import Classifier
     from cascade.progress import Bars
 
 __all__ = ["extra_keys", "run"]
@@ -94,6 +98,7 @@ def _checked(plain: Mapping[str, Any], out: Path) -> dict[str, dict[str, Any]]:
     for key in ("about", "limits"):
         if plain[key] is not None and not expanded(plain[key]).is_file():
             raise CascadeError(f"{key}={plain[key]} is no file; give one of Markdown")
+        _text(plain[key])
     for file in plain["reports"]:
         _report(file)
     for curve in map(read_curve, plain["curves"]):
@@ -136,8 +141,10 @@ def _word(value: Any) -> str:
 
 
 def _recipe(cascade: str) -> list[dict[str, Any]]:
-    """What each stage says of itself, and how it is sampled here."""
+    """What each stage says of itself, how it is sampled here, and what guides it."""
     from cascade.artifact import load_stage
+    from cascade.guides import load_guide
+    from cascade.registry import build
 
     folder, rows = find_cascade(cascade), []
     for name, sampling in load_cascade_config(cascade).stages:
@@ -145,30 +152,52 @@ def _recipe(cascade: str) -> list[dict[str, Any]]:
         described = {
             key: value for key, value in stage.config.to_mapping().items() if key not in ("schema", "sampling")
         }
+        asked = {place: load_guide(kind, str(folder / place)) for kind, place in guides_of(sampling)}
         rows.append(
             {
                 **described,
-                "parameters": sum(parameter.numel() for parameter in stage.denoiser.parameters()),
+                **_size(stage.denoiser, folder / name),
                 "sha256": stage.sha256,
-                "bytes": sum(file.stat().st_size for file in (folder / name).iterdir()),
                 "sampler": sampling.sampler,
+                "steps": len(build("grid", sampling.grid)) - 1,
                 "grid": sampling.grid,
                 "guidance": sampling.guidance,
+                "guides": [_guide(place, guide, folder) for place, guide in asked.items()],
                 "aug_log_snr": None if sampling.aug_log_snr is None else str(sampling.aug_log_snr),
             }
         )
     return rows
 
 
+def _guide(place: str, guide: "Stage | Classifier", folder: Path) -> dict[str, Any]:
+    from cascade.classifier import Classifier
+
+    network = guide.network if isinstance(guide, Classifier) else guide.denoiser
+    said = {"network": guide.config.network, "images_seen": guide.config.images_seen, "sha256": guide.sha256}
+    return {"name": place, **said, **_size(network, folder / place)}
+
+
+def _size(network: "nn.Module", folder: Path) -> dict[str, int]:
+    count = sum(parameter.numel() for parameter in network.parameters())
+    return {"parameters": count, "bytes": sum(file.stat().st_size for file in folder.iterdir())}
+
+
 def _report(file: str) -> dict[str, Any]:
     """A report of another command that belongs into a card."""
-    from cascade.commands.card_reports import KINDS
+    from cascade.commands.card_reports import KINDS, report_lines
 
     for made_by in KINDS:
         if (report := read_report(expanded(file), made_by)) is not None:
+            try:
+                list(report_lines([report]))
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                raise CascadeError(f"reports: {file} is of another version ({error!r}); make it again") from error
             return report
     raise CascadeError(f"reports: {file} is no report; give a file of {', '.join(KINDS)}")
 
 
 def _text(file: str | None) -> str | None:
-    return None if file is None else expanded(file).read_text(encoding="utf-8").strip()
+    try:
+        return None if file is None else expanded(file).read_text(encoding="utf-8").strip()
+    except UnicodeDecodeError as error:
+        raise CascadeError(f"{file} is no text in UTF-8; save it as that") from error

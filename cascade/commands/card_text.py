@@ -4,7 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from cascade.commands.card_reports import code, evaluation_lines, report_lines, table
-from cascade.commands.figure_table import number
+from cascade.commands.figure_table import guidance_in_words, number
+from cascade.trained_levels import noise_in_words
 
 _EVIDENCE = {"before", "now", "gain", "judged_by", "command"}
 
@@ -20,7 +21,7 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
     yield from ("", "## Recipe", "")
     yield from table(
         ("stage", "from → to", "network", "predicts", "parameters", "size", "images seen", "sampler", "classes"),
-        [_stage(row) for row in report["recipe"]],
+        [cells for row in report["recipe"] for cells in (_stage(row), *map(_guide, row["guides"]))],
     )
     if report["about"] is not None:
         yield from ("", "## Data and licences", "", report["about"])
@@ -69,7 +70,15 @@ def _stage(row: Mapping[str, Any]) -> Sequence[str]:
 
 def _sampler(row: Mapping[str, Any]) -> str:
     distilled = row.get("distilled")
-    return row["sampler"]["name"] + (f", distilled to {distilled['steps']} steps" if distilled else "")
+    steps = f"distilled to {distilled['steps']}" if distilled else row["steps"]
+    words = [f"{row['sampler']['name']}, {steps} steps"]
+    words += [f"guidance {guidance_in_words(row['guidance'])}"] * (row["guidance"]["name"] != "none")
+    return ", ".join([*words, *([noise_in_words(row["aug_log_snr"])] if row["aug_log_snr"] is not None else [])])
+
+
+def _guide(guide: Mapping[str, Any]) -> Sequence[str]:
+    size = f"{guide['parameters'] / 1e6:.2f} M", f"{guide['bytes'] / 1e6:.1f} MB", f"{guide['images_seen']:,}"
+    return (guide["name"], "guides it", guide["network"]["name"], "", *size, "", "")
 
 
 def _curve(curve: Mapping[str, Any]) -> Sequence[str]:

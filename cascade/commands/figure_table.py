@@ -76,7 +76,7 @@ def card_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
         *(
             (
                 f"stage {stage['stage']}",
-                f"{stage['sampler']['name']}, {stage['steps']} steps, guidance {_guidance(stage['guidance'])}, "
+                f"{stage['sampler']['name']}, {stage['steps']} steps, guidance {guidance_in_words(stage['guidance'])}, "
                 f"{_noise(stage['aug_log_snr'])}{stage['precision']}, sha256 {stage['sha256'][:12]}",
             )
             for stage in report["generated"].get("stages", ())
@@ -109,10 +109,15 @@ def _noise(level: float | str | None) -> str:
     return "" if level is None else f"{noise_in_words(level)} on its input, "
 
 
-def _guidance(guidance: Mapping[str, Any]) -> str:
+def guidance_in_words(guidance: Mapping[str, Any]) -> str:
+    """A guidance, its scale, and what is guided inside of it.
+
+    >>> guidance_in_words({"name": "interval", "lo": -2.0, "guided": {"name": "classifier_free", "scale": 2.0}})
+    'interval (classifier_free 2)'
+    """
     scale = guidance.get("scale", guidance.get("classifier_scale"))
     own = guidance["name"] if scale is None else f"{guidance['name']} {scale:g}"
-    return f"{own} ({_guidance(guidance['guided'])})" if "guided" in guidance else own
+    return f"{own} ({guidance_in_words(guidance['guided'])})" if "guided" in guidance else own
 
 
 def counted(pictures: int | None, patches: int | None) -> str:

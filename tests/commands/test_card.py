@@ -5,7 +5,8 @@ import shlex
 
 import pytest
 
-from cascade.commands.card_text import card_text
+from cascade.commands.card import _recipe
+from cascade.commands.card_text import _stage, card_text
 from cascade.commands.command_line import main
 from cascade.data.procedural import ProceduralDataset
 from tests.conftest import small_stage
@@ -36,6 +37,15 @@ METRICS = """step,train/cpu_hours,train/images_seen,train/loss,val/loss
 75,,,,0.7
 100,0.5,800,0.5,0.6
 """
+
+
+def test_a_guide_stands_in_the_recipe():
+    rows = _recipe("clothes")
+    (guide,) = rows[0]["guides"]
+    assert (guide["name"], guide["images_seen"]) == ("base64_classifier", 80_000)
+    assert guide["bytes"] == pytest.approx(2 * guide["parameters"], rel=0.01), "bf16"
+    assert _stage(rows[0])[-2] == "sde_dpm_solver_pp, 32 steps, guidance classifier_around 8 (classifier_free 4)"
+    assert _stage(rows[1])[-2] == "sde_dpm_solver_pp, 8 steps, noise of 1.4 levels of 255 (λ = 9)"
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +125,7 @@ def test_of_a_student_its_steps_are_said(made):
     said = report(made)
     assert "distilled to" not in card_text(said)
     said["recipe"][0]["distilled"] = {"steps": 4, "teacher": "ab12", "guidance": {"name": "none"}}
-    assert "| ddim, distilled to 4 steps |" in card_text(said)
+    assert "| ddim, distilled to 4 steps" in card_text(said)
 
 
 def test_what_was_tuned_stands_there_with_its_evidence_and_the_gap_with_its_sentence(made):
