@@ -17,7 +17,7 @@ def draw_steps(found: Sequence[Result], best: Result, name: str, title: str) -> 
         figure.text(0.07, 0.975, title, va="top", fontsize=13, fontweight="bold")
         about = f"{name} with one standard error; circled: the cheapest that the best does not beat by two of them"
         figure.text(0.07, 0.92, about, va="top", fontsize=10.5, color=GREY)
-        left, right = figure.add_axes((0.07, 0.13, 0.37, 0.7)), figure.add_axes((0.50, 0.13, 0.37, 0.7))
+        left, right = figure.add_axes((0.07, 0.13, 0.34, 0.7)), figure.add_axes((0.46, 0.13, 0.34, 0.7))
         _draw(left, found, best, [float(r.varied["steps"]) for r in found])
         left.set_ylabel(name)
         left.set_xlabel("steps")
