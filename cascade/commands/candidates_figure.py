@@ -17,7 +17,7 @@ def draw_candidates(ranked: Sequence[Row], title: str) -> bytes:
         figure.text(0.07, 0.975, title, va="top", fontsize=13, fontweight="bold")
         about = "one loss for all, with the standard error of its difference from the best"
         figure.text(0.07, 0.92, about, va="top", fontsize=10.5, color=GREY)
-        panels = figure.add_axes((0.07, 0.13, 0.28, 0.7)), figure.add_axes((0.57, 0.13, 0.28, 0.7))
+        panels = figure.add_axes((0.07, 0.13, 0.26, 0.7)), figure.add_axes((0.55, 0.13, 0.26, 0.7))
         _draw(panels[0], ranked, [row.images_seen for row in ranked], "pictures seen in training")
         _draw(panels[1], ranked, [row.seconds for row in ranked], "seconds of sampling a picture")
         panels[0].set_ylabel("validation loss")
