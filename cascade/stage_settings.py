@@ -31,8 +31,8 @@ CHOICES = ("sampler", "grid", "guidance", "threshold")
 class StageSettings:
     """Changes for one stage; None keeps what `cascade.yaml` says.
 
-    guidance_scale  of whatever guidance the stage has, 1 = none; classifier-free guidance where it has none, which an
-                    unlabelled stage ignores
+    guidance_scale  of whatever guidance the stage has, 1 = none, but a classifier around it stays; classifier-free
+                    guidance where it has none, which an unlabelled stage ignores
     steps           length of the sampling grid
     aug_log_snr     conditioning augmentation as a log-SNR, inf = clean; super-resolution stages only
     truncated       the stage before stops at aug_log_snr, instead of noise being added; super-resolution stages only
