@@ -193,8 +193,8 @@ class CascadePipeline:
             torch.set_num_threads(self.threads)
         tile = stage.sampling.tile
         seen = side if tile is None else min(side, tile + 2 * overlap_and_blend(stage.stage, tile)[0])
-        # Steps are the least of calls; guidance and Heun make up to twice as many each. So a compiler is never tried too
-        # early, but at the worst only where four times LONG is at stake.
+        # Steps are the least of calls; guidance and Heun make up to twice as many each. So a compiler is never tried
+        # too early, but at the worst only where four times LONG is at stake.
         calls = Calls(stage.stage, stage.chunk, seen, self.device, stage.steps, compilable=seen == side)
         return calibrated(calls, on_progress)
 
