@@ -86,6 +86,8 @@ def _checked(plain: Mapping[str, Any], out: Path, asked: Mapping[str, str]) -> l
         raise CascadeError(f"minutes={plain['minutes']} must be above 0")
     only = plain["only"]
     wanted = list(listed) if only is None else [only] if isinstance(only, str) else list(only)
+    if not wanted or len(set(wanted)) < len(wanted):
+        raise CascadeError(f"only={only}: name one or more, each once")
     for label in wanted:
         if label not in listed:
             raise CascadeError(f"unknown candidate '{label}'; {suggest(str(label), listed)}")
@@ -93,10 +95,10 @@ def _checked(plain: Mapping[str, Any], out: Path, asked: Mapping[str, str]) -> l
     given = {key: text for key, text in asked.items() if key.split(".")[0] not in _OWN}
     if taken := [key for key in _RUNS if key in given]:
         raise CascadeError(f"{taken[0]} is this command's to choose: the runs lie in out, for so many minutes=")
-    each = _settings(shlex.split(plain["candidates"]["each"]))
+    each = _settings("each", plain["candidates"]["each"])
     candidates = []
     for label in wanted:
-        own = _settings(shlex.split(listed[label]))
+        own = _settings(f"of.{label}", listed[label])
         if varied := [key for key in own if key in given]:
             raise CascadeError(f"{varied[0]} is what varies here: candidate '{label}' has {varied[0]}={own[varied[0]]}")
         candidates.append(Candidate(label, {**each, **given, **own}, out, plain["minutes"]))
@@ -104,8 +106,12 @@ def _checked(plain: Mapping[str, Any], out: Path, asked: Mapping[str, str]) -> l
     return candidates
 
 
-def _settings(words: Sequence[str]) -> dict[str, str]:
+def _settings(key: str, line: str) -> dict[str, str]:
     """key=value words as a mapping."""
+    try:
+        words = shlex.split(line)
+    except ValueError as error:  # a quotation without its end
+        raise CascadeError(f"candidates.{key}={line}: {error}") from None
     for word in words:
         if "=" not in word:
             raise CascadeError(f"a candidate is written as key=value words of 'cascade train', which '{word}' is not")

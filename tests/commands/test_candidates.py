@@ -98,6 +98,9 @@ def test_a_rerun_makes_only_what_is_missing(made):
     [
         (["only=[v]", "weighting=v"], "is what varies here"),
         (["only=[dti]"], "unknown candidate 'dti'"),
+        (["only=[]"], "name one or more, each once"),
+        (["only=[v,v]"], "name one or more, each once"),
+        (["candidates.each='trainer.batch=\"4'"], "candidates.each="),
         (["minutes=0"], "must be above 0"),
         (["levels=0"], "must be at least 1"),
         (["name=mine"], "this command's to choose"),
