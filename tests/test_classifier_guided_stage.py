@@ -1,5 +1,6 @@
 """Guidance by a classifier as it is chosen: at any stage, in both forms, by a folder that is none of a stage's."""
 
+import json
 import math
 from dataclasses import replace
 
@@ -11,6 +12,7 @@ from cascade import CascadePipeline
 from cascade.artifact import Stage, StageSampling, load_cascade_config, load_stage, load_stage_config, save_stage
 from cascade.classifier import Classifier, ClassifierConfig, build_classifier, load_classifier, load_classifier_config
 from cascade.commands.command_line import main
+from cascade.commands.tune_points import TUNABLE
 from cascade.diffusion.oracle import MixtureDenoiser
 from cascade.errors import CascadeError
 from cascade.rng import ImageNoise, randn
@@ -54,6 +56,12 @@ def classifier(tmp_path_factory):
 
 def by(folder: str, scale: float = 30.0, **changes) -> StageSettings:
     return StageSettings(guidance={"name": "classifier", "classifier": folder, "scale": scale, **changes})
+
+
+def around(folder: str, inner: float, scale: float = 30.0) -> StageSettings:
+    guided = {"name": "classifier_free", "scale": inner}
+    guidance = {"name": "classifier_around", "classifier": folder, "classifier_scale": scale, "guided": guided}
+    return StageSettings(guidance=guidance)
 
 
 def shifted(folder: str, scale: float, variance: str = "small") -> StageSettings:
@@ -306,3 +314,30 @@ def test_an_assembled_cascade_keeps_its_classifier_and_moves_with_it(small_casca
     assert main(["assemble", stages, f"out={tmp_path / 'one'}", *two, f"tiny8.sampler.classifier={folder}"]) == 0
     assert main(["assemble", stages, f"out={tmp_path / 'no'}", *two]) == 2
     assert "tiny8.sampler=classifier_ancestral needs tiny8.sampler.classifier=" in capsys.readouterr().err
+
+
+def test_around_another_guidance_the_scale_is_the_inner_one_and_the_classifier_stays(pipeline, classifier):
+    folder = classifier()
+    (plan,) = pipeline.plan(guidance_scale=1.0, stages=1, settings={"tiny8": around(folder, 4.0)})
+    assert plan.sampling.guidance == around(folder, 1.0).guidance
+    assert TUNABLE["guidance_scale"].present(replace(plan.sampling, guidance=around(folder, 4.0).guidance)) == 4.0
+    guided = sampled(pipeline, around(folder, 1.0))
+    assert torch.equal(guided, sampled(pipeline, by(folder))), "at 1 the classifier alone is left"
+    assert not torch.equal(guided, sampled(pipeline, around(folder, 4.0)))
+    free = StageSettings(guidance={"name": "classifier_free", "scale": 4.0})
+    assert torch.equal(sampled(pipeline, around(folder, 4.0, scale=0.0)), sampled(pipeline, free))
+
+
+def test_a_classifier_around_goes_along_from_cascade_to_cascade(small_cascade, classifier, tmp_path):
+    """A stage of a cascade is sampled, and guided, in the next one as in the first; the manifest names the weights."""
+    folder, first, second = classifier(), tmp_path / "first", tmp_path / "second"
+    words = ["tiny8.guidance=classifier_around", f"tiny8.guidance.classifier={folder}", "tiny8.guidance_scale=3"]
+    assert main(["assemble", f"stages=[{small_cascade / 'tiny8'}]", f"out={first}", *words]) == 0
+    assert main(["assemble", f"stages=[{first / 'tiny8'}]", f"out={second}"]) == 0
+    ((_, sampling),) = load_cascade_config(second).stages
+    assert load_cascade_config(first).stages[0][1] == sampling
+    assert sampling.guidance == around("tiny8_classifier", 3.0, scale=8.0).guidance
+    out = tmp_path / "samples"
+    assert main(["sample", f"cascade={second}", f"out={out}", "classes=[0]", "seeds=3", "guidance_scale=1"]) == 0
+    (line,) = (json.loads(row) for row in (out / "manifest.jsonl").read_text().splitlines())
+    assert line["stages"][0]["guidance"] == around(load_classifier(folder).sha256, 1.0, scale=8.0).guidance

@@ -29,7 +29,7 @@ from cascade.files import expanded, replace_folder
 from cascade.guidance_settings import guides_of, with_guides
 from cascade.lock import beside, check_place
 from cascade.stage_files import check_dtype, checked_sha256, rewrite_stage
-from cascade.stage_settings import StageSettings, changed, stops
+from cascade.stage_settings import StageSettings, changed, load_sampled_config, stops
 from cascade.trained_levels import noise_in_words
 
 if TYPE_CHECKING:
@@ -44,14 +44,15 @@ def extra_keys(config: DictConfig) -> "Mapping[str, Kind]":
 def run(config: DictConfig) -> None:
     """Put the stages `stages` together at `out`; a cascade of the same stages that is there already is left as it is.
 
-    Stages that do not fit are refused before anything is written, and so is a folder that holds something else. The
-    cascade appears at `out` whole, by one rename.
+    A stage that lies in a cascade is sampled as that says, and what guides it there is copied too. Stages that do not
+    fit are refused before anything is written, and so is a folder that holds something else. The cascade appears at
+    `out` whole, by one rename.
     """
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)
     folders, out = _folders(plain["stages"]), expanded(plain["out"])
     if plain["dtype"] is not None:
         check_dtype(plain["dtype"])
-    stages = [load_stage_config(folder) for folder in folders]
+    stages = [load_sampled_config(folder) for folder in folders]
     check_chain(stages)
     settings = read_per_stage(plain["per_stage"], [stage.name for stage in stages])
     samplings = [changed(stage.sampling, settings.get(stage.name, StageSettings()), stage) for stage in stages]

@@ -101,6 +101,8 @@ def test_a_cascade_can_be_assembled_from_itself(stages, tmp_path):
     assert assemble(stages, out)[0] == 0
     assert assemble([out / "tiny8", out / "sr16"], out, "overwrite=true", "sr16.steps=9")[0] == 0
     assert load_cascade_config(out).stages[1][1].grid["n"] == 9
+    assert assemble([out / "tiny8", out / "sr16"], tmp_path / "next")[0] == 0
+    assert load_cascade_config(tmp_path / "next") == load_cascade_config(out), "stages are sampled as in their cascade"
 
 
 def test_two_commands_do_not_write_one_cascade(stages, tmp_path):
