@@ -9,12 +9,14 @@ from cascade.commands.reports import refuse_foreign_report, write_report
 from cascade.data.source import check_source
 from cascade.errors import CascadeError, suggest
 from cascade.files import expanded
+from cascade.guidance_settings import guides_of
 from cascade.requests import check_precision
 from cascade.trained_levels import refuse_untrained
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+    from cascade.artifact import StageSampling
     from cascade.commands.plan_measure import Costs
     from cascade.commands.plan_stage import PlannedStage
 
@@ -55,11 +57,11 @@ def _check(plain: Mapping[str, Any], file: Path | None) -> None:
     if not 0 < plain["utilisation"] <= 1:
         raise CascadeError(f"utilisation={plain['utilisation']} is a share of the peak, above 0 and at most 1")
     trainer = plain["trainer"]
-    for key in ("max_steps", "batch", "accumulate"):
+    for key in ("max_steps", "batch", "accumulate", "devices"):
         if trainer[key] < 1:
             raise CascadeError(f"trainer.{key} must be at least 1, not {trainer[key]}")
-    if trainer["batch"] % trainer["accumulate"]:
-        raise CascadeError(f"trainer.batch={trainer['batch']} is no multiple of trainer.accumulate")
+    if trainer["batch"] % (trainer["accumulate"] * trainer["devices"]):
+        raise CascadeError(f"trainer.batch={trainer['batch']} is no multiple of trainer.accumulate × trainer.devices")
     check_precision(trainer["precision"])
     _check_stage(plain)
     check_source(plain["data"])
@@ -98,13 +100,14 @@ def _report(planned: "PlannedStage", plain: Mapping[str, Any], costs: "Costs") -
             "crop": planned.crop,
             "batch": trainer["batch"],
             "accumulate": trainer["accumulate"],
+            "devices": trainer["devices"],
             "max_steps": trainer["max_steps"],
             "flop_of_a_picture": 3 * planned.crop_cost.flop,
             "seconds_of_a_step": costs.step_seconds,
             "hours": costs.step_seconds * trainer["max_steps"] / 3600,
             "memory": costs.training_bytes,
             "fits": _fits(costs.training_bytes, costs.memory),
-            "how": costs.notes["training"],
+            "how": costs.notes["training"] + _side_by_side(trainer["devices"]),
         },
         "sampling": {
             "side": config.resolution,
@@ -116,9 +119,20 @@ def _report(planned: "PlannedStage", plain: Mapping[str, Any], costs: "Costs") -
             "seconds_of_a_picture": costs.chunk_seconds / chunk,
             "memory": costs.sampling_bytes,
             "fits": _fits(costs.sampling_bytes, costs.memory),
-            "how": costs.notes["sampling"],
+            "how": costs.notes["sampling"] + _without_classifier(config.sampling),
         },
     }
+
+
+def _side_by_side(devices: int) -> str:
+    if devices == 1:
+        return ""
+    return f"; of one of {devices} processes, each on a device of its own; their exchange of gradients is not in it"
+
+
+def _without_classifier(sampling: "StageSampling") -> str:
+    asked = "classifier" in dict(guides_of(sampling))
+    return "; without its classifier, whose forward and gradient each step needs besides" if asked else ""
 
 
 def _fits(needed: float, there: float | None) -> bool | None:

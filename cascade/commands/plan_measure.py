@@ -39,7 +39,7 @@ class Costs:
     """What a training step and a chunk of sampling cost.
 
     step_seconds, chunk_seconds    one optimizer step; all steps of a chunk of pictures
-    training_bytes, sampling_bytes of memory, in all
+    training_bytes, sampling_bytes of memory, in all; of training, in one of its processes
     memory                         bytes that there are; None: not known
     notes                          how each was found, in words: training, sampling
     """
@@ -58,7 +58,7 @@ def measured(planned: PlannedStage, config: Mapping[str, Any], tell: Tell) -> Co
     """Measure sampling, then training, by the clock and by the system's count of resident memory."""
     chunk_seconds, sampling_bytes, arithmetic = sampling_costs(planned, tell)
     step = TrainingStep.build(planned, config)
-    wanted = config["trainer"]["batch"] // config["trainer"]["accumulate"]
+    wanted = micro_batch(config["trainer"])
     tell("a training step", 0, 4)
     first_bytes, one = _peak_and_seconds(lambda: step(1))
     tell("a training step", 1, 4)
@@ -78,7 +78,7 @@ def measured(planned: PlannedStage, config: Mapping[str, Any], tell: Tell) -> Co
     return Costs(
         where=f"this machine ({processor()}, {torch.get_num_threads()} threads)",
         estimated=False,
-        step_seconds=seconds / batch * config["trainer"]["batch"],
+        step_seconds=seconds / batch * wanted * config["trainer"]["accumulate"],
         chunk_seconds=chunk_seconds,
         training_bytes=training_bytes,
         sampling_bytes=sampling_bytes,
@@ -90,11 +90,20 @@ def measured(planned: PlannedStage, config: Mapping[str, Any], tell: Tell) -> Co
     )
 
 
+def micro_batch(trainer: Mapping[str, Any]) -> int:
+    """Pictures that one process has in one call of the network.
+
+    >>> micro_batch({"batch": 32, "accumulate": 2, "devices": 4})
+    4
+    """
+    return trainer["batch"] // (trainer["accumulate"] * trainer["devices"])
+
+
 def estimated(planned: PlannedStage, config: Mapping[str, Any], card: Card, utilisation: float, tell: Tell) -> Costs:
     """Estimate from the card's peak, the FLOP and the bytes that a step keeps for its gradient; nothing is timed."""
     tell("counting what a step keeps", 0, 2)
     trainer, sampling = config["trainer"], planned.stage.config.sampling
-    micro = trainer["batch"] // trainer["accumulate"]
+    micro = micro_batch(trainer)
     speed = card.peak * utilisation
     parameters = planned.crop_cost.parameters
     step = TrainingStep.build(planned, config, bf16=True)

@@ -40,7 +40,10 @@ def test_this_machine_is_measured(tmp_path, capsys):
 
 
 def test_a_card_is_estimated_and_says_so(tmp_path, capsys):
-    report, out = made(tmp_path, capsys, "card=l4", "utilisation=0.5")
+    words = ["trainer.devices=4", "guidance=classifier_around", "guidance.classifier=somewhere"]
+    report, out = made(tmp_path, capsys, "card=l4", "utilisation=0.5", *words)
+    assert "of one of 4 processes" in report["training"]["how"]
+    assert "without its classifier" in report["sampling"]["how"]
     assert report["estimated"]
     assert "NVIDIA L4, estimated" in out
     assert "50%" in report["training"]["how"]
@@ -59,6 +62,9 @@ def test_the_estimate_is_its_formula():
     kept = _kept_bytes(TrainingStep.build(planned, config, bf16=True))
     expected = CONTEXT + OF_A_PARAMETER * planned.crop_cost.parameters + 2 * kept
     assert costs.training_bytes == pytest.approx(expected)
+    shared = estimated(planned, plain("trainer.accumulate=2", "trainer.devices=2"), slow, 0.25, tell)
+    assert shared.step_seconds == pytest.approx(costs.step_seconds / 2), "two processes side by side"
+    assert shared.training_bytes == pytest.approx(expected - kept)
     launched = estimated(planned, config, small, 1.0, tell)
     assert launched.step_seconds >= 2 * 3 * 50 * LAUNCH, "a card is no faster than it can be told what to do"
 
@@ -104,6 +110,7 @@ def test_super_resolution_stages_and_dropout_are_measured_too(tmp_path, capsys):
         (["trainer.batch=0"], "trainer.batch must be at least 1"),
         (["stage.resolution=1000000000"], "resolution must be at most 65536, not 1000000000"),
         (["trainer.batch=3", "trainer.accumulate=2"], "no multiple"),
+        (["trainer.batch=6", "trainer.accumulate=2", "trainer.devices=2"], "no multiple"),
         (["json=."], "is a folder"),
         (["data=folder"], "data.root"),
     ],
