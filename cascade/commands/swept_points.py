@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from cascade.evaluation.jackknife import Estimate
     from cascade.evaluation.measurement import Measurement
     from cascade.progress import Bars
+    from cascade.stage_sampler import StageSampler
     from cascade.stage_settings import StageSettings
 
 TIMES = "seconds.json"
@@ -117,15 +118,9 @@ def measured(
     """What is measured of the pictures of one point, and the seconds of one of them in the stage itself."""
     from cascade.evaluation.measurement import measure
 
-    clock = StageClock(stage)
-    own = replace(
-        samples,
-        settings={**samples.settings, stage: point.settings},
-        on_progress=lambda name, step, total: note(bars, clock, name, step, total),
-    )
+    own, clock = clocked(point, samples, stage, bars)
     made = measure(own, features, batch=batch)
-    sampler = own.plan()[-1]
-    return made, kept_seconds(own.folder, clock, steps=sampler.steps, chunk=sampler.chunk)
+    return made, kept_seconds(own.folder, clock, own.plan()[-1])
 
 
 def cheapest_as_good(found: Sequence[Result]) -> Result:
@@ -145,21 +140,28 @@ def beats(first: Result, second: Result) -> bool:
     return (second.distance - first.distance).beyond(2)
 
 
-def note(bars: "Bars", clock: StageClock, name: str, step: int, total: int) -> None:
-    """Show the steps of a stage that runs, and tell its clock."""
-    clock.at(name, step)
-    bars.at(f"  {name}, steps", step, total)
-    if step >= total:
-        bars.end(f"  {name}, steps")
+def clocked(
+    point: Point, samples: "EvaluatedSamples", stage: str, bars: "Bars"
+) -> "tuple[EvaluatedSamples, StageClock]":
+    """The samples at a point, and the clock of the stage that varies; the steps of all stages are shown."""
+    clock = StageClock(stage)
+
+    def note(name: str, step: int, total: int) -> None:
+        clock.at(name, step)
+        bars.at(f"  {name}, steps", step, total)
+        if step >= total:
+            bars.end(f"  {name}, steps")
+
+    return replace(samples, settings={**samples.settings, stage: point.settings}, on_progress=note), clock
 
 
-def kept_seconds(folder: Path | None, clock: StageClock, *, steps: int, chunk: int) -> float | None:
+def kept_seconds(folder: Path | None, clock: StageClock, sampler: "StageSampler") -> float | None:
     """Seconds of a picture over this and all earlier calls; those of this one are added to what is kept."""
     before = _read(None if folder is None else folder / TIMES)
     seconds, done = before["seconds"] + clock.seconds, before["steps"] + clock.steps
     if folder is not None and clock.steps:
         write_whole(folder / TIMES, json.dumps({"seconds": seconds, "steps": done}) + "\n")
-    return seconds / done * steps / chunk if done else None
+    return seconds / done * sampler.steps / sampler.chunk if done else None
 
 
 def _read(file: Path | None) -> dict[str, Any]:

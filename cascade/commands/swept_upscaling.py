@@ -1,13 +1,13 @@
 """A super-resolution stage at several settings, each time on the same photographs made small: the loop of its table."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cascade.commands.evaluation_features import check_patches, patch_features
-from cascade.commands.swept_points import Point, Result, StageClock, kept_seconds, note
-from cascade.commands.teacher_forced import TeacherForced
+from cascade.commands.swept_points import Point, Result, clocked, kept_seconds
+from cascade.commands.teacher_forced import TeacherForced, chosen_photographs
 from cascade.errors import CascadeError
 from cascade.requests import chosen_stages
 
@@ -54,10 +54,8 @@ class SweptUpscaling:
     ) -> "SweptUpscaling":
         """Choose `num_images` photographs by seed, or all where there are fewer."""
         from cascade.commands.evaluated_sides import pictures_at
-        from cascade.rng import permutation
 
-        order = permutation("evaluation", "upscaling", plain["seed"], size=len(dataset)).tolist()
-        chosen = sorted(order[: plain["num_images"]])
+        chosen = chosen_photographs(dataset, plain["seed"], plain["num_images"])
         real = pictures_at(dataset, plain, plain["data"]["split"], chosen)
         seen = patch_features(plain, features, len(chosen))
         return cls(samples, samples.stages, dataset, chosen, real, seen, plain["seed"])
@@ -73,19 +71,13 @@ class SweptUpscaling:
         stage = self.samples.pipeline.configs[self.stages - 1].name
         for number, point in enumerate(points):
             bars.at("settings", number, len(points))
-            clock = StageClock(stage)
-            own = replace(
-                self.samples,
-                settings={**self.samples.settings, stage: point.settings},
-                on_progress=lambda name, step, total, clock=clock: note(bars, clock, name, step, total),
-            )
+            own, clock = clocked(point, self.samples, stage, bars)
             forced = TeacherForced.of(own, self.stages, self.dataset, out)
             made = measure(forced.pictures(self.chosen), self.features, batch=batch)
             *_, kernel = patch_distances(
                 made.features, reference.features, self.features, pictures=len(self.chosen), seed=self.seed, paired=True
             )[0]
-            sampler = forced.plan()
-            seconds = kept_seconds(forced.folder, clock, steps=sampler.steps, chunk=sampler.chunk)
+            seconds = kept_seconds(forced.folder, clock, forced.plan())
             detail = high_band_ratio(made.spectrum, reference.spectrum, 0.5)
             yield Result(point.varied, kernel.estimate, detail, seconds, len(self.chosen))
         bars.at("settings", len(points), len(points))

@@ -31,6 +31,13 @@ UPSCALED = "upscaled"
 """The folder of such pictures in that of an evaluation."""
 
 
+def chosen_photographs(dataset: "PictureDataset", seed: int, wanted: int) -> list[int]:
+    """The places of so many photographs, chosen by seed, in order; of all where there are fewer."""
+    from cascade.rng import permutation
+
+    return sorted(permutation("evaluation", "upscaling", seed, size=len(dataset)).tolist()[:wanted])
+
+
 @dataclass(frozen=True, eq=False)
 class TeacherForced:
     """Stage number `stages` of a cascade, and photographs of its own size.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from cascade.artifact import load_chain
 from cascade.commands.evaluated_sides import LEAST, Pictures, Sides, open_data, pictures_at
 from cascade.commands.evaluation_features import check_patches, patch_features
-from cascade.commands.teacher_forced import TeacherForced
+from cascade.commands.teacher_forced import TeacherForced, chosen_photographs
 from cascade.errors import CascadeError
 from cascade.requests import chosen_stages
 
@@ -64,17 +64,14 @@ class Upscaling:
     @classmethod
     def open(cls, sides: Sides, features: "Features") -> "Upscaling":
         """Open the stage and the data, and check that they know the same classes and fit."""
-        from cascade.rng import permutation
-
         plain, samples = sides.plain, sides.samples
         configs = samples.pipeline.configs
         asked, chain = plain["upscaling"], configs[chosen_stages(configs, plain["stages"], None)]
         split, last = asked["split"], chain[-1]
         dataset = open_data(plain, last.resolution, split, sides.bars, table=last.class_names)
-        order = permutation("evaluation", "upscaling", plain["seed"], size=len(dataset)).tolist()
-        if len(order) < LEAST:
-            raise CascadeError(f"the data hold {len(order)} pictures in the split {split}; {LEAST} are wanted")
-        chosen = sorted(order[: asked["num_images"]])
+        chosen = chosen_photographs(dataset, plain["seed"], asked["num_images"])
+        if len(chosen) < LEAST:
+            raise CascadeError(f"the data hold {len(chosen)} pictures in the split {split}; {LEAST} are wanted")
         stage = TeacherForced.of(samples, len(chain), dataset, sides.out)
         seen = patch_features(plain, features, len(chosen))
         ways = {
