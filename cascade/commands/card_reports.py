@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from cascade.commands.candidate_rows import Row
-from cascade.commands.figure_table import card_rows, counted, number
+from cascade.commands.figure_table import card_rows, counted, number, stage_rows
 from cascade.commands.tune_table import value_in_words
 from cascade.trained_levels import noise_in_words
 
@@ -45,8 +45,11 @@ def evaluation_lines(evaluation: Report) -> Iterator[str]:
 def _evaluation(evaluation: Report) -> Iterator[str]:
     """`evaluation_lines` under what was sampled, since it need not be the card's cascade, nor its settings."""
     rows = card_rows(evaluation) if "generated" in evaluation else []
-    of = [f"- {what}: {words}" for what, words in rows if what == "pictures" or what.startswith("stage ")]
-    yield from (*of, *([""] if of else []))
+    of = [(what, words) for what, words in rows if what == "pictures" or what.startswith("stage ")]
+    for part in (evaluation.get("upscaling", {}), evaluation.get("cas", {}).get("samples", {})):
+        if not of and "cascade" in part:
+            of = [("cascade", str(part["cascade"])), *stage_rows(part["stages"])]
+    yield from (*(f"- {what}: {words}" for what, words in of), *([""] if of else []))
     yield from evaluation_lines(evaluation)
 
 

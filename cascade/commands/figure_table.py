@@ -73,16 +73,21 @@ def card_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("protocol", f"{protocol['name']}: {protocol['resize'] or 'resized as the features do'}{balanced}{fewer}"),
         ("features", f"{features['name']}, {features['dim']} dimensions, sha256 {features['sha256'][:12]}"),
         ("pictures", _side(report["generated"])),
-        *(
-            (
-                f"stage {stage['stage']}",
-                f"{stage['sampler']['name']}, {stage['steps']} steps, guidance {guidance_in_words(stage['guidance'])}, "
-                f"{_noise(stage['aug_log_snr'])}{stage['precision']}, sha256 {stage['sha256'][:12]}",
-            )
-            for stage in report["generated"].get("stages", ())
-        ),
+        *stage_rows(report["generated"].get("stages", ())),
         ("real pictures", _side(report["reference"])),
         ("versions", ", ".join(f"{name} {number}" for name, number in report["versions"].items())),
+    ]
+
+
+def stage_rows(stages: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """How each stage is sampled, as pairs of words, of its records."""
+    return [
+        (
+            f"stage {stage['stage']}",
+            f"{stage['sampler']['name']}, {stage['steps']} steps, guidance {guidance_in_words(stage['guidance'])}, "
+            f"{_noise(stage['aug_log_snr'])}{stage['precision']}, sha256 {stage['sha256'][:12]}",
+        )
+        for stage in stages
     ]
 
 
