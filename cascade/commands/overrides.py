@@ -199,7 +199,7 @@ def _refuse_out_of_range(config: DictConfig, keys: Iterable[str], where: str) ->
             try:
                 refuse_out_of_range(key, known.get(name), known)
             except CascadeError as error:
-                raise CascadeError(f"{error}{where}") from None
+                raise CascadeError(f"{error} ({where.strip()})" if where else str(error)) from None
 
 
 def _sorted_settings(command: str, settings: Sequence[str]) -> tuple[dict[str, str], dict[str, str], dict[str, str]]:

@@ -92,7 +92,7 @@ WRONG = [
     (["train", "grid.sigma_max=0.001"], "sigma_min=0.002 must be below it"),
     (["train", "network.channels=[64,0,192]"], "network.channels=[64, 0, 192] must be at least 1"),
     (["train", "noise=cosine", "noise.schedule.base.log_snr_min=99"], "must be below log_snr_max=20.0"),
-    (["train", "-m", "stage=base64,sr256", "weighting.sigma_data=-1"], "above 0 and finite with stage=base64"),
+    (["train", "-m", "stage=base64,sr256", "weighting.sigma_data=-1"], "above 0 and finite (with stage=base64"),
     (["explain", "guidance=interval", "guidance.lo=9"], "guidance.lo=9.0 must be below hi=2.55"),
     # words that a parameter cannot be
     (["train", "network.norm=grup"], "unknown network.norm 'grup'; did you mean 'group'?"),
