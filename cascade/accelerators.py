@@ -3,9 +3,30 @@
 import ctypes
 import re
 import sys
+from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+
+from cascade.errors import CascadeError, suggest
+
+ACCELERATORS = ("auto", "cpu", "gpu", "mps")
+
+
+def check_accelerator(accelerator: str) -> None:
+    """Refuse a `trainer.accelerator` that is none, or whose device is certainly not here."""
+    if accelerator not in ACCELERATORS:
+        raise CascadeError(f"unknown trainer.accelerator '{accelerator}'; {suggest(str(accelerator), ACCELERATORS)}")
+    refuse_missing(accelerator, is_missing)
+
+
+def refuse_missing(accelerator: str, missing: Callable[[str], bool]) -> None:
+    """Refuse a `trainer.accelerator` whose device ("cuda", "mps") is `missing`."""
+    device, what = {"gpu": ("cuda", "GPU"), "mps": ("mps", "GPU of Apple's")}.get(accelerator, ("cpu", ""))
+    if missing(device):
+        raise CascadeError(
+            f"trainer.accelerator={accelerator}, but torch finds no {what} here; say trainer.accelerator=cpu"
+        )
 
 
 @cache

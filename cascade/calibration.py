@@ -28,7 +28,8 @@ from cascade.artifact import Stage
 from cascade.diffusion import Condition
 from cascade.errors import CascadeError
 from cascade.files import expanded, write_whole
-from cascade.machine import processor
+from cascade.full_float32 import full_float32
+from cascade.machine import device_name, wait_for
 from cascade.networks.flops import cost
 from cascade.rng import randn
 from cascade.stage_denoiser import stage_denoiser
@@ -187,18 +188,18 @@ def measure_compiled(calls: Calls, known: Measured, tell: Tell) -> Measured:
     for done, arithmetic in enumerate(wanted):
         tell(f"{calls.stage.config.name}, compiling (minutes)", done, len(wanted))
         # Whatever a compiler may fail with, the network is there without it.
-        with contextlib.suppress(Exception), _quiet(), torch.no_grad():
+        with contextlib.suppress(Exception), _quiet(), torch.no_grad(), full_float32():
             denoiser = stage_denoiser(calls.stage, calls.device, arithmetic)
             example = calls.example()
             began = time.perf_counter()
             mean = denoiser(*example).mean
-            _wait(calls.device)
+            wait_for(calls.device)
             compiling = time.perf_counter() - began
             times = []
             for _ in range(_FEWEST):
                 began = time.perf_counter()
                 denoiser(*example)
-                _wait(calls.device)
+                wait_for(calls.device)
                 times.append(time.perf_counter() - began)
             plain = stage_denoiser(calls.stage, calls.device, replace(arithmetic, compiled=False))(*example).mean
             if (mean - plain).abs().max() <= _TOLERANCE[arithmetic.bf16] * plain.abs().max():
@@ -216,16 +217,12 @@ def cache_folder() -> Path:
 @torch.no_grad()
 def _seconds(calls: Calls, arithmetic: Arithmetic) -> float:
     denoiser, example = stage_denoiser(calls.stage, calls.device, arithmetic), calls.example()
-    _wait(calls.device)
+    wait_for(calls.device)
     began = time.perf_counter()
-    denoiser(*example)
-    _wait(calls.device)
+    with full_float32():
+        denoiser(*example)
+    wait_for(calls.device)
     return time.perf_counter() - began
-
-
-def _wait(device: torch.device) -> None:
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
 
 
 def _compiler(device: torch.device) -> bool:
@@ -286,13 +283,6 @@ def _positive(seconds: Any) -> float:
 
 def _digest(plain: Any) -> str:
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def device_name(device: torch.device) -> str:
-    """What a device is called: the card, or the processor and the kind of what stands beside it."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return processor() if device.type == "cpu" else f"{processor()}, {device.type}"
 
 
 def _software() -> dict[str, Any]:

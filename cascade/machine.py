@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+CPU = torch.device("cpu")
 _PROCESSOR, _MEMORY = Path("/proc/cpuinfo"), Path("/proc/meminfo")
 _STATUS, _PEAK_OFF = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 _CGROUPS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
@@ -23,28 +24,65 @@ def multiplies_in_bf16(device: str) -> bool:
     return device == "cpu" and bool(able.get("amx_bf16") or able.get("avx512_bf16"))
 
 
+def training_device(accelerator: str) -> str:
+    """The device that `trainer.accelerator` means here: "cuda" where there is such a GPU, unless the CPU is asked for.
+
+    "mps" only where that is asked for; else "cpu".
+    """
+    if accelerator == "mps":
+        return "mps"
+    return "cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def device_name(device: torch.device) -> str:
+    """What a device is called: the card, or the processor and the kind of what stands beside it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return processor() if device.type == "cpu" else f"{processor()}, {device.type}"
+
+
+def wait_for(device: torch.device) -> None:
+    """Wait until a device has done all it was told to, so that a clock can be read."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
 def processor() -> str:
     """The name of the processor."""
     return _said(_PROCESSOR, "model name") or platform.processor() or platform.machine()
 
 
-def peak_memory() -> int:
-    """The most bytes of this process that were in memory since it began, or since `forget_peak`: the system's count."""
+def peak_memory(device: torch.device = CPU) -> int:
+    """The most bytes of this process that were in memory since it began, or since `forget_peak`.
+
+    The system's count; on a GPU that of torch, of its memory.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device)
     usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return _bytes(_STATUS, "VmHWM") or (usage if sys.platform == "darwin" else 1024 * usage)
 
 
-def forget_peak() -> None:
-    """Give back what is free, and begin the peak anew where the system can (Linux); elsewhere peaks only grow."""
+def forget_peak(device: torch.device = CPU) -> None:
+    """Give back what is free, and begin the peak anew where that is possible (Linux, GPUs); else peaks only grow."""
     gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+        return
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
     with contextlib.suppress(OSError):
         _PEAK_OFF.write_text("5", encoding="ascii")
 
 
-def total_memory() -> int | None:
-    """Bytes that a process here may have: the machine's, or less where its group is limited; None: not known."""
+def total_memory(device: torch.device = CPU) -> int | None:
+    """Bytes that a process here may have: the machine's, or less where its group is limited; None: not known.
+
+    Of a GPU what others leave of it.
+    """
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
     machine = _bytes(_MEMORY, "MemTotal")
     found = [machine] if machine else []
     for file in _CGROUPS:

@@ -15,6 +15,7 @@ from cascade.data.degradation import from_uint8, to_uint8
 from cascade.diffusion import NULL_LABEL, Condition, Denoiser, Posterior, alpha_sigma
 from cascade.distilled import refuse_distilled
 from cascade.errors import CascadeError
+from cascade.full_float32 import full_float32
 from cascade.guidance_settings import Guide, guides_of, with_guides
 from cascade.guides import as_function, check_guide, denoiser_of, load_guide
 from cascade.plain_json import without_infinity
@@ -169,7 +170,8 @@ class StageSampler:
         noise = ImageNoise([seed for _, seed in padded], self.name, (3, side, side), self.device)
         x = alpha_sigma(self.log_snrs[0])[1].item() * noise(START_STEP)
         denoiser = self.denoiser if on_step is None else _Watched(self.denoiser, self.log_snrs, on_step)
-        made = self.sampler(denoiser, x, self.log_snrs, self._condition(padded, low_res), noise)[: len(requests)]
+        with full_float32():  # one picture on every device, but for bf16 and the order of sums
+            made = self.sampler(denoiser, x, self.log_snrs, self._condition(padded, low_res), noise)[: len(requests)]
         if not bool(torch.isfinite(made).all()):
             raise CascadeError(f"stage '{self.name}' made a picture that is not finite: its weights are broken")
         return made.cpu() if math.isfinite(self.until) else to_uint8(made).cpu()
@@ -182,7 +184,8 @@ class StageSampler:
         padded = self._padded(requests)
         x = _padded_like(made, padded).to(self.device)
         level = torch.full((len(padded),), self.until, device=self.device)
-        return to_uint8(self.denoiser(x, level, self._condition(padded, low_res)).mean[: len(requests)]).cpu()
+        with full_float32():
+            return to_uint8(self.denoiser(x, level, self._condition(padded, low_res)).mean[: len(requests)]).cpu()
 
     def shown(self, requests: Sequence[Request], low_res: Tensor) -> Tensor:
         """What the network is shown of uint8 pictures (n, 3, h, w), before noise: (n, channels, h, w) in [−1, 1]."""

@@ -1,13 +1,13 @@
 """The checks of a training's settings that need neither torch nor data, so that a mistake is said at once."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cascade.accelerators import is_missing
+from cascade.accelerators import check_accelerator
 from cascade.artifact import find_stage
 from cascade.data.source import check_source
-from cascade.errors import CascadeError, suggest
+from cascade.errors import CascadeError
 from cascade.guidance_settings import guides_in
 from cascade.lock import beside, check_place
 from cascade.registry import build
@@ -16,7 +16,6 @@ from cascade.trained_levels import refuse_untrained
 from stages.distill_settings import check_student
 from stages.run_folder import SCRATCH, RunFolder
 
-ACCELERATORS = ("auto", "cpu", "gpu", "mps")
 _MOST_WORKERS = 256
 
 
@@ -34,15 +33,6 @@ def check_settings(config: Mapping[str, Any], processes: int) -> None:
             raise CascadeError(f"the run would be in {folder}, but {path} is a file")
     check_logger(config["logger"])
     _check_batch(config["trainer"], processes)
-
-
-def refuse_missing(accelerator: str, missing: Callable[[str], bool]) -> None:
-    """Refuse a `trainer.accelerator` whose device ("cuda", "mps") is `missing`."""
-    device, what = {"gpu": ("cuda", "GPU"), "mps": ("mps", "GPU of Apple's")}.get(accelerator, ("cpu", ""))
-    if missing(device):
-        raise CascadeError(
-            f"trainer.accelerator={accelerator}, but torch finds no {what} here; say trainer.accelerator=cpu"
-        )
 
 
 def wanted_splits(trainer: Mapping[str, Any]) -> list[str]:
@@ -83,10 +73,7 @@ def _check_trainer(settings: Mapping[str, Any]) -> None:
     for key in ("checkpoint_minutes", "max_minutes", "max_cpu_minutes"):
         if settings[key] is not None and not settings[key] > 0:
             raise CascadeError(f"trainer.{key} must be above 0, not {settings[key]}")
-    if settings["accelerator"] not in ACCELERATORS:
-        hint = suggest(settings["accelerator"], ACCELERATORS)
-        raise CascadeError(f"unknown trainer.accelerator '{settings['accelerator']}'; {hint}")
-    refuse_missing(settings["accelerator"], is_missing)
+    check_accelerator(settings["accelerator"])
     try:
         check_precision(settings["precision"])
     except CascadeError as error:

@@ -5,9 +5,10 @@ from typing import Any
 
 import torch
 
+from cascade.accelerators import refuse_missing
 from cascade.errors import CascadeError
+from cascade.machine import training_device
 from cascade.processes import Processes
-from stages.checks import refuse_missing
 from stages.precision import choose_precision
 
 
@@ -15,7 +16,7 @@ def check_machine(settings: Mapping[str, Any], processes: Processes) -> None:
     """Refuse an accelerator that is not here, and processes that cannot share it."""
     there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
     refuse_missing(settings["accelerator"], lambda device: device in there and not there[device]())
-    device = device_type(settings)
+    device = training_device(settings["accelerator"])
     if processes.count > 1 and device == "mps":
         raise CascadeError("several processes cannot share Apple's GPU; say trainer.devices=1")
     if device == "cuda" and processes.per_node > torch.cuda.device_count():
@@ -28,12 +29,5 @@ def check_machine(settings: Mapping[str, Any], processes: Processes) -> None:
 def with_precision(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return `config` with a precision of "auto" decided for this machine."""
     settings = config["trainer"]
-    precision = choose_precision(settings["precision"], device_type(settings))
+    precision = choose_precision(settings["precision"], training_device(settings["accelerator"]))
     return {**config, "trainer": {**settings, "precision": precision}}
-
-
-def device_type(settings: Mapping[str, Any]) -> str:
-    """Return "cuda" where there is such a GPU, unless the CPU is asked for; "mps" only where that is; else "cpu"."""
-    if settings["accelerator"] == "mps":
-        return "mps"
-    return "cuda" if settings["accelerator"] != "cpu" and torch.cuda.is_available() else "cpu"

@@ -26,6 +26,7 @@ from cascade.data.source import open_dataset, written_out
 from cascade.diffusion.power_ema import PowerPairEMA
 from cascade.errors import CascadeError
 from cascade.lock import beside
+from cascade.machine import training_device
 from cascade.processes import Processes
 from cascade.progress import Bars, progress_bars
 from stages.after_step import AfterStep
@@ -37,7 +38,7 @@ from stages.distill_settings import completed
 from stages.kinds import Described, kind_of
 from stages.launched import Launched
 from stages.loggers import build_loggers, close_loggers
-from stages.machine import check_machine, device_type, with_precision
+from stages.machine import check_machine, with_precision
 from stages.meeting import Meeting
 from stages.pictures import SamplePictures
 from stages.precision import PRECISIONS
@@ -230,7 +231,7 @@ def _trainer(
     # Buffers are either constant or the same by construction on all processes.
     strategy = DDPStrategy(broadcast_buffers=False) if processes.count > 1 else "auto"
     return Trainer(
-        accelerator=device_type(settings),
+        accelerator=training_device(settings["accelerator"]),
         devices=processes.per_node,
         num_nodes=processes.nodes,
         strategy=strategy,

@@ -38,7 +38,7 @@ USES = {
     "networks": {"errors"},
     "sampling": {"diffusion", "errors"},
     "data": {"class_tables", "errors", "files", "registry", "rng"},
-    "evaluation": {"data", "diffusion", "errors", "files", "plain_json", "rng"},
+    "evaluation": {"data", "diffusion", "errors", "files", "full_float32", "plain_json", "rng"},
     "importers": {"artifact", "classifier", "diffusion", "errors", "files", "registry", "sampling"},
     "artifact": {"class_tables", "classifier", "distilled", "errors", "files", "networks", "registry", "stage_files"},
     "classifier": {"artifact", "diffusion", "errors", "registry", "stage_files"},
@@ -50,6 +50,7 @@ USES = {
     "lock": {"errors"},
     "plain_json": set(),
     "errors": set(),
+    "full_float32": set(),
     "rng": set(),
 }
 

@@ -144,7 +144,7 @@ def _report(
 ) -> dict[str, Any]:
     import torch
 
-    from cascade.calibration import device_name
+    from cascade.machine import device_name
 
     versions = {"torch": torch.__version__}
     if "diffusers" in networks:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cascade.accelerators import check_accelerator
 from cascade.commands.plan_cards import CARDS
 from cascade.commands.reports import refuse_foreign_report, write_report
 from cascade.data.source import check_source
@@ -63,6 +64,8 @@ def _check(plain: Mapping[str, Any], file: Path | None) -> None:
     if trainer["batch"] % (trainer["accumulate"] * trainer["devices"]):
         raise CascadeError(f"trainer.batch={trainer['batch']} is no multiple of trainer.accumulate × trainer.devices")
     check_precision(trainer["precision"])
+    if plain["card"] is None:
+        check_accelerator(trainer["accelerator"])
     _check_stage(plain)
     check_source(plain["data"])
     if file is not None:

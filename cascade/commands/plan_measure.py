@@ -16,7 +16,18 @@ from cascade.arithmetic import EAGER, PLAIN, Arithmetic, choose
 from cascade.calibration import Calls
 from cascade.commands.plan_cards import Card
 from cascade.commands.plan_stage import PlannedStage
-from cascade.machine import forget_peak, multiplies_in_bf16, peak_memory, processor, total_memory
+from cascade.errors import CascadeError
+from cascade.full_float32 import full_float32
+from cascade.machine import (
+    CPU,
+    device_name,
+    forget_peak,
+    multiplies_in_bf16,
+    peak_memory,
+    total_memory,
+    training_device,
+    wait_for,
+)
 from cascade.networks import seeded_dropout
 from cascade.registry import build
 from cascade.rng import generator
@@ -55,39 +66,69 @@ class Costs:
 
 
 def measured(planned: PlannedStage, config: Mapping[str, Any], tell: Tell) -> Costs:
-    """Measure sampling, then training, by the clock and by the system's count of resident memory."""
-    chunk_seconds, sampling_bytes, arithmetic = sampling_costs(planned, tell)
-    step = TrainingStep.build(planned, config)
-    wanted = micro_batch(config["trainer"])
-    tell("a training step", 0, 4)
-    first_bytes, one = _peak_and_seconds(lambda: step(1))
-    tell("a training step", 1, 4)
-    batch = max(1, min(wanted, int(ROOM / one)))
-    seconds, training_bytes = one, first_bytes
-    if batch > 1:
-        tell("a training step", 2, 4)
-        training_bytes = _peak_of(lambda: step(batch))
-        tell("a training step", 3, 4)
-        seconds = _seconds(lambda: step(batch))
-    tell("a training step", 4, 4)
-    note = f"{'bf16' if step.bf16 else 'fp32'}, measured with {batch} of {wanted} pictures in a call"
-    if batch < wanted:
-        slope = (training_bytes - first_bytes) / (batch - 1) if batch > 1 else 0.0
-        training_bytes += max(slope, _kept_bytes(step)) * (wanted - batch)
-        note += " and extended to all"
+    """Measure sampling, then training, by the clock and by the count of memory, on the device that would train.
+
+    Apple's GPU does not count its memory, so the processor is measured there. Raises CascadeError where not even one
+    picture fits.
+    """
+    device = torch.device(training_device(config["trainer"]["accelerator"]))
+    meter = Meter(CPU if device.type == "mps" else device)
+    memory = total_memory(meter.device)
+    try:
+        chunk_seconds, sampling_bytes, arithmetic = sampling_costs(planned, tell, meter)
+        step = TrainingStep.build(planned, config, device=meter.device)
+        step_seconds, training_bytes, note = _training_costs(step, config["trainer"], meter, tell)
+    except torch.OutOfMemoryError as error:
+        wanted = "stage.network_batch or a smaller network"
+        raise CascadeError(f"the memory of {meter.where()} does not hold it; a smaller {wanted} needs less") from error
     return Costs(
-        where=f"this machine ({processor()}, {torch.get_num_threads()} threads)",
+        where=f"this machine ({meter.where()})",
         estimated=False,
-        step_seconds=seconds / batch * wanted * config["trainer"]["accumulate"],
+        step_seconds=step_seconds,
         chunk_seconds=chunk_seconds,
         training_bytes=training_bytes,
         sampling_bytes=sampling_bytes,
-        memory=total_memory(),
+        memory=memory,
         notes={
             "training": f"{note}; without the processes that read pictures{busy()}",
             "sampling": f"{arithmetic}, measured by a call of the network",
         },
     )
+
+
+def _training_costs(
+    step: "TrainingStep", trainer: Mapping[str, Any], meter: "Meter", tell: Tell
+) -> tuple[float, float, str]:
+    """Seconds of an optimizer step, its peak of memory, and how both were found."""
+    wanted, what = micro_batch(trainer), "a training step"
+    tell(what, 0, 4)
+    first_bytes, one = meter.peak_and_seconds(lambda: step(1))
+    tell(what, 1, 4)
+    batch = max(1, min(wanted, int(ROOM / one)))
+    seconds, training_bytes = one, first_bytes
+    if batch > 1:
+        tell(what, 2, 4)
+        batch, training_bytes = _largest_that_fits(step, batch, meter)
+        tell(what, 3, 4)
+        seconds = meter.seconds(lambda: step(batch))
+    tell(what, 4, 4)
+    note = f"{'bf16' if step.bf16 else 'fp32'}, measured with {batch} of {wanted} pictures in a call"
+    if batch < wanted:
+        slope = (training_bytes - first_bytes) / (batch - 1) if batch > 1 else 0.0
+        training_bytes += max(slope, _kept_bytes(step)) * (wanted - batch)
+        note += " and extended to all"
+    return seconds / batch * wanted * trainer["accumulate"], training_bytes, note
+
+
+def _largest_that_fits(step: "TrainingStep", batch: int, meter: "Meter") -> tuple[int, float]:
+    """A batch that a GPU holds, of at most so many pictures, and its peak of memory."""
+    try:
+        return batch, meter.peak(lambda: step(batch))
+    except torch.OutOfMemoryError:
+        if batch == 1:
+            raise
+    step.optimizer.zero_grad(set_to_none=True)  # outside of the error, which holds what the step has made
+    return _largest_that_fits(step, batch // 2, meter)
 
 
 def micro_batch(trainer: Mapping[str, Any]) -> int:
@@ -142,22 +183,25 @@ class TrainingStep:
     average: nn.Module
     optimizer: torch.optim.Optimizer
     bf16: bool
+    device: torch.device
 
     @classmethod
-    def build(cls, planned: PlannedStage, config: Mapping[str, Any], bf16: bool | None = None) -> "TrainingStep":
+    def build(
+        cls, planned: PlannedStage, config: Mapping[str, Any], bf16: bool | None = None, device: torch.device = CPU
+    ) -> "TrainingStep":
         """Build it of a config of `cascade train`; bf16 as that chooses it, unless it is given."""
         if bf16 is None:
             asked = config["trainer"]["precision"]
-            bf16 = multiplies_in_bf16("cpu") if asked == "auto" else asked == "bf16"
-        denoiser = planned.stage.denoiser.train().requires_grad_(True)
+            bf16 = multiplies_in_bf16(device.type) if asked == "auto" else asked == "bf16"
+        denoiser = planned.stage.denoiser.to(device).train().requires_grad_(True)
         denoiser.to(memory_format=torch.channels_last if bf16 else torch.contiguous_format)
         noise = build("noise", config["noise"])
         loss = build("loss", config["loss"])
-        extra = list(loss.parameters()) if isinstance(loss, nn.Module) else []
+        extra = list(loss.to(device).parameters()) if isinstance(loss, nn.Module) else []
         optimizer = torch.optim.AdamW([*denoiser.parameters(), *extra])
         average = copy.deepcopy(denoiser).eval().requires_grad_(False)
         weighting = build("weighting", config["weighting"], noise=noise)
-        return cls(planned, loss, noise, weighting, build("ema", config["ema"]), average, optimizer, bf16)
+        return cls(planned, loss, noise, weighting, build("ema", config["ema"]), average, optimizer, bf16, device)
 
     def __call__(self, batch: int) -> None:
         """Make a step on so many pictures."""
@@ -171,28 +215,61 @@ class TrainingStep:
     def forward(self, batch: int) -> Tensor:
         """The loss of so many pictures."""
         x, condition = self.planned.example(batch, self.planned.crop)
+        x, condition = x.to(self.device), condition.to(self.device)
         log_snr = self.noise.icdf((torch.arange(batch) + 0.5) / batch).to(x)
         draws = [generator("plan", place) for place in range(batch)]
-        with torch.autocast("cpu", torch.bfloat16) if self.bf16 else nullcontext(), seeded_dropout(draws):
+        with torch.autocast(self.device.type, torch.bfloat16) if self.bf16 else nullcontext(), seeded_dropout(draws):
             denoiser = self.planned.stage.denoiser
             return self.loss(denoiser, x, log_snr, torch.ones_like(x), condition, self.weighting).mean()
 
 
-def sampling_costs(planned: PlannedStage, tell: Tell) -> tuple[float, float, str]:
+@dataclass(frozen=True)
+class Meter:
+    """Seconds and memory of work on a device."""
+
+    device: torch.device
+
+    def where(self) -> str:
+        """What is measured, in words."""
+        threads = f", {torch.get_num_threads()} threads" if self.device.type == "cpu" else ""
+        return device_name(self.device) + threads
+
+    def peak(self, work: Callable[[], object]) -> int:
+        """The peak of memory."""
+        forget_peak(self.device)
+        work()
+        return peak_memory(self.device)
+
+    def seconds(self, work: Callable[[], object]) -> float:
+        """By the clock."""
+        wait_for(self.device)
+        began = time.perf_counter()
+        work()
+        wait_for(self.device)
+        return time.perf_counter() - began
+
+    def peak_and_seconds(self, work: Callable[[], object]) -> tuple[int, float]:
+        """The peak of a first call, which prepares what a shape needs, and the seconds of a second."""
+        peaks: list[int] = []
+        first = self.seconds(lambda: peaks.append(self.peak(work)))
+        return peaks[0], first if first > ROOM / 2 else self.seconds(work)
+
+
+def sampling_costs(planned: PlannedStage, tell: Tell, meter: Meter = Meter(CPU)) -> tuple[float, float, str]:
     """Seconds of a chunk of pictures, the peak of memory, and the arithmetic, chosen as `precision=auto` does."""
     stage = planned.stage
-    stage.denoiser.eval().requires_grad_(False)
+    stage.denoiser.to(meter.device).eval().requires_grad_(False)
     chunk, side = stage.config.sampling.network_batch, stage.config.resolution
-    calls = Calls(stage, chunk, side, torch.device("cpu"))
+    calls = Calls(stage, chunk, side, meter.device)
     example = calls.example()
-    candidates = [PLAIN, EAGER[2]] if multiplies_in_bf16("cpu") else [PLAIN]
+    candidates = [PLAIN, EAGER[2]] if multiplies_in_bf16(meter.device.type) else [PLAIN]
     times: dict[Arithmetic, list[float]] = {}
     peaks: dict[Arithmetic, int] = {}
-    with torch.no_grad():
+    with torch.no_grad(), full_float32():
         for done, arithmetic in enumerate(candidates):
             tell("a call of the network at full size", done, len(candidates))
             denoiser = stage_denoiser(stage, calls.device, arithmetic)
-            peaks[arithmetic], seconds = _peak_and_seconds(lambda denoiser=denoiser: denoiser(*example))
+            peaks[arithmetic], seconds = meter.peak_and_seconds(lambda denoiser=denoiser: denoiser(*example))
             times[arithmetic] = [seconds]
     tell("a call of the network at full size", len(candidates), len(candidates))
     best = choose(times)
@@ -238,22 +315,3 @@ def busy() -> str:
     return (
         "" if others < cores / 4 else f"; the machine is busy (load {others + 1:.1f} on {cores} cores): times are long"
     )
-
-
-def _peak_of(work: Callable[[], object]) -> int:
-    forget_peak()
-    work()
-    return peak_memory()
-
-
-def _peak_and_seconds(work: Callable[[], object]) -> tuple[int, float]:
-    """The peak of a first call, which prepares what a shape needs, and the seconds of a second, where one is cheap."""
-    peaks: list[int] = []
-    first = _seconds(lambda: peaks.append(_peak_of(work)))
-    return peaks[0], first if first > ROOM / 2 else _seconds(work)
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began

@@ -36,7 +36,7 @@ from cascade.diffusion import (
 from cascade.diffusion.reverse import Variance, check_variance
 from cascade.errors import CascadeError
 from cascade.evaluation.figures import Figure
-from cascade.evaluation.full_float32 import full_float32
+from cascade.full_float32 import full_float32
 
 PARTS = ("prior", "diffusion", "decoder")
 

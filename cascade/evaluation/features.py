@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from cascade.errors import CascadeError
-from cascade.evaluation.full_float32 import full_float32
+from cascade.full_float32 import full_float32
 
 BATCH = 16
 """Pictures in a call of a feature network: always so many, for the last bits depend on it."""

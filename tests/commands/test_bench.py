@@ -7,11 +7,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from cascade.calibration import device_name
 from cascade.commands import bench_networks
 from cascade.commands.bench import MISSING, WHAT, measured, row
 from cascade.commands.bench_networks import Case, Recorded
 from cascade.commands.command_line import main
+from cascade.machine import device_name
 from cascade.networks.flops import cost
 from cascade.networks.low_res import BaseNetwork
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import cascade.evaluation.full_float32 as full_float32_module
+import cascade.full_float32 as full_float32_module
 from cascade.diffusion import NoAugmentation, Posterior
 from cascade.errors import CascadeError
 from cascade.evaluation import inception as inception_module
