@@ -5,8 +5,8 @@ import logging
 import math
 import time
 import warnings
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -252,9 +252,21 @@ def _trainer(
     )
 
 
+@contextmanager
+def _one_gradient() -> Iterator[None]:
+    """cuDNN by itself may add up a gradient in any order, and a resumed run would not be the unbroken one on a GPU."""
+    before = torch.backends.cudnn.deterministic
+    torch.backends.cudnn.deterministic = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.deterministic = before
+
+
 def _fit(trainer: Trainer, stage: DiffusionStage, loader: DataLoader[Any], checkpoint: Path | None) -> None:
     try:
-        trainer.fit(stage, loader, ckpt_path=checkpoint, weights_only=True)
+        with _one_gradient():
+            trainer.fit(stage, loader, ckpt_path=checkpoint, weights_only=True)
     except CascadeError as error:
         # From a loader's worker it comes with the worker's traceback around it.
         line = str(error).strip().splitlines()[-1].removeprefix("cascade.errors.CascadeError: ")
