@@ -109,6 +109,18 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_beginning_of_all():
+    """A network's first weights come from the global generator; no test may pass or fail by them."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def one_beginning(one_beginning_of_all):
+    """The same for each test, whichever ran before it."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def own_cache(tmp_path_factory):
     """What a test finds out about the machine stays with the tests."""
