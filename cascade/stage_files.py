@@ -59,13 +59,20 @@ def find_stage(path: str | Path) -> Path:
         if (folder / CONFIG).is_file():
             return folder
     if not path.exists():
-        raise CascadeError(f"there is no stage at '{path}': no such folder")
+        beside = [folder for place in (path, *installed) for folder in place.parent.glob("*") if _is_stage(folder)]
+        names = [str(path.parent / folder.name) for folder in beside]
+        hint = f"; {suggest(str(path), names)}" if names else ""
+        raise CascadeError(f"there is no stage at '{path}': no such folder{hint}")
     hint = f"it holds no {CONFIG}"
     if any((folder / WEIGHTS).exists() for folder in (path, path / "stage")):
         hint = f"it is damaged, {CONFIG} is missing"
     elif (path / "last.ckpt").exists():
         hint = "its training has not finished"
     raise CascadeError(f"there is no stage at '{path}': {hint}")
+
+
+def _is_stage(folder: Path) -> bool:
+    return (folder / CONFIG).is_file() or (folder / "stage" / CONFIG).is_file()
 
 
 def write_stage(folder: str | Path, config: Mapping[str, Any], state: "Mapping[str, Tensor]") -> None:

@@ -54,7 +54,7 @@ def explain_command(command: str, summary: str, *, sweeps: bool, per_stage: bool
     config = composed(command, mandatory_picks(command))
     now = flattened(config)
     lines += ["", "keys (??? must be given):"]
-    lines += [_row(key, now) for key in keys(file) if key.name.split(".")[0] not in _HIDDEN]
+    lines += [_row(_as_given(key), now) for key in keys(file) if key.name.split(".")[0] not in _HIDDEN]
     if per_stage:
         lines += [_row(Key(f"STAGE.{key}", "", comment), now) for key, (_, comment) in PER_STAGE.items()]
     groups = default_groups(command)
@@ -126,6 +126,12 @@ def _sentence(line: str) -> str:
     """The comment of a choice without the command it begins with ("cascade train network=x: the text")."""
     match = re.match(r"cascade [^:—]*(?:[:—] )(.+)", line)
     return match[1].strip() if match else line
+
+
+def _as_given(key: Key) -> Key:
+    """What would be a group elsewhere is a name here, and given like one: stage=sr256 of "cascade tune"."""
+    group = key.name.removesuffix(".name")
+    return key._replace(name=group) if group in groups_on_disk() else key
 
 
 def _row(key: Key, now: Mapping[str, Any], indent: int = 2) -> str:

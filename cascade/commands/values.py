@@ -101,6 +101,8 @@ def _converted(text: str, kind: Kind) -> str | None:
         case "text":
             return None if text.lower() == "null" else _quoted_text(text)
         case "texts":
+            if text.startswith("[") + text.endswith("]") == 1 and text.count("[") != text.count("]"):
+                raise ValueError("a list, from [ to ], or one name alone")
             return _list(text, "text") if _is_list(text) else _converted(text, Kind("text"))
         case "list":
             return _list(text, kind.items) if _is_list(text) else None

@@ -192,6 +192,8 @@ WRONG = [
     (["train", "data=folder"], "'train' needs data.root=..."),
     (["sample"], "'sample' needs cascade=... and out=..."),
     (["assemble", "stages=[a]"], "'assemble' needs out=..."),
+    (["assemble", "stages=[a", "out=o"], "stages=[a must be a list, from [ to ]"),
+    (["assemble", "stages=[{cascade}/tiny9]", "out=o"], "no such folder; did you mean '/"),
     # what is not there
     (["sample", "cascade=nowhere", "out=o"], "there is no cascade at 'nowhere'"),
     (["sample", "cascade=~nobodys", "out=o"], "there is no cascade at '~nobodys'"),
