@@ -67,6 +67,10 @@ class Tab:
         assert "exceptionDetails" not in result, result
         return result["result"].get("value")
 
+    def drawn(self) -> None:
+        """Wait until what has changed is drawn: what is seen is known from then on."""
+        self.run("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => done(0))))")
+
     def press(self, *keys: str) -> None:
         """Press keys one after the other."""
         for key in keys:

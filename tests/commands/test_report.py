@@ -310,10 +310,12 @@ def test_of_a_thousand_pictures_a_browser_lays_out_those_that_are_seen(tmp_path)
         tab.open(tmp_path / "report.html")
         seen = "[...document.querySelectorAll('.card img')].map(i => i.checkVisibility({contentVisibilityAuto: true}))"
         assert tab.run(f"{seen}.length") == 1000
+        tab.drawn()
         assert 0 < tab.run(f"{seen}.filter(Boolean).length") < 300
         tab.run("document.querySelectorAll('.card a')[998].focus()")
         tab.press("ArrowRight", "Enter")
         assert tab.run("document.getElementById('detail-title').textContent") == "n999"
+        tab.drawn()
         assert tab.run(f"{seen}.at(-1)")
         assert tab.errors == []
 
