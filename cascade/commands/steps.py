@@ -10,7 +10,8 @@ from cascade.commands.configuration import groups_on_disk, plain_of_stage
 from cascade.commands.evaluated_sides import check_sides
 from cascade.commands.per_stage import extra_keys, place_of, read_per_stage
 from cascade.commands.reports import check_out, write_report
-from cascade.commands.swept_points import Point, Result, cheapest_as_good, results
+from cascade.commands.swept_chain import SweptChain
+from cascade.commands.swept_points import Point, Result, cheapest_as_good
 from cascade.commands.swept_upscaling import SweptUpscaling, check_photographs
 from cascade.errors import CascadeError, suggest
 from cascade.files import expanded, write_whole
@@ -38,7 +39,6 @@ def run(config: "DictConfig") -> None:
     import torch
 
     from cascade.commands.evaluated_samples import EvaluatedSamples
-    from cascade.commands.evaluated_sides import of_data, open_data
     from cascade.commands.evaluation_features import chosen_features
     from cascade.commands.figure_table import wide_console
     from cascade.commands.steps_figure import draw_steps
@@ -57,19 +57,13 @@ def run(config: "DictConfig") -> None:
     seeds = range(first, first + plain["num_images"])
     with exclusive(out), progress_bars() as bars:
         samples = EvaluatedSamples(pipeline, seeds, plain["guidance_scale"], stages, settings, out / "samples")
-        side = pipeline.configs[stages - 1].resolution
-        split, seen = plain["data"]["split"], chosen_features(plain, bars.console)
-        table = pipeline.configs[stages - 1].class_names if plain["photographs"] else samples.class_names
-        dataset = open_data(plain, side, split, bars, table=table)
-        upscaling = SweptUpscaling.open(plain, samples, dataset, seen) if plain["photographs"] else None
-        real = upscaling.real if upscaling else of_data(dataset, plain, split, wanted=plain["num_reference"])
-        features = upscaling.features if upscaling else seen
+        swept = (SweptUpscaling if plain["photographs"] else SweptChain).open(
+            plain, samples, chosen_features(plain, bars.console), bars
+        )
+        real, features = swept.real, swept.features
         reference = measure(real.pairs(), features, lambda done: bars.at("real pictures", done, real.count), batch)
-        if upscaling:
-            found = list(upscaling.results(points, reference, out, bars, batch))
-        else:
-            found = list(results(points, samples, plain["stage"], reference, features, bars=bars, batch=batch))
-        name = "patch-" * bool(upscaling) + names_of(features)[1]
+        found = list(swept.results(points, reference, out, bars, batch))
+        name = swept.prefix + names_of(features)[1]
         best = cheapest_as_good(found)
         report = {
             "made_by": _MADE_BY,
@@ -79,7 +73,7 @@ def run(config: "DictConfig") -> None:
             "distance": name,
             "features": {"name": features.name, "sha256": features.sha256, "resize": features.resize},
             "num_images": found[0].num_images,
-            **({"photographs": list(upscaling.chosen)} if upscaling else {"first_seed": first}),
+            **swept.about(),
             "reference": real.report(),
             "seed": plain["seed"],
             "points": [result.to_json() for result in found],

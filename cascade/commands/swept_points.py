@@ -7,7 +7,7 @@ own. The pictures of each point are kept, and so are the seconds that they took.
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,32 +84,6 @@ class StageClock:
             self.seconds += moment - self._last[0]
             self.steps += step - self._last[1]
         self._last = moment, step
-
-
-def results(
-    points: Sequence[Point],
-    samples: "EvaluatedSamples",
-    stage: str,
-    reference: "Measurement",
-    features: "Features",
-    *,
-    bars: "Bars",
-    batch: int = 16,
-) -> Iterator[Result]:
-    """Sample and measure each point in turn; `samples` has the settings of the other stages.
-
-    `batch` pictures are held at once.
-    """
-    from cascade.evaluation.kernel import kernel_estimate
-    from cascade.evaluation.spectrum import high_band_ratio
-
-    for number, point in enumerate(points):
-        bars.at("settings", number, len(points))
-        made, seconds = measured(point, samples, stage, features, bars=bars, batch=batch)
-        distance = kernel_estimate(made.features, reference.features, ("pictures", "photographs"))
-        detail = high_band_ratio(made.spectrum, reference.spectrum, 0.5)
-        yield Result(point.varied, distance, detail, seconds, len(made.features))
-    bars.at("settings", len(points), len(points))
 
 
 def measured(

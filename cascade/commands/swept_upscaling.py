@@ -47,18 +47,26 @@ class SweptUpscaling:
     real: "Pictures"
     features: "PatchFeatures"
     seed: int
+    prefix = "patch-"
+    """Of the distance's name."""
 
     @classmethod
     def open(
-        cls, plain: Mapping[str, Any], samples: "EvaluatedSamples", dataset: "PictureDataset", features: "Features"
+        cls, plain: Mapping[str, Any], samples: "EvaluatedSamples", features: "Features", bars: "Bars"
     ) -> "SweptUpscaling":
         """Choose `num_images` photographs by seed, or all where there are fewer."""
-        from cascade.commands.evaluated_sides import pictures_at
+        from cascade.commands.evaluated_sides import open_data, pictures_at
 
+        config = samples.pipeline.configs[samples.stages - 1]
+        dataset = open_data(plain, config.resolution, plain["data"]["split"], bars, table=config.class_names)
         chosen = chosen_photographs(dataset, plain["seed"], plain["num_images"])
         real = pictures_at(dataset, plain, plain["data"]["split"], chosen)
         seen = patch_features(plain, features, len(chosen))
         return cls(samples, samples.stages, dataset, chosen, real, seen, plain["seed"])
+
+    def about(self) -> dict[str, Any]:
+        """What a report says of the pictures."""
+        return {"photographs": list(self.chosen)}
 
     def results(
         self, points: Sequence[Point], reference: "Measurement", out: Path, bars: "Bars", batch: int
