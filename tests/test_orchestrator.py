@@ -140,6 +140,23 @@ def test_a_setting_changes_its_stage_and_none_before_it(pipeline, eight, stage, 
     assert not torch.equal(image.stage_images[stage], eight[0].stage_images[stage])
 
 
+def test_no_product_is_rounded_before_it_is_made(pipeline, monkeypatch):
+    """On a GPU cuDNN would round to TF32, and pick an algorithm by its own times."""
+    found = []
+    (stage, *_) = pipeline.plan()
+    network = stage.stage.denoiser.network
+    hook = network.register_forward_hook(
+        lambda *_: found.append((torch.backends.cudnn.conv.fp32_precision, torch.backends.cudnn.deterministic))
+    )
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    before = torch.backends.cudnn.conv.fp32_precision, torch.backends.cudnn.deterministic
+    pipeline.sample(seeds=[0], stages=1)
+    hook.remove()
+    assert set(found) == {("ieee", True)}
+    assert before == (torch.backends.cudnn.conv.fp32_precision, torch.backends.cudnn.deterministic)
+    assert torch.backends.cudnn.benchmark
+
+
 def test_bf16_is_near_fp32_and_not_the_same(small_cascade, eight):
     base = CascadePipeline.load(small_cascade, precision="bf16", only=["tiny8"]).sample("dress", 3, stages=1)[0]
     difference = (base.float() - eight[0].stage_images["tiny8"].float()).abs()

@@ -10,9 +10,18 @@ from cascade.commands.command_line import main
 from cascade.commands.configuration import plain_config
 from cascade.commands.overrides import check
 from cascade.commands.plan_cards import CARDS, Card
-from cascade.commands.plan_measure import CONTEXT, LAUNCH, OF_A_PARAMETER, TrainingStep, _kept_bytes, estimated
+from cascade.commands.plan_measure import (
+    CONTEXT,
+    LAUNCH,
+    OF_A_PARAMETER,
+    Meter,
+    TrainingStep,
+    _kept_bytes,
+    _largest_that_fits,
+    estimated,
+)
 from cascade.commands.plan_stage import planned_stage
-from cascade.machine import forget_peak, peak_memory, total_memory
+from cascade.machine import CPU, forget_peak, peak_memory, total_memory
 
 SMALL = ["network=tiny", "trainer.batch=4", "trainer.max_steps=7200", "data.size=6"]
 
@@ -83,6 +92,30 @@ def test_what_is_kept_twice_is_counted_once():
         planned=SimpleNamespace(stage=SimpleNamespace(denoiser=denoiser)), forward=lambda _: (x * x).sum()
     )
     assert _kept_bytes(square) == 4000
+
+
+def test_a_batch_that_a_gpu_does_not_hold_is_halved():
+    asked = []
+
+    class Step:
+        optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)])
+
+        def __call__(self, batch):
+            asked.append(batch)
+            if batch > 3:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+
+    assert _largest_that_fits(Step(), 16, Meter(CPU))[0] == 2
+    assert asked == [16, 8, 4, 2]
+
+
+def test_where_not_even_one_picture_fits_it_says_so(monkeypatch, capsys):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("cascade.commands.plan_measure.sampling_costs", full)
+    assert main(["plan", *SMALL]) == 2
+    assert "does not hold it; a smaller stage.network_batch or a smaller network needs less" in capsys.readouterr().err
 
 
 def test_the_calls_of_the_network_are_counted():
