@@ -226,5 +226,7 @@ class _Watched:
     def __call__(self, x_t: Tensor, log_snr: Tensor, condition: Condition) -> Posterior:
         # Rounded to float32 on its way here, a level may lie just below its own place in the grid.
         level = log_snr[0].cpu().double() + 1e-4
-        self.on_step(max(0, int((self.log_snrs <= level).sum()) - 1))
+        # A corrector asks at the level that its step ends at, the last one too.
+        begun = int((self.log_snrs <= level).sum()) - 1
+        self.on_step(min(max(0, begun), len(self.log_snrs) - 2))
         return self.denoiser(x_t, log_snr, condition)

@@ -58,17 +58,21 @@ class Result:
 
 @dataclass
 class StageClock:
-    """Adds up the seconds between the steps of one stage; what other stages and files take is not in it.
+    """Adds up the seconds of one stage between the calls of its network; what other stages and files take is not in it.
 
-    >>> times = iter([0.0, 1.0, 2.0, 9.0, 10.0])
-    >>> clock = StageClock("b", lambda: next(times))
-    >>> for stage, step in (("a", 0), ("b", 0), ("b", 1), ("b", 1), ("b", 2)):
+    `chunk_steps` is how many steps it makes of a chunk of pictures: from the end of one to the first call of the next,
+    others have their time. A step may take several calls, and is told as often.
+
+    >>> times = iter([0.0, 1.0, 2.0, 3.0, 4.0, 9.0, 10.0])
+    >>> clock = StageClock("b", 2, lambda: next(times))
+    >>> for stage, step in (("a", 0), ("b", 0), ("b", 1), ("b", 1), ("b", 2), ("b", 2), ("b", 3)):
     ...     clock.at(stage, step)
     >>> clock.seconds, clock.steps
-    (2.0, 2)
+    (4.0, 3)
     """
 
     stage: str
+    chunk_steps: int
     now: Callable[[], float] = time.perf_counter
     seconds: float = 0.0
     steps: int = 0
@@ -76,13 +80,15 @@ class StageClock:
 
     def at(self, stage: str, step: int) -> None:
         """Note that so many steps of a stage are done."""
-        moment = self.now()
+        moment, last = self.now(), self._last
+        self._last = None
         if stage != self.stage:
-            self._last = None
             return
-        if self._last is not None and step > self._last[1]:
-            self.seconds += moment - self._last[0]
-            self.steps += step - self._last[1]
+        if last is not None:
+            self.seconds += moment - last[0]
+            self.steps += step - last[1]
+            if step > last[1] and step % self.chunk_steps == 0:
+                return
         self._last = moment, step
 
 
@@ -92,8 +98,9 @@ def measured(
     """What is measured of the pictures of one point, and the seconds of one of them in the stage itself."""
     from cascade.evaluation.measurement import measure
 
-    own, clock = clocked(point, samples, stage, bars)
-    made = measure(own, features, batch=batch)
+    own = at_point(point, samples, stage)
+    note, clock = clocked(stage, own.plan()[-1].steps, bars)
+    made = measure(replace(own, on_progress=note), features, batch=batch)
     return made, kept_seconds(own.folder, clock, own.plan()[-1])
 
 
@@ -114,11 +121,14 @@ def beats(first: Result, second: Result) -> bool:
     return (second.distance - first.distance).beyond(2)
 
 
-def clocked(
-    point: Point, samples: "EvaluatedSamples", stage: str, bars: "Bars"
-) -> "tuple[EvaluatedSamples, StageClock]":
-    """The samples at a point, and the clock of the stage that varies; the steps of all stages are shown."""
-    clock = StageClock(stage)
+def at_point(point: Point, samples: "EvaluatedSamples", stage: str) -> "EvaluatedSamples":
+    """The samples where the stage has the settings of a point."""
+    return replace(samples, settings={**samples.settings, stage: point.settings})
+
+
+def clocked(stage: str, steps: int, bars: "Bars") -> tuple[Callable[[str, int, int], None], StageClock]:
+    """The clock of a stage of so many steps, and what is to be told of every step: it shows those of all stages too."""
+    clock = StageClock(stage, steps)
 
     def note(name: str, step: int, total: int) -> None:
         clock.at(name, step)
@@ -126,7 +136,7 @@ def clocked(
         if step >= total:
             bars.end(f"  {name}, steps")
 
-    return replace(samples, settings={**samples.settings, stage: point.settings}, on_progress=note), clock
+    return note, clock
 
 
 def kept_seconds(folder: Path | None, clock: StageClock, sampler: "StageSampler") -> float | None:

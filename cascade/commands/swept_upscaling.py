@@ -1,12 +1,12 @@
 """A super-resolution stage at several settings, each time on the same photographs made small: the loop of its table."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cascade.commands.evaluation_features import check_patches, patch_features
-from cascade.commands.swept_points import Point, Result, clocked, kept_seconds
+from cascade.commands.swept_points import Point, Result, at_point, clocked, kept_seconds
 from cascade.commands.teacher_forced import TeacherForced, chosen_photographs
 from cascade.errors import CascadeError
 from cascade.requests import chosen_stages
@@ -79,9 +79,10 @@ class SweptUpscaling:
         stage = self.samples.pipeline.configs[self.stages - 1].name
         for number, point in enumerate(points):
             bars.at("settings", number, len(points))
-            own, clock = clocked(point, self.samples, stage, bars)
-            forced = TeacherForced.of(own, self.stages, self.dataset, out)
-            made = measure(forced.pictures(self.chosen), self.features, batch=batch)
+            forced = TeacherForced.of(at_point(point, self.samples, stage), self.stages, self.dataset, out)
+            note, clock = clocked(stage, forced.plan().steps, bars)
+            told = replace(forced, on_progress=note)
+            made = measure(told.pictures(self.chosen), self.features, batch=batch)
             *_, kernel = patch_distances(
                 made.features, reference.features, self.features, pictures=len(self.chosen), seed=self.seed, paired=True
             )[0]

@@ -12,6 +12,8 @@ from cascade.commands.steps import FIGURE, REPORT
 from cascade.commands.steps_figure import draw_steps
 from cascade.commands.swept_points import Result, StageClock, beats, cheapest_as_good
 from cascade.evaluation.jackknife import Estimate
+from cascade.registry import complete
+from cascade.stage_settings import StageSettings
 from tests.conftest import small_stage
 
 ASKED = ["stage=sr16", "samplers=[ddim,heun]", "steps=[2,3]", "num_images=5", "data.val_size=6", "features=tiny"]
@@ -110,17 +112,48 @@ def test_what_is_within_two_errors_of_the_best_is_as_good():
 
 def test_the_clock_counts_its_own_stage_alone():
     now = iter([0, 10, 20, 30, 35, 50, 60.0])
-    clock = StageClock("sr", lambda: next(now))
+    clock = StageClock("sr", 2, lambda: next(now))
     for stage, step in (("base", 0), ("base", 1), ("sr", 0), ("sr", 1), ("sr", 2), ("sr", 2), ("sr", 3)):
         clock.at(stage, step)
     assert clock.seconds == 10 + 5 + 10
     assert clock.steps == 3
 
 
+@pytest.mark.parametrize(
+    ("sampler", "calls"),
+    [
+        ({"name": "ddim"}, 3),
+        ({"name": "heun"}, 5),
+        ({"name": "dpm_solver_pp_single"}, None),
+        ({"name": "predictor_corrector"}, None),
+    ],
+    ids=lambda value: value["name"] if isinstance(value, dict) else "",
+)
+def test_every_call_of_a_step_has_its_time(small_cascade, sampler, calls):
+    """A second passes in each call of the network, and nowhere else."""
+    moment, pipeline = [0.0], CascadePipeline.load(small_cascade)
+    settings = {"tiny8": StageSettings(sampler=complete("sampler", sampler), guidance={"name": "none"})}
+    (stage,) = pipeline.plan(stages=1, settings=settings)
+    clock = StageClock("tiny8", stage.steps, lambda: moment[0])
+
+    def tick(*_):
+        moment[0] += 1.0
+
+    hook = stage.stage.denoiser.network.register_forward_hook(tick)
+    for _ in pipeline.iterate(
+        None, range(7), stages=1, settings=settings, on_progress=lambda name, step, _: clock.at(name, step)
+    ):
+        pass
+    hook.remove()
+    assert clock.seconds == moment[0]
+    assert clock.steps == 2 * stage.steps, "7 pictures in chunks of 4"
+    assert calls is None or moment[0] == 2 * calls
+
+
 def test_what_is_done_with_the_pictures_is_no_time_of_the_stage(small_cascade):
     """Time passes here only while pictures are looked at."""
     moment = [0.0]
-    clock = StageClock("tiny8", lambda: moment[0])
+    clock = StageClock("tiny8", 3, lambda: moment[0])
     pipeline = CascadePipeline.load(small_cascade)
     for _ in pipeline.iterate(None, range(5), stages=1, on_progress=lambda name, step, _: clock.at(name, step)):
         moment[0] += 100.0
