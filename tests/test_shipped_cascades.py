@@ -1,5 +1,6 @@
 """A cascade installed with the package goes by its name, and a folder of that name comes first."""
 
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -11,6 +12,7 @@ from cascade import CascadePipeline, artifact, stage_files
 from cascade.artifact import find_cascade, find_stage, load_cascade_config, load_chain, load_stage
 from cascade.commands.command_line import main
 from cascade.commands.configuration import composed
+from cascade.commands.overrides import check
 from cascade.stage_settings import StageSettings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -114,3 +116,11 @@ def test_clothes_makes_its_pictures_from_stored_weights():
     )
     assert not torch.equal(one, other)
     assert one.float().std() > 10, "a picture, and not a plain surface"
+
+
+def test_the_parts_of_the_training_are_commands():
+    about = (stage_files.PRETRAINED / "clothes_card/about.md").read_text(encoding="utf-8")
+    lines = [line for line in about.splitlines() if line.startswith(("cascade train ", "cascade prepare "))]
+    assert len(lines) == 15
+    for _, command, *words in map(shlex.split, lines):
+        check(command, words)

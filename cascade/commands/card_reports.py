@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from cascade.commands.candidate_rows import Row
 from cascade.commands.figure_table import card_rows, counted, number, stage_rows
 from cascade.commands.tune_table import value_in_words
+from cascade.commands.written import quoted_word
 from cascade.trained_levels import noise_in_words
 
 Report = Mapping[str, Any]
@@ -70,7 +71,7 @@ def code(command: str) -> Iterator[str]:
     ['```sh', 'cascade evaluate out=x', '```']
     """
     lines = [""]
-    for word in map(shlex.quote, shlex.split(command)):
+    for word in map(quoted_word, shlex.split(command)):
         if lines[-1] and len(lines[-1]) + len(word) > 100:
             lines.append("  " + word)
         else:

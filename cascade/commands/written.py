@@ -1,9 +1,12 @@
 """What a command was told, as a user writes it, so that its report can say how it is made again."""
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 
 _STAGE = "+per_stage."
+_PLAIN = re.compile(r"'([\w./+:-]+)'")
+"""An item of a list that says the same without its quotes."""
 
 
 def written(overrides: Sequence[str]) -> dict[str, str]:
@@ -18,10 +21,21 @@ def written(overrides: Sequence[str]) -> dict[str, str]:
 def shell_line(command: str, settings: Mapping[str, str]) -> str:
     """The whole line, as a shell takes it.
 
-    >>> shell_line("steps", {"out": "my folder"})
-    "cascade steps 'out=my folder'"
+    >>> print(shell_line("steps", {"out": "my folder", "steps": "[2,4]"}))
+    cascade steps "out=my folder" "steps=[2,4]"
     """
-    return shlex.join(["cascade", command, *(f"{key}={value}" for key, value in settings.items())])
+    return " ".join(["cascade", command, *(quoted_word(f"{key}={value}") for key, value in settings.items())])
+
+
+def quoted_word(word: str) -> str:
+    """One word as a shell takes it, in quotes that can be read.
+
+    >>> print(quoted_word("classes=['a b','c']"), quoted_word("steps=4"), quoted_word("out=$x"))
+    "classes=['a b',c]" steps=4 'out=$x'
+    """
+    word = _PLAIN.sub(r"\1", word) if "=[" in word else word
+    quoted = shlex.quote(word)
+    return f'"{word}"' if quoted != word and not set(word) & set('"\\$`!') else quoted
 
 
 def _key(key: str) -> str:
