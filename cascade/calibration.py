@@ -9,14 +9,12 @@ import hashlib
 import json
 import logging
 import os
-import shutil
 import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -29,7 +27,7 @@ from cascade.diffusion import Condition
 from cascade.errors import CascadeError
 from cascade.files import expanded, write_whole
 from cascade.full_float32 import full_float32
-from cascade.machine import device_name, wait_for
+from cascade.machine import device_name, has_compiler, wait_for
 from cascade.networks.flops import cost
 from cascade.rng import randn
 from cascade.stage_denoiser import stage_denoiser
@@ -150,7 +148,7 @@ def calibrated(calls: Calls, tell: Tell | None = None) -> Arithmetic:
             return PLAIN
     if not calls.compilable:
         return measured.eager
-    if measured.compiling is None and measured.long(calls.count) and _compiler(calls.device):
+    if measured.compiling is None and measured.long(calls.count) and has_compiler(calls.device):
         known = measured
         measured = _kept(file, fingerprint, lambda: measure_compiled(calls, known, tell)) or known
     return measured.choice(calls.count)
@@ -223,13 +221,6 @@ def _seconds(calls: Calls, arithmetic: Arithmetic) -> float:
         denoiser(*example)
     wait_for(calls.device)
     return time.perf_counter() - began
-
-
-def _compiler(device: torch.device) -> bool:
-    """Whether torch's compiler has here what it needs."""
-    if device.type == "cuda":
-        return find_spec("triton") is not None
-    return device.type == "cpu" and shutil.which(os.environ.get("CXX", "g++")) is not None
 
 
 @contextlib.contextmanager

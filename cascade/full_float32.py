@@ -1,4 +1,4 @@
-"""Float32 that is float32: no TF32 on a GPU, no bfloat16 on a processor, and one algorithm for each convolution."""
+"""Float32 that is float32, no TF32 on a GPU and no bfloat16 on a processor, and one algorithm for each convolution."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,6 +45,24 @@ def full_float32() -> Iterator[None]:
             _found.pop()
             if not _found:
                 _set(first)
+
+
+@contextmanager
+def one_gradient() -> Iterator[None]:
+    """Within it cuDNN adds up the gradient of a convolution in one order, so that a resumed run is the unbroken one.
+
+    Left to itself it may take an algorithm whose sums come in any order.
+
+    >>> with one_gradient():
+    ...     torch.backends.cudnn.deterministic
+    True
+    """
+    before = torch.backends.cudnn.deterministic
+    torch.backends.cudnn.deterministic = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.deterministic = before
 
 
 def _settings() -> tuple[list[str], bool, bool]:

@@ -3,9 +3,12 @@
 import contextlib
 import ctypes
 import gc
+import os
 import platform
 import resource
+import shutil
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -45,6 +48,26 @@ def wait_for(device: torch.device) -> None:
     """Wait until a device has done all it was told to, so that a clock can be read."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
+
+
+def training_precision(wanted: str, device: str) -> str:
+    """Return "fp32" or "bf16" for a `trainer.precision`, of which "auto" is bf16 where the hardware multiplies in it.
+
+    `device` is "cpu", "cuda" or "mps". On CPUs without bf16 instructions bf16 is emulated and slower than fp32.
+
+    >>> training_precision("fp32", "cpu"), training_precision("auto", "mps")
+    ('fp32', 'fp32')
+    """
+    if wanted != "auto":
+        return wanted
+    return "bf16" if multiplies_in_bf16(device) else "fp32"
+
+
+def has_compiler(device: torch.device) -> bool:
+    """Whether torch's compiler has here what it needs for a device."""
+    if device.type == "cuda":
+        return find_spec("triton") is not None
+    return device.type == "cpu" and shutil.which(os.environ.get("CXX", "g++")) is not None
 
 
 def processor() -> str:

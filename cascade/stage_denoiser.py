@@ -13,6 +13,7 @@ from cascade.arithmetic import Arithmetic
 from cascade.artifact import Stage
 from cascade.diffusion import Denoiser
 from cascade.errors import CascadeError
+from cascade.machine import has_compiler
 from cascade.networks.low_res import reach_of_upsampling
 from cascade.sampling import Tiled
 
@@ -40,8 +41,11 @@ def stage_denoiser(stage: Stage, device: torch.device, arithmetic: Arithmetic, t
     """Return the stage's denoiser in `arithmetic`, by tiles of `tile` pixels (None: whole pictures).
 
     The layout is that of the weights themselves, so a stage runs in one at a time: in that of the last call here.
-    Raises CascadeError for a tile that the network's grid does not allow.
+    Raises CascadeError for a tile that the network's grid does not allow, and for a compiled network where there is no
+    compiler.
     """
+    if arithmetic.compiled and not has_compiler(device):
+        raise CascadeError(f"precision '{arithmetic.name}' needs a compiler (triton; g++ on a processor)")
     layout = torch.channels_last if arithmetic.channels_last else torch.contiguous_format
     denoiser: Denoiser = stage.denoiser.to(memory_format=layout)
     if arithmetic.compiled:

@@ -7,9 +7,8 @@ import torch
 
 from cascade.accelerators import refuse_missing
 from cascade.errors import CascadeError
-from cascade.machine import training_device
+from cascade.machine import training_device, training_precision
 from cascade.processes import Processes
-from stages.precision import choose_precision
 
 
 def check_machine(settings: Mapping[str, Any], processes: Processes) -> None:
@@ -29,5 +28,5 @@ def check_machine(settings: Mapping[str, Any], processes: Processes) -> None:
 def with_precision(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return `config` with a precision of "auto" decided for this machine."""
     settings = config["trainer"]
-    precision = choose_precision(settings["precision"], training_device(settings["accelerator"]))
+    precision = training_precision(settings["precision"], training_device(settings["accelerator"]))
     return {**config, "trainer": {**settings, "precision": precision}}

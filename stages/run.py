@@ -5,8 +5,8 @@ import logging
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from cascade.data.order import RunOrder
 from cascade.data.source import open_dataset, written_out
 from cascade.diffusion.power_ema import PowerPairEMA
 from cascade.errors import CascadeError
+from cascade.full_float32 import one_gradient
 from cascade.lock import beside
 from cascade.machine import training_device
 from cascade.processes import Processes
@@ -41,12 +42,14 @@ from stages.loggers import build_loggers, close_loggers
 from stages.machine import check_machine, with_precision
 from stages.meeting import Meeting
 from stages.pictures import SamplePictures
-from stages.precision import PRECISIONS
 from stages.progress import TrainingProgress
 from stages.run_folder import SCRATCH, RunFolder, as_decided
 from stages.snapshots import KeepSnapshots
 from stages.validation import Validation
 from stages.workers import heed_the_parent_alone, is_of_killed_worker
+
+_LIGHTNING = {"fp32": "32-true", "bf16": "bf16-mixed"}
+"""`trainer.precision` in Lightning's words."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -235,7 +238,7 @@ def _trainer(
         devices=processes.per_node,
         num_nodes=processes.nodes,
         strategy=strategy,
-        precision=PRECISIONS[settings["precision"]],
+        precision=_LIGHTNING[settings["precision"]],
         max_steps=settings["max_steps"],
         max_epochs=-1,
         accumulate_grad_batches=settings["accumulate"],
@@ -252,20 +255,9 @@ def _trainer(
     )
 
 
-@contextmanager
-def _one_gradient() -> Iterator[None]:
-    """cuDNN by itself may add up a gradient in any order, and a resumed run would not be the unbroken one on a GPU."""
-    before = torch.backends.cudnn.deterministic
-    torch.backends.cudnn.deterministic = True
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.deterministic = before
-
-
 def _fit(trainer: Trainer, stage: DiffusionStage, loader: DataLoader[Any], checkpoint: Path | None) -> None:
     try:
-        with _one_gradient():
+        with one_gradient():
             trainer.fit(stage, loader, ckpt_path=checkpoint, weights_only=True)
     except CascadeError as error:
         # From a loader's worker it comes with the worker's traceback around it.

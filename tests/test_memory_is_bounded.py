@@ -57,12 +57,16 @@ def peak(code, *arguments, cwd=None):
 def test_1024_px_within_3_gigabytes_and_no_more_for_more_pictures(cascade):
     few, many = (peak(SAMPLED, cascade, 256, 0, count) for count in (3, 24))
     assert many < 3e9
-    assert many < few + 1e8  # 21 pictures of 12.6 MB do not stay; the allocator's rest differs by 0.06 GB
+    assert (
+        many < few + 1e8
+    )  # 21 pictures of 3.1 MB, and of 12.6 MB in float32, do not stay; the allocator's rest differs by 0.06 GB
 
 
 @pytest.mark.slow
 def test_2048_px_within_6_gigabytes_by_tiles(cascade):
-    assert peak(SAMPLED, cascade, 512, 1024, 1) < 6e9
+    tiled, whole = (peak(SAMPLED, cascade, 512, tile, 1) for tile in (512, 2048))
+    assert tiled < 6e9
+    assert tiled < whole - 2e8, "what the tiles are for"
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -111,6 +112,38 @@ def test_it_is_measured_once_and_kept(cache, clock, calls):
     assert [json.loads(path.read_text())["choice"] for path in cache.iterdir()] == ["bf16"]
 
 
+def test_what_is_timed_is_each_arithmetic_in_its_turn(cache, calls, monkeypatch):
+    """All is called; only the clock is made up, and moves within a call."""
+    moment, made, build = [0.0], [], calibration.stage_denoiser
+    waits = {PLAIN: 0.05, LAST: 0.04, BF16: 0.03, BF16_CONTIGUOUS: 0.035}
+
+    def slow(stage, device, arithmetic):
+        made.append(arithmetic)
+        denoiser = build(stage, device, arithmetic)
+
+        def waiting(*given):
+            moment[0] += waits[arithmetic]
+            return denoiser(*given)
+
+        return waiting
+
+    monkeypatch.setattr(calibration, "stage_denoiser", slow)
+    monkeypatch.setattr(calibration, "time", SimpleNamespace(perf_counter=lambda: moment[0]))
+    monkeypatch.setattr(calibration, "SMALL", 0)
+    assert calibrated(calls) == BF16
+    assert set(made) == set(waits)
+    waits[BF16], waits[BF16_CONTIGUOUS], waits[LAST] = 0.06, 0.06, 0.06
+    (file,) = cache.iterdir()
+    file.unlink()
+    assert calibrated(calls) == PLAIN
+
+
+def test_a_compiled_network_where_there_is_no_compiler_is_one_line(calls, monkeypatch):
+    monkeypatch.setattr("cascade.stage_denoiser.has_compiler", lambda device: False)
+    with pytest.raises(CascadeError, match="precision 'fp32 compiled' needs a compiler"):
+        calibration.stage_denoiser(calls.stage, CPU, replace(PLAIN, compiled=True))
+
+
 def test_bf16_that_fails_is_left_out_and_float32_that_fails_is_told(cache, clock, calls, monkeypatch):
     measured = calibration._seconds
 
@@ -206,7 +239,7 @@ def test_a_disk_that_is_full_leaves_what_is_known(monkeypatch, cache, clock, cal
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(calibration, "_compiler", lambda device: True)
+    monkeypatch.setattr(calibration, "has_compiler", lambda device: True)
     assert calibrated(calls) == BF16
     monkeypatch.setattr(calibration, "write_whole", full)
     compiled = replace(BF16, compiled=True)
@@ -231,7 +264,7 @@ def test_of_two_that_measure_at_once_the_first_to_be_done_decides_for_both(cache
 def test_one_picture_and_eight_choose_alike(small_cascade, cache, clock, monkeypatch):
     """Also where a chunk takes less than LONG, and eight pictures take more."""
     monkeypatch.setattr(calibration, "LONG", 4.0)
-    monkeypatch.setattr(calibration, "_compiler", lambda device: True)
+    monkeypatch.setattr(calibration, "has_compiler", lambda device: True)
     monkeypatch.setattr(calibration, "measure_compiled", None)
     chosen = []
     for seeds in (range(1), range(8)):
@@ -257,7 +290,7 @@ def test_a_small_network_is_left_in_plain_float32_without_a_measurement(cache, c
 
 def test_a_compiler_is_tried_for_long_chunks_alone_and_its_failure_is_silent(cache, clock, calls, monkeypatch):
     tried = []
-    monkeypatch.setattr(calibration, "_compiler", lambda device: True)
+    monkeypatch.setattr(calibration, "has_compiler", lambda device: True)
     monkeypatch.setattr(calibration, "stage_denoiser", lambda *a: tried.append(a) or 1 / 0)
     long = replace(calls, count=int(LONG / 0.5))
     assert calibrated(calls) == BF16
