@@ -7,7 +7,6 @@ order they run and how each is sampled. What guides stages, a classifier, is a s
 """
 
 import math
-import shutil
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
@@ -18,7 +17,7 @@ import yaml
 from cascade.class_tables import refuse_other_table
 from cascade.distilled import Distilled
 from cascade.errors import CascadeError, suggest
-from cascade.files import expanded, replace_folder, write_whole
+from cascade.files import copy_file, expanded, replace_folder, write_whole
 from cascade.registry import build
 from cascade.stage_files import (
     CONFIG,
@@ -40,6 +39,8 @@ if TYPE_CHECKING:
     from cascade.classifier import ClassifierConfig
 
 SCHEMA = 1
+MOST_PICTURES = 4096
+"""In a call of a network."""
 NETWORK_CONTEXT = ("in_channels", "out_channels", "num_classes", "augment_dim")
 """Parameters of a network that follow from the rest of its stage, and are therefore not stored."""
 
@@ -58,7 +59,7 @@ class StageSampling:
 
     >>> StageSampling({"name": "ddim"}, {"name": "karras"}, network_batch=0)
     Traceback (most recent call last):
-    cascade.errors.CascadeError: network_batch must be at least 1, not 0
+    cascade.errors.CascadeError: network_batch must be at least 1 and at most 4096, not 0
     """
 
     sampler: dict[str, Any]
@@ -72,8 +73,9 @@ class StageSampling:
     keep_known: bool = False
 
     def __post_init__(self) -> None:
-        if self.network_batch < 1:
-            raise CascadeError(f"network_batch must be at least 1, not {self.network_batch}")
+        if not 1 <= self.network_batch <= MOST_PICTURES:
+            wanted = f"at least 1 and at most {MOST_PICTURES}"
+            raise CascadeError(f"network_batch must be {wanted}, not {self.network_batch}")
         if self.tile is not None and self.tile < 1:
             raise CascadeError(f"tile must be at least 1 pixel (null: whole pictures), not {self.tile}")
 
@@ -340,7 +342,7 @@ def copy_stage(source: str | Path, target: str | Path) -> None:
 
     def fill(new: Path) -> None:
         for name in (CONFIG, WEIGHTS, MANIFEST):
-            shutil.copyfile(source / name, new / name)
+            copy_file(source / name, new / name)
 
     replace_folder(target, fill)
 

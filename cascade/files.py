@@ -1,5 +1,6 @@
 """Files that are written whole or not at all, and their fingerprints."""
 
+import errno
 import hashlib
 import os
 import secrets
@@ -46,6 +47,22 @@ def write_whole_with(path: str | Path, write: Callable[[Path], object]) -> None:
         raise
     finally:
         give_back(handle)
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a file; a full disk is that of the target, though Python names the source.
+
+    >>> import tempfile; folder = Path(tempfile.mkdtemp())
+    >>> _ = (folder / "a").write_text("whole")
+    >>> copy_file(folder / "a", folder / "b"); (folder / "b").read_text()
+    'whole'
+    """
+    try:
+        shutil.copyfile(source, target)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            error.filename = str(target)
+        raise
 
 
 def replace_folder(target: str | Path, fill: Callable[[Path], object]) -> None:

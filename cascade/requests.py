@@ -118,7 +118,9 @@ def check_device_name(name: str) -> str:
     """
     kind, colon, number = str(name).partition(":")
     if kind not in _DEVICES or (colon and not (number.isascii() and number.isdigit())):
-        hint = "write cuda:0" if kind in (*_DEVICES, "gpu") else suggest(kind, _DEVICES)
+        called = "cuda" if kind == "gpu" else kind
+        here = "say device=cpu" if is_missing(called) else f"write {called}:0"
+        hint = here if called in _DEVICES else suggest(kind, _DEVICES)
         raise CascadeError(f"device '{name}' is not available: {hint}")
     if is_missing(kind):
         raise CascadeError(f"device '{name}' is not available here: there is none that torch can use; say device=cpu")

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from cascade.commands.candidate_rows import Row
 from cascade.commands.figure_table import card_rows, counted, number, stage_rows
+from cascade.commands.probe import start_in_words
 from cascade.commands.tune_table import value_in_words
 from cascade.commands.written import quoted_word
 from cascade.trained_levels import noise_in_words
@@ -151,8 +152,9 @@ def _probe(report: Report) -> Iterator[str]:
         for level in report["levels"]
     ]  # fmt: skip
     yield from table(("levels of 255", "λ", "AUC", "± error", "told apart"), rows)
-    start = report["start"]
-    found = "Every level leaves them apart" if start is None else f"Start value: {noise_in_words(float(start))}"
+    start = None if report["start"] is None else float(report["start"])
+    found = start_in_words(start, [level["told_apart"] for level in report["levels"]])
+    found = found[0].upper() + found[1:]
     now = noise_in_words(float(report["in_the_cascade"]))
     pictures = f"{report['num_images']} generated low-res pictures beside as many photographs made as small"
     yield from ("", f"{found}; the cascade has {now}. A linear probe, {report['features']['name']}, {pictures}.")

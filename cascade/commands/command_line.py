@@ -96,13 +96,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def _machine_errors() -> Iterator[None]:
-    """A full disk or a folder that may not be written is the user's to mend, and no fault of the program."""
+    """A full disk or memory or a folder that may not be written is the user's to mend, and no fault of the program."""
     try:
         yield
     except OSError as error:
         if error.errno not in _MACHINE:
             raise
         raise CascadeError(f"{error.filename or 'a file'}: {error.strerror}") from error
+    except (MemoryError, RuntimeError) as error:
+        # torch, which need not be imported here, has an error of its own for a GPU, and a RuntimeError for a processor.
+        ours = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+        if not ours and "can't allocate memory" not in str(error):
+            raise
+        less = "a smaller STAGE.network_batch, a STAGE.tile or a smaller batch"
+        raise CascadeError(f"there is not enough memory for this; {less} needs less") from error
 
 
 def _say(message: str) -> None:

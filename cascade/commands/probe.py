@@ -240,6 +240,19 @@ def _rows(aucs: "Mapping[float, Estimate]") -> list[dict[str, Any]]:
     ]
 
 
+def start_in_words(start: float | None, told_apart: Sequence[bool]) -> str:
+    """What the levels say, each of which leaves them `told_apart` or not.
+
+    >>> start_in_words(None, [True, False, True])
+    'no start value: the noisiest level tells them apart and others do not, which more pictures would settle'
+    """
+    if start is not None:
+        return f"start value: {noise_in_words(start)}, the least that hides what tells them apart"
+    if all(told_apart):
+        return "every level leaves them apart: begin with the noisiest, and train the stage before for longer"
+    return "no start value: the noisiest level tells them apart and others do not, which more pictures would settle"
+
+
 def _print(
     console: "Console", aucs: "Mapping[float, Estimate]", start: float | None, present: float | None, title: str
 ) -> None:
@@ -258,9 +271,6 @@ def _print(
         number = f"{levels_of_255(level):.3g}", f"{level:g}", f"{auc.value:.3f}", f"{auc.standard_error:.3f}"
         table.add_row(*(Text(cell) for cell in (*number, note)))
     console.print(table)
-    if start is None:
-        found = "every level leaves them apart: begin with the noisiest, and train the stage before for longer"
-    else:
-        found = f"start value: {noise_in_words(start)}, the least that hides what tells them apart"
+    found = start_in_words(start, [told_apart(auc) for auc in aucs.values()])
     now = f"; the cascade has {noise_in_words(present)}"
     console.print(found + now, soft_wrap=True, highlight=False, markup=False)

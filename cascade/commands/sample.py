@@ -51,7 +51,10 @@ def run(config: DictConfig) -> None:
         labelled = bool(class_table(configs[chosen], samplings))
         wanted = from_low_res(low_res, plain["classes"], seeds, table, labelled=labelled)
 
-    recorded = Manifest(out).precisions() if plain["precision"] == "auto" else {}
+    begun = Manifest(out)
+    recorded = begun.precisions() if plain["precision"] == "auto" else {}
+    if plain["threads"] is None:  # however many cores there are now
+        plain["threads"] = begun.threads()
     check_place(out)
     pipeline = _load({**plain, "precision": recorded or plain["precision"]}, names[chosen])
     with progress_bars("calls") as bars:

@@ -72,6 +72,12 @@ class Manifest:
         stages = [stage for stage in line["stages"] if isinstance(stage.get("precision"), str)]
         return {str(stage.get("stage")): stage["precision"] for stage in stages}
 
+    def threads(self) -> int | None:
+        """The number of threads that the pictures there were made with; None where there are none."""
+        line = next(iter(self.lines.values()), {"stages": []})
+        found = {stage.get("threads") for stage in line["stages"]}
+        return found.pop() if len(found) == 1 else None
+
     def holds(self, file: str, low_res: str | None, kept: Sequence[str]) -> bool:
         """Whether `file` is there as its line says, with the pictures of the stages `kept`.
 

@@ -39,6 +39,27 @@ def test_help_explains_every_command(capsys):
     assert "per_stage" not in text
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"),
+    ],
+    ids=["python", "a GPU", "torch"],
+)
+def test_too_little_memory_is_one_line(monkeypatch, capsys, error):
+    def full(argv):
+        raise error
+
+    monkeypatch.setattr(command_line, "_run", full)
+    assert main(["sample"]) == 2
+    assert capsys.readouterr().err.startswith("cascade: there is not enough memory for this; a smaller")
+    monkeypatch.setattr(command_line, "_run", lambda argv: (_ for _ in ()).throw(RuntimeError("of another kind")))
+    with pytest.raises(RuntimeError, match="of another kind"):
+        main(["sample"])
+
+
 def test_version(capsys):
     assert main(["--version"]) == 0
     assert re.fullmatch(r"cascade \d+\.\d+\.\d+\n", capsys.readouterr().out)

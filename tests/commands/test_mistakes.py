@@ -132,7 +132,7 @@ WRONG = [
     (["evaluate", "cascade={cascade}", "stages=9"], "from 1 to 3"),
     (["evaluate", "cascade={cascade}", "sr16.stps=3"], "did you mean 'sr16.steps'?"),
     (["evaluate", "cascade={cascade}", "data.split=tets"], "unknown split 'tets'"),
-    (["evaluate", "cascade={cascade}", "device=gpu"], "device 'gpu' is not available: write cuda:0"),
+    (["evaluate", "cascade={cascade}", "device=gpu"], "device 'gpu' is not available: "),
     # plan, steps, explain, import
     (["plan", "card=rtx490"], "did you mean 'rtx4090'?"),
     (["plan", "utilisation=2"], "is a share of the peak"),
@@ -192,6 +192,7 @@ WRONG = [
     (["train", "data=folder"], "'train' needs data.root=..."),
     (["sample"], "'sample' needs cascade=... and out=..."),
     (["assemble", "stages=[a]"], "'assemble' needs out=..."),
+    (["sample", "cascade={cascade}", "out=o", "tiny8.network_batch=100000"], "at least 1 and at most 4096, not 100000"),
     (["assemble", "stages=[a", "out=o"], "stages=[a must be a list, from [ to ]"),
     (["assemble", "stages=[{cascade}/tiny9]", "out=o"], "no such folder; did you mean '/"),
     # what is not there

@@ -112,6 +112,16 @@ def test_run_again_it_makes_only_what_is_missing(copied, small_cascade):
     assert "0 pictures made" in sample(small_cascade, copied, "seeds=0-2", "save_stages=true")[1]
 
 
+def test_another_number_of_cores_goes_on_with_the_threads_of_the_first(copied, small_cascade):
+    torch.set_num_threads(2)
+    code, printed = sample(small_cascade, copied, "seeds=0-3")
+    assert (code, "3 pictures made, 9 were there already" in printed) == (0, True)
+    assert {stage["threads"] for line in lines(copied) for stage in line["stages"]} == {1}
+    torch.set_num_threads(2)
+    code, printed = sample(small_cascade, copied, "seeds=0-3", "threads=2")
+    assert (code, "threads is 1 there and 2 here" in printed) == (2, True)
+
+
 def test_more_seeds_and_classes_join_the_same_folder(copied, small_cascade):
     code, printed = sample(small_cascade, copied, "seeds=[0,7]", "classes=shoe")
     assert (code, "1 picture made, 1 were" in printed) == (0, True)
