@@ -59,8 +59,7 @@ def find_stage(path: str | Path) -> Path:
         if (folder / CONFIG).is_file():
             return folder
     if not path.exists():
-        beside = [folder for place in (path, *installed) for folder in place.parent.glob("*") if _is_stage(folder)]
-        names = [str(path.parent / folder.name) for folder in beside]
+        names = _stages_near(path)
         hint = f"; {suggest(str(path), names)}" if names else ""
         raise CascadeError(f"there is no stage at '{path}': no such folder{hint}")
     hint = f"it holds no {CONFIG}"
@@ -69,6 +68,12 @@ def find_stage(path: str | Path) -> Path:
     elif (path / "last.ckpt").exists():
         hint = "its training has not finished"
     raise CascadeError(f"there is no stage at '{path}': {hint}")
+
+
+def _stages_near(path: Path) -> list[str]:
+    """The stages beside the one that `path` would be, and those of an installed cascade of that name, as one says them."""
+    places = ((path.parent, path.parent), (PRETRAINED / path.parent, path.parent), (PRETRAINED / path, path))
+    return [str(said / folder.name) for place, said in places for folder in place.glob("*") if _is_stage(folder)]
 
 
 def _is_stage(folder: Path) -> bool:

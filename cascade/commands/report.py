@@ -97,15 +97,16 @@ def _page(asked: Asked, bars: "Bars") -> "Page":
     plain, samples = asked.plain, asked.samples
     up = Path(os.path.relpath(samples.folder, asked.out)).as_posix()
     made = Entries(asked.known, up, plain["thumbnail"] or thumbnail_side(len(samples.pictures)), plain["full"])
+    if plain.get("data") is not None:
+        # First, for what the data lack is found here; what follows takes its time.
+        picture = lambda i: samples.pixels(samples.pictures[i])  # noqa: E731
+        made.real = Real(plain, picture(0).shape[-1], bars)
+        made.spaces = made.real.spaces(picture, len(samples.pictures))
     if plain["cascade"] is not None:
         made.replay = Replay(asked.known, plain["device"])
         shown = parts.some_of_each_class(samples.pictures, plain["trajectories"])
         paths = made.replay.paths(shown, bars) if shown else []
         made.paths = {sample.file: of for sample, of in zip(shown, paths, strict=True)}
-    if plain.get("data") is not None:
-        picture = lambda i: samples.pixels(samples.pictures[i])  # noqa: E731
-        made.real = Real(plain, picture(0).shape[-1], bars)
-        made.spaces = made.real.spaces(picture, len(samples.pictures))
     entries = []
     for place, sample in enumerate(samples.pictures):
         entries.append(made.entry(place, sample))
