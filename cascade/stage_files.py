@@ -71,7 +71,7 @@ def find_stage(path: str | Path) -> Path:
 
 
 def _stages_near(path: Path) -> list[str]:
-    """The stages beside the one that `path` would be, and those of an installed cascade of that name, as one says them."""
+    """The stages beside the one that `path` would be, and those of an installed cascade so called, as one says them."""
     places = ((path.parent, path.parent), (PRETRAINED / path.parent, path.parent), (PRETRAINED / path, path))
     return [str(said / folder.name) for place, said in places for folder in place.glob("*") if _is_stage(folder)]
 
