@@ -232,7 +232,8 @@ class Meter:
 
     def where(self) -> str:
         """What is measured, in words."""
-        threads = f", {torch.get_num_threads()} threads" if self.device.type == "cpu" else ""
+        count = torch.get_num_threads()
+        threads = f", {count} thread{'s' * (count > 1)}" if self.device.type == "cpu" else ""
         return device_name(self.device) + threads
 
     def peak(self, work: Callable[[], object]) -> int:
