@@ -9,7 +9,7 @@ from PIL import Image
 
 from cascade.arithmetic import EAGER, PLAIN
 from cascade.artifact import load_stage
-from cascade.calibration import Calls, Measured, calibrated
+from cascade.calibration import Calls, Measured, calibrated, measure_compiled
 from cascade.commands.command_line import main
 from cascade.full_float32 import full_float32
 from cascade.orchestrator import CascadePipeline
@@ -77,8 +77,6 @@ def test_the_choice_of_precision_is_kept_for_the_card_and_never_slower(small_cas
 
 
 def test_a_compiled_network_gives_the_same(small_cascade):
-    from cascade.calibration import measure_compiled
-
     calls = Calls(load_stage(small_cascade / "sr32", CUDA), 3, 32, CUDA)
     measured = measure_compiled(calls, Measured({a: [1.0] for a in EAGER}), lambda *_: None)
     assert set(measured.compiling) == {a for a in measured.seconds if a.compiled}, "what differs or fails is left out"

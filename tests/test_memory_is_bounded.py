@@ -57,9 +57,8 @@ def peak(code, *arguments, cwd=None):
 def test_1024_px_within_3_gigabytes_and_no_more_for_more_pictures(cascade):
     few, many = (peak(SAMPLED, cascade, 256, 0, count) for count in (3, 24))
     assert many < 3e9
-    assert (
-        many < few + 1e8
-    )  # 21 pictures of 3.1 MB, and of 12.6 MB in float32, do not stay; the allocator's rest differs by 0.06 GB
+    # 21 pictures of 3.1 MB do not stay (kept, all was 0.16 GB more); the allocator's rest differs by 0.06 GB.
+    assert many < few + 1e8
 
 
 @pytest.mark.slow

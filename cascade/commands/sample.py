@@ -53,8 +53,8 @@ def run(config: DictConfig) -> None:
 
     begun = Manifest(out)
     recorded = begun.precisions() if plain["precision"] == "auto" else {}
-    if plain["threads"] is None:  # however many cores there are now
-        plain["threads"] = begun.threads()
+    plain["threads"] = plain["threads"] or begun.threads()  # however many cores there are now
+    check_threads(plain["threads"])
     check_place(out)
     pipeline = _load({**plain, "precision": recorded or plain["precision"]}, names[chosen])
     with progress_bars("calls") as bars:

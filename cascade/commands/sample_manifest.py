@@ -75,8 +75,8 @@ class Manifest:
     def threads(self) -> int | None:
         """The number of threads that the pictures there were made with; None where there are none."""
         line = next(iter(self.lines.values()), {"stages": []})
-        found = {stage.get("threads") for stage in line["stages"]}
-        return found.pop() if len(found) == 1 else None
+        found = [stage.get("threads") for stage in line["stages"]]
+        return next((threads for threads in found if isinstance(threads, int)), None)
 
     def holds(self, file: str, low_res: str | None, kept: Sequence[str]) -> bool:
         """Whether `file` is there as its line says, with the pictures of the stages `kept`.

@@ -62,7 +62,7 @@ def run(config: "DictConfig") -> None:
         )
         real, features = swept.real, swept.features
         reference = measure(real.pairs(), features, lambda done: bars.at("real pictures", done, real.count), batch)
-        found = list(swept.results(points, reference, out, bars, batch))
+        found = list(swept.results(points, reference, bars, batch))
         name = swept.prefix + names_of(features)[1]
         best = cheapest_as_good(found)
         report = {

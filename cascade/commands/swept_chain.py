@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cascade.commands.swept_points import Point, Result, measured
@@ -40,14 +39,7 @@ class SweptChain:
         """What a report says of the pictures."""
         return {"first_seed": self.samples.seeds[0]}
 
-    def results(
-        self,
-        points: Sequence[Point],
-        reference: "Measurement",
-        out: Path,  # noqa: ARG002 -- the samples have their folder
-        bars: "Bars",
-        batch: int,
-    ) -> Iterator[Result]:
+    def results(self, points: Sequence[Point], reference: "Measurement", bars: "Bars", batch: int) -> Iterator[Result]:
         """Sample and measure each point in turn; `samples` has the settings of the other stages.
 
         `batch` pictures are held at once.

@@ -9,6 +9,7 @@ from cascade.commands.evaluation_features import check_patches, patch_features
 from cascade.commands.swept_points import Point, Result, at_point, clocked, kept_seconds
 from cascade.commands.teacher_forced import TeacherForced, chosen_photographs
 from cascade.errors import CascadeError
+from cascade.files import expanded
 from cascade.requests import chosen_stages
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class SweptUpscaling:
     real: "Pictures"
     features: "PatchFeatures"
     seed: int
+    out: Path
     prefix = "patch-"
     """Of the distance's name."""
 
@@ -62,15 +64,13 @@ class SweptUpscaling:
         chosen = chosen_photographs(dataset, plain["seed"], plain["num_images"])
         real = pictures_at(dataset, plain, plain["data"]["split"], chosen)
         seen = patch_features(plain, features, len(chosen))
-        return cls(samples, samples.stages, dataset, chosen, real, seen, plain["seed"])
+        return cls(samples, samples.stages, dataset, chosen, real, seen, plain["seed"], expanded(plain["out"]))
 
     def about(self) -> dict[str, Any]:
         """What a report says of the pictures."""
         return {"photographs": list(self.chosen)}
 
-    def results(
-        self, points: Sequence[Point], reference: "Measurement", out: Path, bars: "Bars", batch: int
-    ) -> Iterator[Result]:
+    def results(self, points: Sequence[Point], reference: "Measurement", bars: "Bars", batch: int) -> Iterator[Result]:
         """Sample and measure each point in turn. The distance is that of pictures and what they were made of."""
         from cascade.evaluation.measurement import measure
         from cascade.evaluation.patches import patch_distances
@@ -79,7 +79,7 @@ class SweptUpscaling:
         stage = self.samples.pipeline.configs[self.stages - 1].name
         for number, point in enumerate(points):
             bars.at("settings", number, len(points))
-            forced = TeacherForced.of(at_point(point, self.samples, stage), self.stages, self.dataset, out)
+            forced = TeacherForced.of(at_point(point, self.samples, stage), self.stages, self.dataset, self.out)
             note, clock = clocked(stage, forced.plan().steps, bars)
             told = replace(forced, on_progress=note)
             made = measure(told.pictures(self.chosen), self.features, batch=batch)

@@ -44,7 +44,7 @@ def test_pictures_that_are_too_small_for_a_later_stage(untrained, photos, capsys
     [
         (["stage.label_dropout=1.5"], "stage.label_dropout=1.5 must lie in [0, 1] (with stage=base64)"),
         (["stage.aug_log_snr=3"], "a base has none (with stage=base64)"),
-        (["trainer.optimizer._target_=torch.optim.Adamm"], "did you mean 'Adam'? (with stage=base64"),
+        (["trainer.optimizer._target_=torch.optim.Adamm"], "did you mean 'Adam'? (with stage=base64 debug=fast)"),
         (["network.channels=[]"], "(with stage=base64)"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",

@@ -77,7 +77,7 @@ def test_poolings_of_the_deepest_map_are_their_formulas(pool):
         looks = (torch.einsum("bhc,bhct->bht", q[..., 0], k) / 32**0.5).softmax(-1)
         mixed = torch.einsum("bht,bhct->bhc", looks, v).reshape(2, 64)
         expected = mixed @ state["out.2.c_proj.weight"][..., 0].T + state["out.2.c_proj.bias"]
-    assert expected.std() > 0.01
+    assert expected.std() > 0.1
     torch.testing.assert_close(network(x, step), expected)
 
 
